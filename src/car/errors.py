@@ -1,0 +1,33 @@
+"""The exception tree: every failure that a user can cause is a `CarError` with a one-line message."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CarError(Exception):
+    """Base of all errors raised on purpose; the message says what was wrong, with what, and what to do."""
+
+
+class UsageError(CarError):
+    """The request itself makes no sense (unknown model, impossible option): nothing was attempted."""
+
+
+class ImageError(CarError):
+    """An image file cannot be read, understood or written."""
+
+
+class WeightsError(CarError):
+    """Weights are missing, damaged or do not belong to the model they were given for."""
+
+
+class TrainingError(CarError):
+    """Training cannot start or go on (no usable images, diverged, unwritable folder)."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or the list of them where none is near."""
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(options)}" if options else ""
