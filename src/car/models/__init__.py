@@ -1,1 +1,8 @@
-"""The networks."""
+"""The networks: one file a family, all of them pairs of a downscaler and an upscaler (`Rescaler`)."""
+
+from car.models import compact as compact
+from car.models import published as published
+from car.models.registry import create, model_names, register
+from car.models.rescaler import Geometry, Rescaler, quantize
+
+__all__ = ["Geometry", "Rescaler", "create", "model_names", "quantize", "register"]

@@ -1,1 +1,11 @@
-"""Resampling operators."""
+"""Resampling operators.
+
+`adaptive_resample` is the paper's: fast on the CPU, plain PyTorch elsewhere. `adaptive_resample_reference` is
+its definition.
+"""
+
+from car.ops.bicubic import bicubic_downscale, bicubic_resize
+from car.ops.reference import adaptive_resample_reference
+from car.ops.resample import adaptive_resample
+
+__all__ = ["adaptive_resample", "adaptive_resample_reference", "bicubic_downscale", "bicubic_resize"]

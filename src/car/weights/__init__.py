@@ -1,1 +1,193 @@
-"""Trained weights."""
+"""Trained weights: the manifest of what ships with the package, and loading with every check."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from car.errors import UsageError, WeightsError, did_you_mean
+from car.models import Rescaler, create, model_names
+
+__all__ = [
+    "LoadedModel",
+    "ManifestEntry",
+    "ModelInfo",
+    "default_model",
+    "find",
+    "list_models",
+    "load",
+    "manifest",
+]
+
+HASH_DIGITS = 16  # of the SHA-256, kept in LR files: enough to tell weights apart
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """What is known of one file of shipped weights; the fields of ``manifest.json``.
+
+    Attributes:
+        tag: ``model.vN``.
+        model: architecture name.
+        file: file name beside the manifest.
+        sha256: of the file, hex.
+        parameters: trainable parameters of both halves.
+        licence: of the weights.
+        data: what they were trained on, with its licence.
+        recipe: the command that trained them.
+        trained: date, ISO 8601.
+        metrics: data set name -> measured numbers (``car evaluate``).
+    """
+
+    tag: str
+    model: str
+    file: str
+    sha256: str
+    parameters: int
+    licence: str
+    data: str
+    recipe: str
+    trained: str
+    metrics: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One architecture, as `list_models` reports it; `tags` of shipped weights, the newest last."""
+
+    name: str
+    family: str
+    scale: int
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A pair of networks with its weights: in evaluation mode, without gradients, on the CPU.
+
+    `tag` is None for weights from a file of one's own; `sha256` is that of the weights file.
+    """
+
+    name: str
+    tag: str | None
+    sha256: str
+    rescaler: Rescaler
+
+    @property
+    def short_hash(self) -> str:
+        """The digits that LR files carry."""
+        return self.sha256[:HASH_DIGITS]
+
+
+@cache
+def manifest() -> tuple[ManifestEntry, ...]:
+    """Return the shipped weights, in the order in which they were added."""
+    text = resources.files("car.weights").joinpath("manifest.json").read_text(encoding="utf-8")
+    return tuple(ManifestEntry(**entry) for entry in json.loads(text))
+
+
+def list_models() -> tuple[ModelInfo, ...]:
+    """Return every model that `load` and training know, sorted by name."""
+    tags = {name: tuple(e.tag for e in manifest() if e.model == name) for name in model_names()}
+    return tuple(
+        ModelInfo(name, name.rsplit("_x", 1)[0], int(name.rsplit("_x", 1)[1]), tags[name]) for name in tags
+    )
+
+
+def default_model(scale: int) -> str:
+    """Return the name of the model that a scale alone stands for.
+
+    Raises:
+        UsageError: there are no shipped weights for `scale`.
+    """
+    scales = sorted({model.scale for model in list_models() if model.tags})
+    if scale not in scales:
+        raise UsageError(f"no model shrinks by {scale}; scales: {', '.join(map(str, scales))}")
+    return f"car_plus_x{scale}"
+
+
+def find(model: str, short_hash: str) -> str:
+    """Return the tag of the shipped weights that an LR file names.
+
+    Raises:
+        WeightsError: none of the shipped weights has this hash.
+    """
+    for entry in manifest():
+        if entry.model == model and entry.sha256.startswith(short_hash):
+            return entry.tag
+    raise WeightsError(
+        f"made with weights {short_hash} of {model}, which this version does not ship; "
+        "give the file of those weights as the model"
+    )
+
+
+def load(name: str | Path) -> LoadedModel:
+    """Load a model by name (its newest weights), by tag, or from a ``.safetensors`` file.
+
+    Args:
+        name: ``car_plus_x4``, ``car_plus_x4.v1`` or the path of a file that `car train` wrote.
+
+    Raises:
+        UsageError: no such model, tag or file.
+        WeightsError: there are no weights, or they are damaged or do not fit the architecture; nothing
+            is ever loaded in part.
+    """
+    text = str(name)
+    if text.endswith(".safetensors"):
+        path = Path(text)
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
+        return _load_file(path, None, None)
+    entries = {entry.tag: entry for entry in manifest()}
+    newest = {entry.model: entry for entry in manifest()}
+    entry = entries.get(text) or newest.get(text)
+    if entry is None:
+        if text in model_names():
+            raise WeightsError(f"{text} ships without weights: train it, or give a .safetensors file")
+        raise UsageError(
+            f"no model is called {text!r}{did_you_mean(text, {*entries, *newest, *model_names()})}"
+        )
+    with resources.as_file(resources.files("car.weights").joinpath(entry.file)) as path:
+        return _load_file(path, entry, entry.tag)
+
+
+def _load_file(path: Path, entry: ManifestEntry | None, tag: str | None) -> LoadedModel:
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if entry and digest != entry.sha256:
+            raise WeightsError(
+                f"{path.name} is damaged (SHA-256 {digest[:12]}...): install the package again"
+            )
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            state: dict[str, torch.Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+    model = entry.model if entry else metadata.get("model")
+    if not isinstance(model, str) or model not in model_names():
+        raise WeightsError(f"{path}: does not say which model it belongs to (metadata 'model': {model!r})")
+    rescaler = create(model)
+    _check_fit(path, model, rescaler.state_dict(), state)
+    rescaler.load_state_dict(state)
+    return LoadedModel(model, tag, digest, rescaler.eval().requires_grad_(False))
+
+
+def _check_fit(
+    path: Path, model: str, expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
+) -> None:
+    for key, tensor in expected.items():
+        if key not in state:
+            raise WeightsError(f"{path}: {key} of {model} is missing")
+        if state[key].shape != tensor.shape:
+            raise WeightsError(
+                f"{path}: {key} has shape {tuple(state[key].shape)}, {model} needs {tuple(tensor.shape)}"
+            )
+    for key in state:
+        if key not in expected:
+            raise WeightsError(f"{path}: {key} is not a parameter of {model}")

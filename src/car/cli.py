@@ -1,0 +1,694 @@
+"""The command line: options in, calls to the library, results and exit codes out.
+
+Exit codes: 0 all done, 1 something could not be done, 2 the request makes no sense, 130 interrupted.
+"""
+
+import csv
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from car import evaluate as evaluation
+from car import train as training
+from car._version import __version__
+from car.codec import DEFAULT_TILE, Codec, codec_for_picture, open_codec
+from car.errors import CarError, UsageError
+from car.files import Job, Plan, Renamer, check_target, find_images, plan
+from car.images import DEFAULT_MAX_PIXELS, Picture, atomic_write, inspect_info, read, write
+from car.report import Caption, comparison_picture
+from car.weights import list_models, manifest
+
+app = typer.Typer(
+    name="car",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Shrink photographs to small ordinary pictures that restore far better than thumbnails.",
+)
+_out = Console(soft_wrap=True)
+_err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class _Format(str, Enum):
+    png = "png"
+    webp = "webp"
+    tiff = "tiff"
+    avif = "avif"
+    jpg = "jpg"
+    bmp = "bmp"
+
+
+Inputs = Annotated[list[str], typer.Argument(help="Image files, folders (searched recursively) or globs.")]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", help="A file (for one input) or a folder. Default: beside each input."),
+]
+Scale = Annotated[int | None, typer.Option("--scale", "-s", help="2 or 4; picks the default model.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model name, tag or .safetensors file; see `car models`.")
+]
+Format = Annotated[_Format, typer.Option("--format", "-f", help="File format where --output names no file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")]
+Tile = Annotated[
+    int, typer.Option("--tile", min=16, help="LR pixels a side processed at once; less needs less memory.")
+]
+MaxPixels = Annotated[
+    int, typer.Option("--max-pixels", min=1, help="Refuse larger images (guards against bombs).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+@app.callback()
+def _options(
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads of the networks.", envvar="CAR_THREADS"),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        _out.print(f"car {__version__}")
+        raise typer.Exit
+    if threads:
+        torch.set_num_threads(threads)
+
+
+@app.command("downscale")
+def downscale_command(
+    inputs: Inputs,
+    output: Output = None,
+    scale: Scale = None,
+    model: Model = None,
+    format: Format = _Format.png,
+    quality: Annotated[
+        int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shrink images to small ordinary pictures that `car upscale` restores.
+
+    The small file says which weights made it and how large the original was.
+
+    Examples:
+        car downscale photo.jpg --scale 4
+
+        car downscale photos/ -o small/ --scale 2 --format webp
+
+        car downscale 'shots/*.tif' -o small/ --model car_plus_x4
+    """
+    codec = open_codec(model, scale, device=device, tile=tile)
+    todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
+
+    def shrink(job: Job) -> dict[str, Any]:
+        picture = read(job.source, max_pixels=max_pixels)
+        small, info = codec.shrink(picture)
+        notes = picture.notes + write(job.target, small, info=info, quality=quality, overwrite=overwrite)
+        return _sizes(job, picture, small) | {"model": codec.loaded.name, "notes": list(notes)}
+
+    _run(todo, shrink, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="shrinking")
+
+
+@app.command("upscale")
+def upscale_command(
+    inputs: Inputs,
+    output: Output = None,
+    scale: Scale = None,
+    model: Model = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="WIDTHxHEIGHT to restore, where the file does not say.")
+    ] = None,
+    format: Format = _Format.png,
+    quality: Annotated[
+        int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Restore large images from small ones, to the exact size of the original.
+
+    Files made by `car downscale` need no option; for other pictures name a scale or a model.
+
+    Examples:
+        car upscale photo.x4.png
+
+        car upscale small/ -o restored/ --format jpg --quality 92
+
+        car upscale thumbnail.png --model car_plus_x4 -o large.png
+    """
+    wanted = _parse_size(size)
+    chosen = open_codec(model, scale, device=device, tile=tile) if model or scale else None
+    codecs: dict[tuple[str, str], Codec] = {}
+    endings = sorted({f".x{m.scale}" for m in list_models()})
+    add = ".restored" if output is None else ""
+    todo = plan(inputs, output, Renamer(f".{format.value}", add=add, remove=endings))
+
+    def codec_of(picture: Picture) -> Codec:
+        if chosen or picture.info is None:
+            return chosen or codec_for_picture(picture)
+        key = (picture.info.model, picture.info.weights)
+        if key not in codecs:
+            codecs[key] = codec_for_picture(picture, device=device, tile=tile)
+        return codecs[key]
+
+    def restore(job: Job) -> dict[str, Any]:
+        picture = read(job.source, max_pixels=max_pixels)
+        codec = codec_of(picture)
+        _check_restored_pixels(job.source, picture, codec.scale, max_pixels)
+        large = codec.restore(picture, wanted)
+        notes = picture.notes + large.notes + write(job.target, large, quality=quality, overwrite=overwrite)
+        return _sizes(job, picture, large) | {"model": codec.loaded.name, "notes": list(notes)}
+
+    _run(todo, restore, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="restoring")
+
+
+@app.command("compare")
+def compare_command(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A folder for small picture, restored picture and comparison, or a picture file.",
+        ),
+    ] = Path("comparison.png"),
+    scale: Scale = None,
+    model: Model = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shrink and restore one image, measure it against bicubic and draw the comparison.
+
+    The image is taken as 8-bit RGB and cropped to multiples of 8, as in the published tables.
+
+    Examples:
+        car compare photo.jpg --scale 4
+
+        car compare photo.png --model car_plus_x2 -o out/
+    """
+    codec = open_codec(model, scale, device=device, tile=tile)
+    folder = not output.suffix or output.is_dir()
+    stem = image.stem
+    names = {
+        "comparison": output / f"{stem}.comparison.png" if folder else output,
+        **(
+            {"small": output / f"{stem}.x{codec.scale}.png", "restored": output / f"{stem}.restored.png"}
+            if folder
+            else {}
+        ),
+    }
+    for target in names.values():
+        check_target(Job(image, target), overwrite)
+    if not image.is_file():
+        raise UsageError(f"{image}: no such file")
+    trip = evaluation.round_trip(codec, image, max_pixels=max_pixels)
+    record = trip.record
+    if folder:
+        info = codec.info(record.width, record.height)
+        write(names["small"], Picture(trip.lr, None, False, None, None, ()), info=info)
+        write(names["restored"], Picture(trip.restored, None, False, None, None, ()))
+    bytes_of = {name: path.stat().st_size for name, path in names.items() if path.exists() and folder}
+    ours, theirs = record.model, record.bicubic
+    picture = comparison_picture(
+        trip.hr,
+        trip.lr,
+        trip.bicubic,
+        trip.restored,
+        (
+            Caption("Original"),
+            Caption("Small picture"),
+            Caption("Bicubic, from a bicubic small picture", f"{theirs.psnr:.2f} dB, SSIM {theirs.ssim:.4f}"),
+            Caption(f"{codec.loaded.name}", f"{ours.psnr:.2f} dB, SSIM {ours.ssim:.4f}"),
+        ),
+    )
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    atomic_write(names["comparison"], buffer.getvalue())
+    files = {name: str(path) for name, path in names.items()}
+    if as_json:
+        source = {
+            "source": str(image),
+            "source_bytes": image.stat().st_size,
+            "bytes": bytes_of,
+            "files": files,
+        }
+        _print_json(record.to_dict() | source | {"name": codec.loaded.name, "scale": codec.scale})
+        return
+    if quiet:
+        return
+    _out.print(
+        _quality_table(f"{image.name}, {record.width}x{record.height}", codec.loaded.name, ours, theirs)
+    )
+    _out.print(f"original: {image.stat().st_size:,} bytes")
+    for name, path in names.items():
+        _out.print(f"{name}: {path} ({path.stat().st_size:,} bytes)", highlight=False)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None,
+    scale: Scale = None,
+    model: Model = None,
+    img_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--img-dir", "--img_dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"
+        ),
+    ] = None,
+    target_dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--target-dataset",
+            "--target_dataset",
+            help=f"Test set below --img-dir: {', '.join(evaluation.DATASETS)}.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", "--device-target", "--device_target", help="auto, cpu, cuda, cuda:1, mps, ..."
+        ),
+    ] = "auto",
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure round trips by the protocol of the published tables, beside bicubic down + bicubic up.
+
+    PSNR and SSIM are on luma, with as many pixels shaved on each side as the scale.
+
+    Examples:
+        car evaluate Set5/ --scale 4
+
+        car evaluate --img-dir datasets --target-dataset Set14 --scale 2 -o set14.json
+    """
+    if output is not None and output.suffix not in (".json", ".csv"):
+        raise UsageError(f"{output}: records are written as .json or .csv")
+    if target_dataset:
+        if inputs:
+            raise UsageError("give either inputs or --target-dataset")
+        inputs = [str(evaluation.find_dataset(img_dir or Path("datasets"), target_dataset))]
+    if not inputs:
+        raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
+    codec = open_codec(model, scale, device=device, tile=tile)
+    files = [path for path, _ in find_images(inputs)[0]]
+    records: list[evaluation.ImageRecord] = []
+    failures: list[dict[str, str]] = []
+    with _progress(len(files), "measuring", as_json or quiet) as advance:
+        for path in files:
+            try:
+                records.append(evaluation.round_trip(codec, path, max_pixels=max_pixels).record)
+            except CarError as error:
+                failures.append({"source": str(path), "error": str(error)})
+            advance()
+    result = evaluation.summary(
+        records, model=codec.loaded.name, weights=codec.loaded.short_hash, scale=codec.scale
+    )
+    result["failures"] = failures
+    if output:
+        atomic_write(
+            output, _csv(records) if output.suffix == ".csv" else json.dumps(result, indent=1).encode()
+        )
+    if as_json:
+        _print_json(result)
+    elif records and not quiet:
+        ours = evaluation.mean_quality(r.model for r in records)
+        theirs = evaluation.mean_quality(r.bicubic for r in records)
+        if len(records) <= 20:
+            _out.print(_per_image_table(records))
+        title = f"{target_dataset or inputs[0]}: mean of {len(records)} images, {codec.scale}x"
+        _out.print(_quality_table(title, codec.loaded.tag or codec.loaded.name, ours, theirs))
+    for failure in failures:
+        _error(failure["error"])
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command("models")
+def models_command(as_json: Json = False) -> None:
+    """List the models, their shipped weights and what they measure."""
+    if as_json:
+        _print_json(
+            {"models": [asdict(m) for m in list_models()], "weights": [asdict(e) for e in manifest()]}
+        )
+        return
+    table = Table(
+        "model", "scale", "weights", "parameters", "Set5", "Set14", "BSDS100", title="PSNR in dB on luma"
+    )
+    entries = {entry.tag: entry for entry in manifest()}
+    for model in list_models():
+        if not model.tags:
+            table.add_row(model.name, f"{model.scale}x", "none: to be trained", "", "", "", "")
+        for tag in model.tags:
+            entry = entries[tag]
+            values = [
+                f"{entry.metrics[s]['psnr']:.2f}" if s in entry.metrics else ""
+                for s in ("Set5", "Set14", "BSDS100")
+            ]
+            table.add_row(model.name, f"{model.scale}x", tag, f"{entry.parameters:,}", *values)
+    _out.print(table)
+
+
+@app.command("info")
+def info_command(
+    image: Annotated[Path, typer.Argument(help="An image file.")], as_json: Json = False
+) -> None:
+    """Show what a small picture says about itself: model, weights, scale and original size."""
+    info = inspect_info(image)
+    if as_json:
+        _print_json(None if info is None else asdict(info))
+    elif info is None:
+        _out.print(f"{image}: not made by `car downscale`, or its metadata was lost", highlight=False)
+    else:
+        _out.print(
+            f"{image}: made by {info.model} (weights {info.weights or 'unknown'}) at {info.scale}x "
+            f"from {info.size[0]}x{info.size[1]}",
+            highlight=False,
+        )
+
+
+@app.command("train")
+def train_command(
+    model: Annotated[str, typer.Argument(help=f"One of {', '.join(training.RECIPES)}.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", "-d", help="Folder of images; may be given repeatedly.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; an unfinished run goes on.")],
+    minutes: Annotated[float | None, typer.Option(help="Training time in all.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the HR crops.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
+    muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of residual blocks.")] = None,
+    adam_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the rest.")] = None,
+    luma_weight: Annotated[float | None, typer.Option(help="Share of luma in the restoration loss.")] = None,
+    fidelity_weight: Annotated[
+        float | None, typer.Option(help="Pull of the LR towards the bicubic LR.")
+    ] = None,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--float32", help="Precision of the networks.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of crops and initial weights.")] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(help="Pattern of image names kept for validation; repeatable.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for decoded pixels. Default: inside --out.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a compact model on a folder of images; stop and resume it at will.
+
+    Run the same command again to go on after an interrupt. The weights are `model.safetensors` in the
+    run's folder, usable as --model everywhere.
+
+    Examples:
+        car train car_plus_x4 --data photos/ --out runs/x4 --minutes 40
+
+        car downscale photo.jpg --model runs/x4/model.safetensors
+    """
+    recipe = training.recipe_for(
+        model,
+        minutes=minutes,
+        crop=crop,
+        batch=batch,
+        muon_lr=muon_lr,
+        adam_lr=adam_lr,
+        luma_weight=luma_weight,
+        fidelity_weight=fidelity_weight,
+        bf16=bf16,
+        seed=seed,
+        hold_out=tuple(hold_out) if hold_out else None,
+    )
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=_err, disable=quiet
+    )
+    decoding = bar.add_task("reading images", total=None)
+    running = bar.add_task("training", total=recipe.minutes * 60, visible=False)
+
+    def on_progress(state: training.Progress) -> None:
+        bar.update(decoding, visible=False)
+        text = f"step {state.step}, loss {state.loss:.4f}"
+        bar.update(running, visible=True, completed=state.seconds, description=text)
+        if state.psnr is not None and not quiet:
+            bar.console.print(
+                f"{state.seconds / 60:.1f} min, step {state.step}: validation PSNR {state.psnr:.2f} dB, "
+                f"LR to bicubic {state.lr_psnr:.2f} dB"
+            )
+
+    try:
+        with bar:
+            path = training.train(
+                recipe,
+                data,
+                out,
+                cache=cache,
+                on_progress=on_progress,
+                on_decode=lambda done, total: bar.update(decoding, completed=done, total=total),
+                on_skip=lambda line: bar.console.print(f"left out: {line}"),
+            )
+    except KeyboardInterrupt:
+        _error(f"interrupted; the same command goes on from {out}")
+        raise typer.Exit(130) from None
+    if not quiet:
+        _out.print(f"weights: {path}", highlight=False)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code; every failure is one line on standard error."""
+    sys.exit(_main())
+
+
+def _main() -> int:
+    try:
+        code = typer.main.get_command(app).main(standalone_mode=False)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # the reader of our output left; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except CarError as error:
+        return _fail(str(error), 1)
+    except (OSError, MemoryError) as error:
+        return _fail(f"{getattr(error, 'filename', None) or ''} {_reason(error)}".strip(), 1)
+    except typer.Abort:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        # typer brings its own copy of click from 0.20 on, so the class of its errors has no stable name
+        message: Callable[[], str] | None = getattr(error, "format_message", None)
+        if message is not None:
+            return _fail(message(), 2) if message() else 2
+        if os.environ.get("CAR_DEBUG"):
+            raise
+        return _fail(f"internal error: {type(error).__name__}: {error}; CAR_DEBUG=1 shows where", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    _error(message)
+    return code
+
+
+def _error(message: str) -> None:
+    _err.print(f"car: {' '.join(message.split())}", markup=False)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory; a smaller --tile needs less"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--size wants WIDTHxHEIGHT, as 1920x1080, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def _check_restored_pixels(source: Path, picture: Picture, scale: int, max_pixels: int) -> None:
+    pixels = picture.width * picture.height * scale**2
+    if pixels > max_pixels:
+        raise UsageError(
+            f"{source}: restores to {pixels} pixels, over the limit of {max_pixels}; "
+            "raise it with --max-pixels"
+        )
+
+
+def _sizes(job: Job, source: Picture, target: Picture) -> dict[str, Any]:
+    return {
+        "source_size": [source.width, source.height],
+        "target_size": [target.width, target.height],
+        "source_bytes": job.source.stat().st_size,
+        "target_bytes": job.target.stat().st_size,
+    }
+
+
+def _run(
+    todo: Plan,
+    work: Callable[[Job], dict[str, Any]],
+    *,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    verb: str,
+) -> None:
+    """Do every job; report the failed ones at the end and leave with 1 if there are any."""
+    results: list[dict[str, Any]] = []
+    failures = [{"error": problem} for problem in todo.problems]
+    with _progress(len(todo.jobs), verb, as_json or quiet or not todo.many) as advance:
+        for job in todo.jobs:
+            if todo.many and not overwrite and job.target.exists() and not job.target.is_dir():
+                results.append({"source": str(job.source), "target": str(job.target), "skipped": "exists"})
+                advance()
+                continue
+            start = time.perf_counter()
+            try:
+                check_target(job, overwrite)
+                done = work(job)
+                done["seconds"] = round(time.perf_counter() - start, 3)
+                results.append({"source": str(job.source), "target": str(job.target)} | done)
+            except (CarError, OSError, MemoryError) as error:
+                if isinstance(error, UsageError) and not todo.many:
+                    raise
+                text = str(error) if isinstance(error, CarError) else f"{job.source}: {_reason(error)}"
+                failures.append({"source": str(job.source), "error": text})
+            advance()
+    if as_json:
+        _print_json({"results": results, "failures": failures})
+    elif not quiet:
+        _print_results(results)
+    for failure in failures:
+        _error(failure["error"])
+    if failures:
+        if todo.many:
+            _error(f"{len(failures)} of {len(todo.jobs) + len(todo.problems)} images failed")
+        raise typer.Exit(1)
+
+
+def _print_results(results: list[dict[str, Any]]) -> None:
+    skipped = [r for r in results if "skipped" in r]
+    for result in results:
+        if "skipped" in result:
+            continue
+        for note in result["notes"]:
+            _err.print(f"car: note: {result['source']}: {note}", markup=False)
+        (width, height), (new_width, new_height) = result["source_size"], result["target_size"]
+        _out.print(
+            f"{result['source']} {width}x{height} ({result['source_bytes']:,} bytes) -> {result['target']} "
+            f"{new_width}x{new_height} ({result['target_bytes']:,} bytes), {result['seconds']:.1f} s",
+            markup=False,
+            highlight=False,
+        )
+    if skipped:
+        _out.print(f"{len(skipped)} skipped: their targets exist; --overwrite does them again")
+
+
+@contextmanager
+def _progress(total: int, verb: str, hidden: bool) -> Generator[Callable[[], None], None, None]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True, disable=hidden or not _err.is_terminal) as bar:
+        task = bar.add_task(verb, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def _csv(records: Iterable[evaluation.ImageRecord]) -> bytes:
+    text = io.StringIO()
+    writer: Any = None
+    for record in records:
+        nested = record.to_dict()
+        row = {key: nested[key] for key in ("name", "width", "height")}
+        row |= {
+            f"{side}_{key}": value for side in ("model", "bicubic") for key, value in nested[side].items()
+        }
+        if writer is None:
+            writer = csv.DictWriter(text, list(row))
+            writer.writeheader()
+        writer.writerow(row)
+    return text.getvalue().encode()
+
+
+def _quality_table(title: str, name: str, ours: evaluation.Quality, theirs: evaluation.Quality) -> Table:
+    table = Table(title=title)
+    for column in (
+        "",
+        "PSNR dB",
+        "SSIM",
+        "RGB PSNR",
+        "LR to bicubic dB",
+        "LR bytes/HR px",
+        "shrink s",
+        "restore s",
+    ):
+        table.add_column(column, justify="left" if not column else "right")
+    for label, quality in ((name, ours), ("bicubic", theirs)):
+        table.add_row(
+            label,
+            f"{quality.psnr:.2f}",
+            f"{quality.ssim:.4f}",
+            f"{quality.psnr_rgb:.2f}",
+            "exact" if quality.lr_psnr == float("inf") else f"{quality.lr_psnr:.2f}",
+            f"{quality.lr_bytes:.3f}",
+            f"{quality.downscale_seconds:.3f}",
+            f"{quality.upscale_seconds:.3f}",
+        )
+    return table
+
+
+def _per_image_table(records: Iterable[evaluation.ImageRecord]) -> Table:
+    table = Table("image", "size", "PSNR dB", "SSIM", "bicubic dB", "bicubic SSIM")
+    for r in records:
+        table.add_row(
+            r.name,
+            f"{r.width}x{r.height}",
+            f"{r.model.psnr:.2f}",
+            f"{r.model.ssim:.4f}",
+            f"{r.bicubic.psnr:.2f}",
+            f"{r.bicubic.ssim:.4f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+"""Images through a model: pad, tile, round, restore the exact size. Pixels are rounded here and only here."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from car.errors import ImageError, UsageError
+from car.images import LRInfo, Picture, from_pil, read, to_pil
+from car.models import quantize
+from car.ops import bicubic_resize
+from car.tiling import split
+from car.weights import LoadedModel, default_model, find, load
+
+DEFAULT_TILE = 512
+"""LR pixels a side that are processed at once: about 1 GB of memory for the compact models."""
+
+ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", torch.Tensor)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; ``auto`` is an NVIDIA/AMD GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: no such device, or it cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+class Codec:
+    """One model on one device, turning pictures into small ones and back.
+
+    Args:
+        loaded: the model with its weights; moved to `device`.
+        device: see `resolve_device`.
+        tile: side of the square processed at once, in LR pixels. Memory grows with its square; results
+            agree with whole-image processing up to float rounding.
+
+    Raises:
+        UsageError: the device cannot be used or `tile` is not positive.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, device: str = "auto", tile: int = DEFAULT_TILE) -> None:
+        if tile < 1:
+            raise UsageError(f"tile must be positive, got {tile}")
+        self.loaded = loaded
+        self.device = resolve_device(device)
+        self.tile = tile
+        # channels-last is 1.4 times as fast for these convolutions on a CPU, and no slower on a GPU
+        loaded.rescaler.to(self.device).to(memory_format=torch.channels_last)
+
+    @property
+    def scale(self) -> int:
+        """HR pixels per LR pixel along each axis."""
+        return self.loaded.rescaler.geometry.scale
+
+    def shrink(self, picture: Picture) -> tuple[Picture, LRInfo]:
+        """Return the LR picture, ``ceil(size / scale)``, of the same depth, and what its file should say.
+
+        Sizes that the model does not take are continued beyond the right and bottom edge by repeating the
+        last pixel. Alpha is shrunk on its own (bicubic); a grey picture stays grey.
+        """
+        size = (-(-picture.height // self.scale), -(-picture.width // self.scale))
+        pixels = self.downscale_pixels(picture.pixels)
+        small = replace(
+            picture,
+            pixels=_as_grey(pixels) if picture.grey else pixels,
+            alpha=None if picture.alpha is None else _resize_alpha(picture.alpha, size),
+            info=None,
+            notes=(),
+        )
+        return small, self.info(picture.width, picture.height)
+
+    def info(self, width: int, height: int) -> LRInfo:
+        """Return what the file of an LR picture made from `width` x `height` pixels should say."""
+        return LRInfo(self.loaded.name, self.loaded.short_hash, self.scale, (width, height))
+
+    def restore(self, picture: Picture, size: tuple[int, int] | None = None) -> Picture:
+        """Return the HR picture of `size` (width, height), by default that in the metadata, else s times.
+
+        Raises:
+            UsageError: `size` does not belong to an LR picture of this size at this scale.
+        """
+        s = self.scale
+        notes: tuple[str, ...] = ()
+        full = (picture.width * s, picture.height * s)
+        if size is None:
+            size = full
+            if picture.info is not None and picture.info.scale == s:
+                if _fits(picture.info.size, full, s):
+                    size = picture.info.size
+                else:
+                    notes = (
+                        f"the picture was cropped or resized after it was made: restored to {s} times "
+                        f"its present size ({full[0]}x{full[1]}) instead of "
+                        f"{picture.info.size[0]}x{picture.info.size[1]}",
+                    )
+        elif not _fits(size, full, s):
+            raise UsageError(
+                f"a picture of {picture.width}x{picture.height} restores to {full[0]}x{full[1]} "
+                f"or up to {s - 1} pixels less, not to {size[0]}x{size[1]}"
+            )
+        width, height = size
+        pixels = self.upscale_pixels(picture.pixels)[:height, :width]
+        alpha = None
+        if picture.alpha is not None:
+            alpha = _resize_alpha(picture.alpha, (full[1], full[0]))[:height, :width]
+        return replace(
+            picture,
+            pixels=np.ascontiguousarray(_as_grey(pixels) if picture.grey else pixels),
+            alpha=None if alpha is None else np.ascontiguousarray(alpha),
+            info=None,
+            notes=notes,
+        )
+
+    def downscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Shrink RGB ``[H, W, 3]``, uint8 or uint16, to ``[ceil(H/s), ceil(W/s), 3]`` of the same dtype."""
+        s, g = self.scale, self.loaded.rescaler.geometry
+        height, width = pixels.shape[:2]
+        lr_height, lr_width = -(-height // s), -(-width // s)
+        padded = [max(g.min_size, -(-n // g.multiple) * g.multiple) for n in (height, width)]
+        out = np.empty((padded[0] // s, padded[1] // s, 3), pixels.dtype)
+        for tile in split(padded[0], padded[1], self.tile * s, g.halo_down, g.multiple):
+            # indices beyond the picture repeat its last row and column
+            rows = np.minimum(np.arange(tile.window.top, tile.window.bottom), height - 1)
+            columns = np.minimum(np.arange(tile.window.left, tile.window.right), width - 1)
+            window = pixels[rows[:, None], columns]
+            with torch.inference_mode():
+                lr = self.loaded.rescaler.downscale(self._tensor(window))
+            out[tile.core_scaled(1, s).slices] = _rounded(lr, pixels.dtype)[tile.core_in_window(1, s).slices]
+        return out[:lr_height, :lr_width]
+
+    def upscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Restore RGB ``[h, w, 3]``, uint8 or uint16, to ``[s*h, s*w, 3]`` of the same dtype."""
+        s, g = self.scale, self.loaded.rescaler.geometry
+        height, width = pixels.shape[:2]
+        out = np.empty((height * s, width * s, 3), pixels.dtype)
+        for tile in split(height, width, self.tile, g.halo_up):
+            with torch.inference_mode():
+                hr = self.loaded.rescaler.upscale(self._tensor(pixels[tile.window.slices]))
+            out[tile.core_scaled(s, 1).slices] = _rounded(hr, pixels.dtype)[tile.core_in_window(s, 1).slices]
+        return out
+
+    def _tensor(self, pixels: NDArray[Any]) -> torch.Tensor:
+        levels = np.iinfo(pixels.dtype).max
+        # [H, W, 3] memory seen as [1, 3, H, W] is channels-last already
+        tensor = torch.from_numpy(np.divide(pixels, levels, dtype=np.float32)).permute(2, 0, 1)[None]
+        return tensor.to(self.device, memory_format=torch.channels_last)
+
+
+def downscale(
+    image: ImageLike | str | Path,
+    scale: int | None = None,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+) -> ImageLike | Image.Image:
+    """Shrink one image; the result is an ordinary small picture that `upscale` restores.
+
+    Args:
+        image: a path, a PIL image, an array ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]``
+            (uint8, uint16 or floating in [0, 1]) or a floating RGB tensor ``[3, H, W]`` or
+            ``[B, 3, H, W]`` in [0, 1].
+        scale: 2 or 4; picks the default model. Needless with `model`.
+        model: name, tag or ``.safetensors`` file; see `car.load`.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+
+    Returns:
+        The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
+        (16-bit for uint16). A PIL image carries metadata that its ``save`` writes into PNG and other
+        files; an array or tensor cannot, so `upscale` will want to know the model and the size.
+
+    Raises:
+        UsageError: neither or both of `scale` and `model` fit, or the input is of another kind.
+        ImageError: the file cannot be read.
+        WeightsError: the weights cannot be loaded.
+    """
+    codec = open_codec(model, scale, device=device)
+
+    def shrink(picture: Picture) -> tuple[Picture, LRInfo | None]:
+        return codec.shrink(picture)
+
+    return _apply(image, shrink)
+
+
+def upscale(
+    image: ImageLike | str | Path,
+    scale: int | None = None,
+    *,
+    model: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    device: str = "auto",
+) -> ImageLike | Image.Image:
+    """Restore the large image from a small one.
+
+    Args:
+        image: as for `downscale`. A file or PIL image that `downscale` made says itself which weights and
+            which size it wants.
+        scale: picks the default model where the image says nothing.
+        model: overrides what the image says.
+        size: (width, height) to restore; by default that of the original, or s times the picture.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+
+    Returns:
+        The same kind as `image` (a PIL image for a path).
+
+    Raises:
+        UsageError: the image says nothing and neither `scale` nor `model` is given, or `size` is impossible.
+        ImageError: the file cannot be read.
+        WeightsError: the weights that made the picture are not at hand.
+    """
+
+    def restore(picture: Picture) -> tuple[Picture, LRInfo | None]:
+        return codec_for_picture(picture, model=model, scale=scale, device=device).restore(
+            picture, size
+        ), None
+
+    return _apply(image, restore)
+
+
+def codec_for_picture(
+    picture: Picture,
+    *,
+    model: str | Path | None = None,
+    scale: int | None = None,
+    device: str = "auto",
+    tile: int = DEFAULT_TILE,
+) -> Codec:
+    """Return the codec that restores `picture`: `model` if given, else what its metadata names.
+
+    Raises:
+        UsageError: nothing says which model.
+        WeightsError: the metadata names weights that are not shipped.
+    """
+    if model is None and picture.info is not None and scale in (None, picture.info.scale):
+        info = picture.info
+        return Codec(
+            load(find(info.model, info.weights) if info.weights else info.model), device=device, tile=tile
+        )
+    if model is None and scale is None:
+        raise UsageError("the picture does not say which model made it; name a model or a scale")
+    return open_codec(model, scale, device=device, tile=tile)
+
+
+def open_codec(
+    model: str | Path | None = None,
+    scale: int | None = None,
+    *,
+    device: str = "auto",
+    tile: int = DEFAULT_TILE,
+) -> Codec:
+    """Load `model`, or the default model for `scale`, ready to work.
+
+    Raises:
+        UsageError: neither is given, or they contradict each other.
+        WeightsError: the weights cannot be loaded.
+    """
+    if model is None:
+        if scale is None:
+            raise UsageError("give a scale (2 or 4) or the name of a model")
+        model = default_model(scale)
+    codec = Codec(load(model), device=device, tile=tile)
+    if scale is not None and scale != codec.scale:
+        raise UsageError(f"{model} works at scale {codec.scale}, not {scale}")
+    return codec
+
+
+def _apply(image: Any, process: Any) -> Any:
+    """Run `process` on `image` as a `Picture` and give the result back as the kind that came in."""
+    if isinstance(image, (str, Path)):
+        picture = read(image)
+        result, info = process(picture)
+        _warn(picture.notes + result.notes)
+        return to_pil(result, info=info)
+    if isinstance(image, Image.Image):
+        picture = from_pil(image)
+        result, info = process(picture)
+        _warn(picture.notes + result.notes)
+        return to_pil(result, info=info)
+    if isinstance(image, np.ndarray):
+        picture = _picture_from_array(image)
+        result, _ = process(picture)
+        _warn(result.notes)
+        return _array_like(result, image)
+    if isinstance(image, torch.Tensor):
+        if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point():
+            raise UsageError(
+                f"expected a floating RGB tensor [3, H, W] or [B, 3, H, W], "
+                f"got {image.dtype} {tuple(image.shape)}"
+            )
+        batch = image.detach().reshape(-1, *image.shape[-3:]).permute(0, 2, 3, 1).float().cpu().numpy()
+        results = [_array_like(process(_picture_from_array(one))[0], one) for one in batch]
+        out = torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2).to(image.device, image.dtype)
+        return out.reshape(*image.shape[:-3], *out.shape[1:])
+    raise UsageError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}")
+
+
+def _warn(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=4)
+
+
+def _picture_from_array(array: NDArray[Any]) -> Picture:
+    shape = array.shape
+    if array.ndim not in (2, 3) or 0 in shape or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
+        raise UsageError(f"expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ImageError("the array holds values that are not finite")
+        array = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    elif array.dtype.name not in ("uint8", "uint16"):
+        raise UsageError(f"expected uint8, uint16 or floating values in [0, 1], got {array.dtype}")
+    grey = array.ndim == 2 or shape[2] == 1
+    colour = np.repeat(array.reshape(*shape[:2], 1), 3, axis=2) if grey else array[:, :, :3]
+    alpha = array[:, :, 3] if not grey and shape[2] == 4 else None
+    return Picture(
+        np.ascontiguousarray(colour),
+        None if alpha is None else np.ascontiguousarray(alpha),
+        grey,
+        None,
+        None,
+        (),
+    )
+
+
+def _array_like(picture: Picture, like: NDArray[Any]) -> NDArray[Any]:
+    pixels = picture.pixels
+    if picture.grey:
+        pixels = pixels[:, :, 0] if like.ndim == 2 else pixels[:, :, :1]
+    if picture.alpha is not None:
+        pixels = np.concatenate([pixels, picture.alpha[:, :, None]], axis=2)
+    if np.issubdtype(like.dtype, np.floating):
+        return (pixels / np.iinfo(pixels.dtype).max).astype(like.dtype)
+    return np.ascontiguousarray(pixels)
+
+
+def _rounded(image: torch.Tensor, dtype: "np.dtype[Any]") -> NDArray[Any]:
+    levels = int(np.iinfo(dtype).max)
+    values = quantize(image.float(), levels).mul(levels).round()[0].permute(1, 2, 0)
+    return values.cpu().numpy().astype(dtype)
+
+
+def _resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    levels = int(np.iinfo(alpha.dtype).max)
+    tensor = torch.from_numpy(np.divide(alpha, levels, dtype=np.float32))[None, None]
+    return _rounded(bicubic_resize(tensor, size), alpha.dtype)[:, :, 0]
+
+
+def _as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
+    mean = np.round(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
+    return np.repeat(mean[:, :, None], 3, axis=2)
+
+
+def _fits(size: tuple[int, int], full: tuple[int, int], scale: int) -> bool:
+    return all(0 <= whole - wanted < scale and wanted > 0 for wanted, whole in zip(size, full, strict=True))

@@ -1,0 +1,106 @@
+"""The contract that every model family fulfils: a downscaler and an upscaler trained as a pair."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the code around a model must know of it, as data.
+
+    Attributes:
+        scale: HR pixels per LR pixel along each axis.
+        multiple: HR height and width must be multiples of this.
+        min_size: smallest HR height and width the networks accept, a multiple of `multiple`.
+        halo_down: HR pixels on each side that an LR pixel's value depends on (receptive field), at least.
+        halo_up: LR pixels on each side that a restored pixel's value depends on, at least.
+    """
+
+    scale: int
+    multiple: int
+    min_size: int
+    halo_down: int
+    halo_up: int
+
+
+class Rescaler(nn.Module):
+    """A pair of networks at one scale.
+
+    ::
+
+        HR [B,3,H,W] --downscaler--> LR [B,3,H/s,W/s] --quantize--> 8-bit LR --upscaler--> HR [B,3,H,W]
+
+    Both halves take and give RGB, NCHW, floating point, nominally in [0, 1] but not clamped (clamping
+    and rounding are `quantize`, kept apart so that training and coding round in the same way). Both are
+    differentiable and run wherever their parameters are.
+    """
+
+    def __init__(self, downscaler: nn.Module, upscaler: nn.Module, geometry: Geometry) -> None:
+        super().__init__()
+        self.downscaler = downscaler
+        self.upscaler = upscaler
+        self.geometry = geometry
+
+    def downscale(self, hr: torch.Tensor) -> torch.Tensor:
+        """Shrink RGB ``[B, 3, H, W]`` to ``[B, 3, H/s, W/s]``; not yet rounded.
+
+        Raises:
+            ValueError: H or W is not a multiple of ``geometry.multiple`` or under ``geometry.min_size``.
+        """
+        g = self.geometry
+        if hr.ndim != 4 or hr.shape[1] != 3:
+            raise ValueError(f"expected RGB [B, 3, H, W], got {tuple(hr.shape)}")
+        height, width = hr.shape[-2:]
+        if height % g.multiple or width % g.multiple or min(height, width) < g.min_size:
+            raise ValueError(
+                f"HR size must be a multiple of {g.multiple} and at least {g.min_size}, got {height}x{width}"
+            )
+        return self.downscaler(hr)
+
+    def upscale(self, lr: torch.Tensor) -> torch.Tensor:
+        """Restore RGB ``[B, 3, h, w]`` (8-bit values / 255) to ``[B, 3, s*h, s*w]``; not clamped.
+
+        Raises:
+            ValueError: `lr` is not ``[B, 3, h, w]``.
+        """
+        if lr.ndim != 4 or lr.shape[1] != 3:
+            raise ValueError(f"expected RGB [B, 3, h, w], got {tuple(lr.shape)}")
+        return self.upscaler(lr)
+
+    def forward(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(lr, restored)`` with the LR rounded to 8 bit on the way, as in training."""
+        lr = self.downscale(hr)
+        return lr, self.upscale(quantize(lr))
+
+
+# Just outside [0, 1] values may still be pulled back by the loss; far outside, a gradient that ignores
+# the clamp lets them run away for good.
+_GRADIENT_MARGIN = 0.01
+
+
+class _Quantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, lr: torch.Tensor, levels: int) -> torch.Tensor:
+        ctx.save_for_backward((lr >= -_GRADIENT_MARGIN) & (lr <= 1 + _GRADIENT_MARGIN))
+        return lr.clamp(0, 1).mul(levels).round().div(levels)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *grad_outputs: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        (inside,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad_outputs[0] * inside, None
+
+
+def quantize(lr: torch.Tensor, levels: int = 255) -> torch.Tensor:
+    """Clamp to [0, 1] and round to multiples of ``1/levels``, with a straight-through gradient.
+
+    The gradient is passed on unchanged where the value lies within [-0.01, 1.01] and is zero elsewhere.
+
+    Args:
+        lr: any shape, floating point, any device.
+        levels: 255 for 8 bit, 65535 for 16 bit.
+    """
+    return _Quantize.apply(lr, levels)  # type: ignore[no-any-return]

@@ -1,0 +1,113 @@
+"""Adaptive resampling on the CPU: loops compiled by numba, shared out among Python threads."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+
+from car.ops.arguments import kernel_side
+from car.ops.reference import empty_gradients, sampling_axis
+
+if TYPE_CHECKING:
+    from car.ops.numba_kernels import Floats, Grid
+
+# with fewer samples than this in a call, starting threads costs more than it gains
+_SAMPLES_WORTH_THREADS = 1 << 16
+
+
+def resample(
+    image: torch.Tensor,
+    kernels: torch.Tensor,
+    offsets_h: torch.Tensor,
+    offsets_v: torch.Tensor,
+    scale: int,
+) -> torch.Tensor:
+    """Do what `car.ops.reference.resample` does, in no memory beyond the result and a few rows a thread.
+
+    Tensors that are not contiguous (channels-last, slices) are copied once.
+    """
+    from car.ops import numba_kernels  # importing numba takes longer than many a program
+
+    out = image.new_empty(*image.shape[:2], *kernels.shape[2:])
+    result = out.numpy()
+    pixels, weights, across, down = _arrays(image.flatten(2), kernels, offsets_h, offsets_v)
+    grid = _grid(image, kernels, scale)
+
+    def rows(start: int, stop: int) -> None:
+        numba_kernels.forward(pixels, weights, across, down, grid, result, start, stop)
+
+    _share_out(rows, image.shape[0] * kernels.shape[2], kernels.numel())
+    return out
+
+
+def resample_backward(
+    grad: torch.Tensor,
+    image: torch.Tensor,
+    kernels: torch.Tensor,
+    offsets_h: torch.Tensor,
+    offsets_v: torch.Tensor,
+    scale: int,
+    for_image: bool,
+    for_taps: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Do what `car.ops.reference.resample_backward` does; the same bits for any number of threads."""
+    from car.ops import numba_kernels
+
+    grads = empty_gradients(image, kernels, for_image, for_taps)
+    earned, pixels, weights, across, down = _arrays(grad, image.flatten(2), kernels, offsets_h, offsets_v)
+    grid = _grid(image, kernels, scale)
+    if for_taps:
+        to_kernels, to_h, to_v = _arrays(*grads[1:])
+
+        def rows(start: int, stop: int) -> None:
+            numba_kernels.backward_taps(
+                earned, pixels, weights, across, down, grid, to_kernels, to_h, to_v, start, stop
+            )
+
+        _share_out(rows, image.shape[0] * kernels.shape[2], kernels.numel())
+    if for_image:
+        (to_image,) = _arrays(grads[0].flatten(2))
+
+        def planes(start: int, stop: int) -> None:
+            numba_kernels.backward_image(earned, weights, across, down, grid, to_image, start, stop)
+
+        _share_out(planes, image.shape[0] * image.shape[1], kernels.numel() * image.shape[1])
+    return grads
+
+
+def _arrays(*tensors: torch.Tensor) -> "tuple[Floats, ...]":
+    """View contiguous tensors as arrays, and copies of the others."""
+    return tuple(t.detach().contiguous().numpy() for t in tensors)
+
+
+def _grid(image: torch.Tensor, kernels: torch.Tensor, scale: int) -> "Grid":
+    """Put the geometry that every row shares into tables."""
+    from car.ops.numba_kernels import Grid
+
+    (H, W), (h, w), side = image.shape[2:], kernels.shape[2:], kernel_side(kernels)
+    x, y = sampling_axis(W, w, side, image), sampling_axis(H, h, side, image)
+    columns, rows = (torch.cat([t, t[-1:]]) for t in (x.source, y.source * W))
+    real = x.part.numpy().dtype.type
+    return Grid(
+        real(scale),
+        side,
+        *(t.numpy() for t in (x.whole, x.part, y.whole, y.part)),
+        *(t.numpy().view("uint64") for t in (columns, rows)),
+    )
+
+
+def _share_out(work: Callable[[int, int], None], tasks: int, samples: int) -> None:
+    """Run ``work(start, stop)`` over all tasks, on as many threads as PyTorch would use.
+
+    Threads live for one call: a pool kept for later would be dead in a forked process, and numba's own
+    parallel loops abort when two threads enter them at once.
+    """
+    threads = min(torch.get_num_threads(), tasks)
+    if threads == 1 or samples < _SAMPLES_WORTH_THREADS:
+        work(0, tasks)
+        return
+    pieces = min(tasks, 4 * threads)  # more than threads, so that a slow core does not hold up the rest
+    bounds = [tasks * piece // pieces for piece in range(pieces + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, bounds[:-1], bounds[1:]))  # the list raises what a thread raised

@@ -1,0 +1,296 @@
+"""The command line as a process: results, exit codes, one-line errors, and nothing damaged on failure."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from car import files
+from car.errors import ImageError, UsageError
+from car.files import Job, Renamer, check_target, plan
+from car.images import inspect_info, read
+
+CLI = [sys.executable, "-m", "car.cli"]
+
+
+def run(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CAR_THREADS": "1", "COLUMNS": "200"}
+    environment.pop("CAR_DATA", None)
+    command = [*CLI, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout)
+
+
+def fails(code: int, message: str, *arguments: object, cwd: Path | None = None) -> None:
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_shrink_and_restore_a_file(tmp_path: Path, photo: Path) -> None:
+    source = tmp_path / "photo.png"
+    Image.open(photo).crop((0, 0, 101, 75)).save(source)
+    done = run("downscale", source, "--scale", 4)
+    assert done.returncode == 0, done.stderr
+    small = tmp_path / "photo.x4.png"
+    assert Image.open(small).size == (26, 19)
+    assert run("upscale", small).returncode == 0
+    assert Image.open(tmp_path / "photo.restored.png").size == (101, 75)
+
+    shown = json.loads(run("info", small, "--json").stdout)
+    assert shown["size"] == [101, 75]
+    # the small file as any other tool would rewrite it, without its metadata
+    bare = tmp_path / "bare.png"
+    Image.fromarray(np.asarray(Image.open(small))).save(bare)
+    fails(2, "does not say which model", "upscale", bare)
+    assert run("upscale", bare, "--model", "car_plus_x4", "-o", tmp_path / "b.png").returncode == 0
+    assert Image.open(tmp_path / "b.png").size == (104, 76)
+    assert run("upscale", bare, "-s", 4, "--size", "101x75", "-o", tmp_path / "c.png").returncode == 0
+    assert (read(tmp_path / "c.png").pixels == read(tmp_path / "photo.restored.png").pixels).all()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: Path) -> Path:
+    """A tree of pictures with two bad ones."""
+    tree = tmp_path / "photos"
+    (tree / "trip").mkdir(parents=True)
+    picture = Image.open(photo)
+    picture.crop((0, 0, 50, 30)).save(tree / "a.png")
+    picture.crop((0, 0, 31, 64)).save(tree / "trip" / "b.jpg", quality=95)
+    picture.crop((0, 0, 9, 9)).convert("L").save(tree / "trip" / "c.webp", lossless=True)
+    (tree / "cut.png").write_bytes((tree / "a.png").read_bytes()[:700])
+    (tree / "empty.png").write_bytes(b"")
+    (tree / "notes.txt").write_text("not a picture")
+    return tree
+
+
+def test_folders_keep_their_tree_and_finish_despite_bad_files(folder: Path, tmp_path: Path) -> None:
+    before = digest(folder)
+    done = run("downscale", folder, "-o", tmp_path / "small", "--scale", 2, "--json")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert len(result["results"]) == 3
+    assert {Path(f["source"]).name for f in result["failures"]} == {"cut.png", "empty.png"}
+    assert "2 of 5 images failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    small = set(digest(tmp_path / "small"))
+    assert small == {"a.x2.png", "trip/b.x2.png", "trip/c.x2.png"}
+    assert digest(folder) == before
+
+    again = json.loads(run("downscale", folder, "-o", tmp_path / "small", "--scale", 2, "--json").stdout)
+    assert [r.get("skipped") for r in again["results"]] == ["exists"] * 3
+
+    done = run("upscale", tmp_path / "small", "-o", tmp_path / "large")
+    assert done.returncode == 0, done.stderr
+    sizes = {name: Image.open(tmp_path / "large" / name).size for name in digest(tmp_path / "large")}
+    assert sizes == {"a.png": (50, 30), "trip/b.png": (31, 64), "trip/c.png": (9, 9)}
+
+    done = run("downscale", tmp_path / "photos" / "**" / "?.*", "-o", tmp_path / "globbed", "--scale", 2)
+    assert done.returncode == 0, done.stderr
+    assert len(digest(tmp_path / "globbed")) == 3
+
+
+@pytest.mark.parametrize("suffix", ["webp", "tiff", "avif", "jpg"])
+def test_every_format_that_carries_metadata_restores_without_options(suffix: str, folder: Path) -> None:
+    small = folder / f"a.x4.{suffix}"
+    done = run("downscale", folder / "a.png", "-s", 4, "-f", suffix)
+    assert done.returncode == 0, done.stderr
+    assert ("lossy" in done.stderr) == (suffix in ("jpg", "avif"))
+    info = inspect_info(small)
+    assert info is not None
+    assert info.size == (50, 30)
+    assert run("upscale", small, "-o", folder / "r.png").returncode == 0
+    assert Image.open(folder / "r.png").size == (50, 30)
+
+
+def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> None:
+    a = folder / "a.png"
+    before = digest(tmp_path)
+    for message, arguments in {
+        "no such file or folder": ("downscale", folder / "missing.png", "-s", 4),
+        "matches no file": ("downscale", folder / "*.xyz", "-s", 4),
+        "did you mean 'car_plus_x4'": ("downscale", a, "-m", "car_plus_x44"),
+        "ships without weights": ("downscale", a, "-m", "car_x2"),
+        "no model shrinks by 3; scales: 2, 4": ("downscale", a, "-s", 3),
+        "works at scale 4, not 2": ("downscale", a, "-m", "car_plus_x4", "-s", 2),
+        "give a scale": ("downscale", a),
+        "No such command": ("shrink", a),
+        "No such option": ("downscale", a, "--scael", 4),
+        "cannot be used here": ("downscale", a, "-s", 4, "--device", "tpu"),
+        "WIDTHxHEIGHT": ("upscale", a, "-s", 4, "--size", "12"),
+        "is not there": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "Set5", "--scale", 4),
+        "Set14": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "set14", "--scale", 4),
+        ".json or .csv": ("evaluate", a, "--scale", 4, "-o", tmp_path / "x.txt"),
+        "no training recipe": ("train", "car_plus", "--data", folder, "--out", tmp_path / "run"),
+    }.items():
+        fails(1 if "weights" in message else 2, message, *arguments)
+    assert digest(tmp_path) == before
+
+
+def test_failed_work_is_one_line_exit_1_and_leaves_everything_as_it_was(folder: Path, tmp_path: Path) -> None:
+    a = folder / "a.png"
+    text = folder / "text.png"
+    text.write_text("this is no picture")
+    bomb = folder / "bomb.png"
+    header = struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)))
+    (tmp_path / "file").write_text("")
+    before = digest(tmp_path)
+    for message, arguments in {
+        "cut.png": ("downscale", folder / "cut.png", "-s", 4),
+        "empty": ("downscale", folder / "empty.png", "-s", 4),
+        "text.png": ("downscale", text, "-s", 4),
+        "--max-pixels": ("downscale", bomb, "-s", 4),
+        "same file": ("downscale", a, "-s", 4, "-o", a, "--overwrite"),
+        "exists": ("downscale", a, "-s", 4, "-o", folder / "cut.png"),
+        "cannot make this folder": ("downscale", a, "-s", 4, "-o", tmp_path / "file" / "x.png"),
+        ".xyz": ("downscale", a, "-s", 4, "-o", tmp_path / "x.xyz"),
+        "too small to be measured": ("compare", folder / "trip" / "c.webp", "-s", 4, "-o", tmp_path / "c.png"),
+    }.items():
+        fails(1, message, *arguments)
+    assert digest(tmp_path) == before
+
+
+def test_compare_prints_numbers_and_writes_pictures(tmp_path: Path, photo: Path) -> None:
+    done = run("compare", photo, "-s", 4, "-o", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["model"]["psnr"] > result["bicubic"]["psnr"] + 4
+    names = {"photo.x4.png", "photo.restored.png", "photo.comparison.png"}
+    assert set(digest(tmp_path / "out")) == names
+    assert result["bytes"]["small"] == (tmp_path / "out" / "photo.x4.png").stat().st_size
+    assert run("upscale", tmp_path / "out" / "photo.x4.png", "-o", tmp_path / "r.png").returncode == 0
+    assert (read(tmp_path / "r.png").pixels == read(tmp_path / "out" / "photo.restored.png").pixels).all()
+    done = run("compare", photo, "-s", 4, "-o", tmp_path / "only.png")
+    assert f"{result['model']['psnr']:.2f}" in done.stdout
+    assert f"{result['bicubic']['ssim']:.4f}" in done.stdout
+    assert Image.open(tmp_path / "only.png").width > 1000
+
+
+def test_evaluate_by_name_and_by_folder(tmp_path: Path, photo: Path) -> None:
+    data = tmp_path / "datasets"
+    (data / "Set5").mkdir(parents=True)
+    shutil.copy(photo, data / "Set5")
+    named = run("evaluate", "--img-dir", data, "--target-dataset", "Set5", "--scale", 4, "-o", tmp_path / "r.json")
+    assert named.returncode == 0, named.stderr
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert f"{record['mean']['model']['psnr']:.2f}" in named.stdout
+    by_folder = json.loads(run("evaluate", data / "Set5", "-s", 4, "--json").stdout)
+    assert by_folder["mean"]["model"]["psnr"] == record["mean"]["model"]["psnr"]
+    (data / "Set5" / "bad.png").write_bytes(b"\x89PNG")
+    done = run("evaluate", data / "Set5", "-s", 4, "-o", tmp_path / "r.csv")
+    assert done.returncode == 1
+    assert "bad.png" in done.stderr
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 2
+
+
+def test_models_help_and_version() -> None:
+    listed = json.loads(run("models", "--json").stdout)
+    assert {m["name"] for m in listed["models"]} >= {"car_plus_x2", "car_plus_x4"}
+    assert "car_plus_x4" in run("models").stdout
+    assert "car 0." in run("--version").stdout
+    for command in ("downscale", "upscale", "compare", "evaluate", "train"):
+        text = run(command, "--help").stdout
+        assert "Examples" in text
+        assert f"car {command}" in text
+
+
+def test_train_resumes_after_an_interrupt(tmp_path: Path, photo: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    picture = Image.open(photo)
+    for i in range(4):
+        picture.rotate(90 * i, expand=True).save(images / f"{i}.png")
+    out = tmp_path / "run"
+    options = ("--data", images, "--out", out, "--crop", 32, "--batch", 2)
+    command = [*CLI, "train", "car_plus_x2", *map(str, options), "--minutes", "30"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "cache" / "index.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert (out / "state.pt").exists()
+    done = run("train", "car_plus_x2", *options, "--minutes", 0.15)
+    assert done.returncode == 0, done.stderr
+    assert run("downscale", photo, "-m", out / "model.safetensors", "-o", tmp_path / "s.png").returncode == 0
+    assert Image.open(tmp_path / "s.png").size == (80, 96)
+
+
+def test_an_interrupt_leaves_no_partial_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    source = tmp_path / "large.png"
+    Image.fromarray(rng.integers(0, 256, (1600, 1600, 3), dtype=np.uint8)).save(source, compress_level=0)
+    process = subprocess.Popen([*CLI, "downscale", str(source), "-s", "4"], stderr=subprocess.PIPE, text=True)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert process.returncode in (0, 130)
+    assert set(digest(tmp_path)) <= {"large.png", "large.x4.png"}
+    if process.returncode == 130:
+        assert "interrupted" in errors
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_pngsuite_works_or_is_refused(data_dir: Path, tmp_path: Path, scale: int) -> None:
+    suite = data_dir / "pngsuite"
+    if not suite.is_dir():
+        pytest.skip(f"{suite} is not there")
+    done = run("downscale", suite, "-o", tmp_path, "-s", scale, "--json", timeout=300)
+    result = json.loads(done.stdout)
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
+    assert {Path(f["source"]).name[0] for f in result["failures"]} == {"x"}
+    good = [p for p in suite.glob("*.png") if not p.name.startswith("x")]
+    assert {Path(r["source"]).name for r in result["results"]} >= {p.name for p in good}
+    assert len(result["results"]) + len(result["failures"]) == len(list(suite.glob("*.png")))
+
+
+def test_names_and_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink = Renamer(".png", add=".x4")
+    assert shrink("photo.jpg") == "photo.x4.png"
+    restore = Renamer(".png", remove=[".x2", ".x4"])
+    assert restore("photo.x4.webp") == "photo.png"
+    assert restore("thumb.png") == "thumb.png"
+    assert restore(".x4.png") == ".x4.png"
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    todo = plan([str(tmp_path)], str(tmp_path / "out"), shrink)
+    assert [job.target.name for job in todo.jobs] == ["a.x4.png"]
+    assert "as that of" in todo.problems[0]
+    with pytest.raises(UsageError, match="several inputs need a folder"):
+        plan([str(tmp_path)], str(tmp_path / "a.png"), shrink)
+    with pytest.raises(ImageError, match="is a folder"):
+        check_target(Job(tmp_path / "a.png", tmp_path), overwrite=True)
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="same file"):
+        check_target(Job(tmp_path / "a.png", tmp_path / "link.png"), overwrite=True)
+    assert files.find_images([str(tmp_path / "a.png")] * 2) == ([(tmp_path / "a.png", Path("a.png"))], True)

@@ -1,0 +1,227 @@
+"""Images through the shipped models: sizes, kinds, tiles, metadata."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import car
+from car.codec import Codec, codec_for_picture, open_codec, resolve_device
+from car.errors import ImageError, UsageError, WeightsError
+from car.images import LRInfo, Picture, read, write
+from car.metrics import psnr
+from car.models import model_names
+from car.models.published import published_pair
+from car.weights import LoadedModel
+
+
+@pytest.fixture(scope="module")
+def codecs() -> dict[int, Codec]:
+    return {scale: open_codec(scale=scale) for scale in (2, 4)}
+
+
+def narrow_published(scale: int) -> LoadedModel:
+    torch.manual_seed(0)
+    rescaler = published_pair(scale, features=4, up_features=8, up_blocks=2)
+    return LoadedModel(f"car_x{scale}", None, "0" * 64, rescaler.eval().requires_grad_(False))
+
+
+def picture(height: int, width: int, *, dtype: str = "uint8", alpha: bool = False, grey: bool = False) -> Picture:
+    rng = np.random.default_rng(height * 1000 + width)
+    levels = np.iinfo(dtype).max
+    pixels = rng.integers(0, levels, (height, width, 3), dtype=dtype, endpoint=True)
+    if grey:
+        pixels[:] = pixels[:, :, :1]
+    mask = rng.integers(0, levels, (height, width), dtype=dtype, endpoint=True) if alpha else None
+    return Picture(pixels, mask, grey, None, None, ())
+
+
+def decibels(a: np.ndarray, b: np.ndarray) -> float:
+    x, y = (torch.from_numpy(i.astype(np.float64) / np.iinfo(i.dtype).max).permute(2, 0, 1) for i in (a, b))
+    return psnr(x, y)
+
+
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    scale=st.sampled_from([2, 4]),
+    dtype=st.sampled_from(["uint8", "uint16"]),
+    alpha=st.booleans(),
+    grey=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_size_comes_back_exactly(codecs, size, scale, dtype, alpha, grey) -> None:
+    source = picture(*size, dtype=dtype, alpha=alpha, grey=grey)
+    small, info = codecs[scale].shrink(source)
+    assert small.pixels.shape == (-(-size[0] // scale), -(-size[1] // scale), 3)
+    assert info.size == (size[1], size[0])
+    large = codecs[scale].restore(replace(small, info=info))
+    assert large.pixels.shape == source.pixels.shape
+    assert large.pixels.dtype == small.pixels.dtype == np.dtype(dtype)
+    assert (large.alpha is not None) == (small.alpha is not None) == alpha
+    if large.alpha is not None:
+        assert large.alpha.shape == size
+        assert large.alpha.dtype == np.dtype(dtype)
+    if grey:
+        for result in (small, large):
+            assert (result.pixels == result.pixels[:, :, :1]).all()
+    assert large.notes == ()
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_restores_far_better_than_bicubic(codecs, photo: Path, scale: int) -> None:
+    source = read(photo)
+    small, info = codecs[scale].shrink(source)
+    ours = codecs[scale].restore(replace(small, info=info)).pixels
+    image = Image.fromarray(source.pixels)
+    shrunk = image.resize((source.width // scale, source.height // scale), Image.Resampling.BICUBIC)
+    bicubic = np.asarray(shrunk.resize(image.size, Image.Resampling.BICUBIC))
+    assert decibels(ours, source.pixels) > decibels(bicubic, source.pixels) + 4
+    # and the small picture looks like the thumbnail that it is
+    assert decibels(small.pixels, np.asarray(shrunk)) > 38
+
+
+@pytest.mark.parametrize("loaded", [pytest.param(n, id=n) for n in (*model_names(),)])
+@pytest.mark.parametrize("tile", [16, 24])
+def test_tiles_agree_with_the_whole(loaded: str, tile: int, photo: Path) -> None:
+    scale = int(loaded[-1])
+    if loaded.startswith("car_plus"):
+        model = car.load(loaded)
+    elif loaded.startswith("car_x"):
+        model = narrow_published(scale)
+    else:
+        pytest.skip(f"{loaded} ships without weights") if not _ships(loaded) else None
+        model = car.load(loaded)
+    pixels = np.concatenate([read(photo).pixels] * 2)[:301, :150]
+    whole, tiled = Codec(model, tile=4096), Codec(model, tile=tile)
+    small = whole.downscale_pixels(pixels)
+    for a, b in (
+        (small, tiled.downscale_pixels(pixels)),
+        (whole.upscale_pixels(small), tiled.upscale_pixels(small)),
+    ):
+        difference = np.abs(a.astype(int) - b.astype(int))
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-4
+
+
+def _ships(name: str) -> bool:
+    return any(m.name == name and m.tags for m in car.list_models())
+
+
+def test_same_bytes_every_time(codecs, photo: Path) -> None:
+    pixels = read(photo).pixels
+    first = codecs[4].downscale_pixels(pixels)
+    assert (first == codecs[4].downscale_pixels(pixels)).all()
+    assert (codecs[4].upscale_pixels(first) == codecs[4].upscale_pixels(first)).all()
+
+
+def test_alpha_is_resampled_alone_and_constant_alpha_stays(codecs) -> None:
+    source = replace(picture(33, 21), alpha=np.full((33, 21), 200, np.uint8))
+    small, info = codecs[4].shrink(source)
+    assert small.alpha is not None
+    assert (small.alpha == 200).all()
+    large = codecs[4].restore(replace(small, info=info))
+    assert large.alpha is not None
+    assert (large.alpha == 200).all()
+    assert (small.pixels == codecs[4].shrink(replace(source, alpha=None))[0].pixels).all()
+
+
+def test_sixteen_bit_keeps_more_than_eight(codecs) -> None:
+    ramp = np.linspace(20000, 22000, 64).astype(np.uint16)
+    pixels = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (64, 64, 3)))
+    small, _ = codecs[2].shrink(Picture(pixels, None, False, None, None, ()))
+    assert len(np.unique(small.pixels)) > 2 * len(np.unique(small.pixels // 257))
+
+
+def test_a_cropped_small_picture_is_restored_with_a_note(codecs) -> None:
+    small, info = codecs[4].shrink(picture(64, 64))
+    cut = replace(small, pixels=small.pixels[:10], info=info)
+    large = codecs[4].restore(cut)
+    assert large.pixels.shape == (40, 64, 3)
+    assert "cropped or resized" in large.notes[0]
+
+
+def test_impossible_sizes_are_refused(codecs) -> None:
+    small, _ = codecs[4].shrink(picture(64, 64))
+    assert codecs[4].restore(small, (61, 64)).width == 61
+    with pytest.raises(UsageError, match="not to 60x64"):
+        codecs[4].restore(small, (60, 64))
+
+
+def test_path_to_file_and_back(tmp_path: Path, photo: Path) -> None:
+    small = car.downscale(photo, scale=4)
+    assert isinstance(small, Image.Image)
+    assert small.size == (40, 48)
+    small.save(tmp_path / "small.png")
+    info = read(tmp_path / "small.png").info
+    assert info is not None
+    assert (info.model, info.scale, info.size) == ("car_plus_x4", 4, (160, 192))
+    large = car.upscale(tmp_path / "small.png")
+    assert isinstance(large, Image.Image)
+    assert large.size == (160, 192)
+    assert np.array_equal(np.asarray(large), np.asarray(car.upscale(small)))
+    assert np.array_equal(np.asarray(small), np.asarray(car.downscale(Image.open(photo), 4)))
+
+
+def test_arrays_and_tensors_come_back_as_they_came(photo: Path) -> None:
+    pixels = read(photo).pixels[:49, :50]
+    small = car.downscale(pixels, model="car_plus_x2")
+    assert isinstance(small, np.ndarray)
+    assert small.shape == (25, 25, 3)
+    assert small.dtype == np.uint8
+    assert car.upscale(small, 2, size=(50, 49)).shape == (49, 50, 3)
+    for array in (pixels[:, :, 0], pixels[:, :, :1], np.dstack([pixels, pixels[:, :, 0]])):
+        shrunk = car.downscale(np.ascontiguousarray(array), 2)
+        assert shrunk.shape == (25, 25, *array.shape[2:])
+    as_float = car.downscale((pixels / 255).astype(np.float32), 2)
+    assert as_float.dtype == np.float32
+    assert np.array_equal(np.round(as_float * 255), small)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    for batched in (tensor, tensor[None], tensor[None].repeat(2, 1, 1, 1).double()):
+        result = car.downscale(batched, 2)
+        assert result.dtype == batched.dtype
+        assert result.shape == (*batched.shape[:-2], 25, 25)
+        last = result if result.ndim == 3 else result[-1]
+        assert np.array_equal((last * 255).round().permute(1, 2, 0).numpy(), small)
+
+
+def test_misuse_is_explained(photo: Path) -> None:
+    with pytest.raises(UsageError, match="scale"):
+        car.downscale(photo)
+    with pytest.raises(UsageError, match="no model shrinks by 3; scales: 2, 4"):
+        car.downscale(photo, 3)
+    with pytest.raises(UsageError, match="works at scale 4, not 2"):
+        car.downscale(photo, 2, model="car_plus_x4")
+    with pytest.raises(UsageError, match="does not say which model"):
+        car.upscale(photo)
+    with pytest.raises(UsageError, match="expected a path"):
+        car.downscale(42, 2)  # type: ignore[type-var]
+    with pytest.raises(UsageError, match=r"got \(4, 4, 2\)"):
+        car.downscale(np.zeros((4, 4, 2), np.uint8), 2)
+    with pytest.raises(UsageError, match="int64"):
+        car.downscale(np.zeros((4, 4, 3), np.int64), 2)
+    with pytest.raises(ImageError, match="not finite"):
+        car.downscale(np.full((4, 4, 3), np.nan, np.float32), 2)
+    with pytest.raises(UsageError, match="floating RGB tensor"):
+        car.downscale(torch.zeros(1, 4, 4), 2)
+
+
+def test_unknown_weights_in_the_metadata_are_named(tmp_path: Path) -> None:
+    info = LRInfo("car_plus_x4", "0123456789abcdef", 4, (64, 64))
+    write(tmp_path / "old.png", picture(16, 16), info=info)
+    with pytest.raises(WeightsError, match="0123456789abcdef"):
+        car.upscale(tmp_path / "old.png")
+    assert codec_for_picture(read(tmp_path / "old.png"), model="car_plus_x4").scale == 4
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match="'tpu9' cannot be used here"):
+        resolve_device("tpu9")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="'cuda' cannot be used here"):
+            resolve_device("cuda")

@@ -1,0 +1,129 @@
+"""Records against independent arithmetic, the published bicubic rows and the shipped models' claims."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio
+
+from car.codec import Codec, open_codec
+from car.errors import ImageError, UsageError
+from car.evaluate import Quality, find_dataset, mean_quality, round_trip, summary
+from car.images import read
+from car.report import Caption, comparison_picture, most_telling_crop
+from car.weights import manifest
+
+# "bicubic down + bicubic up" of Sun & Chen 2020, table of 2x and 4x
+PUBLISHED_BICUBIC = {
+    (2, "Set5"): (33.66, 0.9299),
+    (2, "Set14"): (30.24, 0.8688),
+    (4, "Set5"): (28.42, 0.8104),
+    (4, "Set14"): (26.00, 0.7027),
+}
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return open_codec(scale=4)
+
+
+def test_record_against_another_library(codec: Codec, photo: Path) -> None:
+    trip = round_trip(codec, photo)
+    assert trip.hr.shape == (192, 160, 3)
+    assert trip.lr.shape == (48, 40, 3)
+    y = [rgb2ycbcr(image)[4:-4, 4:-4, 0] for image in (trip.hr, trip.restored, trip.bicubic)]
+    assert trip.record.model.psnr == pytest.approx(peak_signal_noise_ratio(y[0], y[1], data_range=255), abs=1e-3)
+    assert trip.record.bicubic.psnr == pytest.approx(peak_signal_noise_ratio(y[0], y[2], data_range=255), abs=1e-3)
+    assert trip.record.bicubic.lr_psnr == math.inf
+    assert trip.record.model.psnr > trip.record.bicubic.psnr + 4
+    buffer = io.BytesIO()
+    Image.fromarray(trip.lr).save(buffer, "PNG", optimize=True)
+    assert trip.record.model.lr_bytes == pytest.approx(len(buffer.getvalue()) / (192 * 160))
+    assert np.array_equal(trip.lr, codec.downscale_pixels(read(photo).pixels))
+    assert json.dumps(trip.record.to_dict(), allow_nan=False)
+    assert trip.record.to_dict()["bicubic"]["lr_psnr"] is None
+
+
+def test_crops_to_multiples_of_eight(codec: Codec, photo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "odd.png"
+    Image.open(photo).crop((0, 0, 101, 94)).save(path)
+    record = round_trip(codec, path).record
+    assert (record.width, record.height) == (96, 88)
+
+
+def test_too_small_to_measure_is_said(codec: Codec, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.png"
+    Image.new("RGB", (20, 17)).save(path)
+    with pytest.raises(ImageError, match="20x17 is too small"):
+        round_trip(codec, path)
+
+
+def test_means_and_summary() -> None:
+    qualities = [Quality(*[float(i)] * 8) for i in (1, 2, 6)]
+    assert mean_quality(qualities) == Quality(*[3.0] * 8)
+    assert summary([], model="m", weights="w", scale=4)["mean"] is None
+
+
+def test_datasets_are_found_or_explained(tmp_path: Path) -> None:
+    (tmp_path / "DIV2K" / "DIV2K_valid_HR").mkdir(parents=True)
+    assert find_dataset(tmp_path, "DIV2KHR") == tmp_path / "DIV2K" / "DIV2K_valid_HR"
+    with pytest.raises(UsageError, match="Set5 is expected as Set5/"):
+        find_dataset(tmp_path, "Set5")
+    with pytest.raises(UsageError, match="did you mean 'Set14'"):
+        find_dataset(tmp_path, "set14")
+
+
+@pytest.mark.parametrize(("scale", "name"), PUBLISHED_BICUBIC)
+def test_bicubic_row_is_that_of_the_tables(data_dir: Path, scale: int, name: str) -> None:
+    codec = open_codec(scale=scale)
+    files = sorted(find_dataset(data_dir, name).glob("*.png"))
+    mean = mean_quality(round_trip(codec, path).record.bicubic for path in files)
+    expected_psnr, expected_ssim = PUBLISHED_BICUBIC[scale, name]
+    assert mean.psnr == pytest.approx(expected_psnr, abs=0.05)
+    assert mean.ssim == pytest.approx(expected_ssim, abs=0.005)
+
+
+@pytest.mark.parametrize("entry", manifest(), ids=lambda e: e.tag)
+def test_manifest_metrics_are_reproduced(data_dir: Path, entry) -> None:
+    codec = open_codec(entry.tag)
+    files = sorted(find_dataset(data_dir, "Set5").glob("*.png"))
+    mean = mean_quality(round_trip(codec, path).record.model for path in files)
+    assert mean.psnr == pytest.approx(entry.metrics["Set5"]["psnr"], abs=0.01)
+    assert mean.ssim == pytest.approx(entry.metrics["Set5"]["ssim"], abs=0.0005)
+    assert mean.lr_psnr == pytest.approx(entry.metrics["Set5"]["lr_psnr"], abs=0.05)
+
+
+def test_most_telling_crop_is_the_brute_force_maximum() -> None:
+    rng = np.random.default_rng(0)
+    hr, ours, other = (rng.integers(0, 256, (14, 17, 3), dtype=np.uint8) for _ in range(3))
+    error = [np.square(image.astype(float) - hr).sum(axis=2) for image in (other, ours)]
+    gain = {
+        (y, x): (error[0] - error[1])[y : y + 5, x : x + 5].sum() for y in range(14 - 4) for x in range(17 - 4)
+    }
+    assert most_telling_crop(hr, ours, other, 5) == max(gain, key=lambda k: gain[k])
+
+
+@pytest.mark.parametrize("size", [(24, 24), (24, 400), (400, 24), (2000, 3000)])
+def test_comparison_picture_shows_every_panel(size: tuple[int, int]) -> None:
+    height, width = size
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+    hr, lr, bicubic, ours = (np.zeros((height, width, 3), np.uint8) + np.uint8(c) for c in colours)
+    picture = comparison_picture(hr, lr[::4, ::4], bicubic, ours, [Caption("a", "b")] * 4)
+    counts = {colour: count for count, colour in picture.getcolors(10**7) or []}
+    for colour in colours:
+        assert counts.get(colour, 0) >= 384 * 384
+    assert picture.width < 2000
+
+
+def test_csv_has_a_row_an_image(codec: Codec, photo: Path) -> None:
+    from car.cli import _csv
+
+    rows = list(csv.DictReader(io.StringIO(_csv([round_trip(codec, photo).record]).decode())))
+    assert rows[0]["name"] == "photo.png"
+    assert float(rows[0]["model_psnr"]) > float(rows[0]["bicubic_psnr"])

@@ -1,0 +1,189 @@
+"""The networks: published shapes and names, the pair contract, receptive fields, rounding."""
+
+import pytest
+import torch
+
+from car.errors import UsageError
+from car.models import Rescaler, create, model_names, quantize, register
+from car.models.compact import KernelDownscaler, cubic_taps
+from car.models.published import EDSR, KernelGenerator, published_pair
+from car.ops import adaptive_resample, bicubic_downscale
+
+
+def randomized(model: Rescaler) -> Rescaler:
+    """Give every parameter a value: layers that start at zero would hide what they see."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
+    return model.eval()
+
+
+def small_pair(name: str) -> Rescaler:
+    """The model `name`, or for the paper's a narrow one of the same receptive field rules."""
+    if name.startswith("car_x"):
+        return published_pair(int(name[-1]), features=4, up_features=8, up_blocks=3)
+    return create(name)
+
+
+# multiply out from the published layer table: kernel generator + EDSR, frozen mean shifts left out
+@pytest.mark.parametrize(
+    ("scale", "generator", "upscaler"), [(2, 11_197_203, 40_729_603), (4, 9_895_731, 43_089_923)]
+)
+def test_published_parameter_counts(scale: int, generator: int, upscaler: int) -> None:
+    def trainable(model: torch.nn.Module) -> int:
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    assert trainable(KernelGenerator(scale)) == generator
+    assert trainable(EDSR(scale)) == upscaler
+    assert trainable(create(f"car_x{scale}")) == generator + upscaler
+
+
+def test_published_parameter_names_and_shapes() -> None:
+    state = KernelGenerator(4).state_dict()
+    expected = {
+        "sub_mean.weight": (3, 3, 1, 1),
+        "ds_1.1.weight": (64, 3, 5, 5),
+        "ds_2.downsample.1.weight": (128, 256, 1, 1),
+        "ds_4.downsample.1.weight": (128, 512, 1, 1),
+        **{f"res_4.{n}.transform.{i}.weight": (128, 128, 3, 3) for n in range(5) for i in (1, 4)},
+        "ds_8.downsample.1.weight": (256, 512, 1, 1),
+        **{f"{t}.{i}.weight": (256, 256, 3, 3) for t in ("kernels_trunk", "offsets_trunk") for i in (1, 4, 7, 11)},
+        "kernels_trunk.9.upsample.0.weight": (1024, 256, 1, 1),
+        "offsets_trunk.9.upsample.0.weight": (1024, 256, 1, 1),
+        **{
+            f"{head}.{i}.weight": (out, 256, 3, 3)
+            for head in ("kernels_weight", "offsets_h_generation", "offsets_v_generation")
+            for i, out in ((1, 256), (4, 169))
+        },
+    }
+    weights = {name: tuple(value.shape) for name, value in state.items() if name.endswith("weight")}
+    assert weights == expected
+    assert {name.removesuffix("weight") + "bias" for name in weights} == set(state) - set(weights)
+    assert torch.equal(state["sub_mean.bias"], -torch.tensor([0.4488, 0.4371, 0.4040]))
+
+    state = EDSR(4).state_dict()
+    expected = {
+        "sub_mean.weight": (3, 3, 1, 1),
+        "add_mean.weight": (3, 3, 1, 1),
+        "head.0.weight": (256, 3, 3, 3),
+        **{f"body.{n}.body.{i}.weight": (256, 256, 3, 3) for n in range(32) for i in (0, 2)},
+        "body.32.weight": (256, 256, 3, 3),
+        "tail.0.0.weight": (1024, 256, 3, 3),
+        "tail.0.2.weight": (1024, 256, 3, 3),
+        "tail.1.weight": (3, 256, 3, 3),
+    }
+    assert {n: tuple(v.shape) for n, v in state.items() if n.endswith("weight")} == expected
+    assert "tail.0.2.weight" not in EDSR(2, features=4, blocks=1).state_dict()
+
+
+def test_published_kernels_are_non_negative_and_sum_to_one() -> None:
+    for scale in (2, 4):
+        generator = KernelGenerator(scale, features=4, blocks=1)
+        kernels, offsets_h, offsets_v = generator(torch.rand(2, 3, 32, 48))
+        assert kernels.shape == offsets_h.shape == offsets_v.shape
+        assert kernels.shape == (2, (3 * scale + 1) ** 2, 32 // scale, 48 // scale)
+        assert kernels.min() > 0
+        torch.testing.assert_close(kernels.sum(dim=1), torch.ones_like(kernels[:, 0]))
+        assert offsets_h.abs().max() < 1
+        assert not torch.equal(offsets_h, offsets_v)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_pair_contract(name: str) -> None:
+    model = randomized(small_pair(name))
+    g = model.geometry
+    side = max(g.min_size, g.multiple)
+    for height, width in ((side, side), (side + g.multiple, side + 3 * g.multiple)):
+        hr = torch.rand(2, 3, height, width, requires_grad=True)
+        lr = model.downscale(hr)
+        assert lr.shape == (2, 3, height // g.scale, width // g.scale)
+        restored = model.upscale(lr)
+        assert restored.shape == hr.shape
+        restored.mean().backward()
+        assert hr.grad is not None
+        assert hr.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match=f"multiple of {g.multiple}"):
+        model.downscale(torch.rand(1, 3, side + 1, side))
+    with pytest.raises(ValueError, match="RGB"):
+        model.downscale(torch.rand(1, 1, side, side))
+    with pytest.raises(ValueError, match="RGB"):
+        model.upscale(torch.rand(3, 8, 8))
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_halos_cover_the_receptive_field(name: str) -> None:
+    """The gradient of the pixels at a core's corner reaches no further than the stated halo."""
+    model = randomized(small_pair(name)).double()
+    g = model.geometry
+    for run, halo, size, cell, to_out in (
+        (model.downscale, g.halo_down, 2 * g.halo_down + 16 * g.multiple, g.multiple, lambda p: p // g.scale),
+        (model.upscale, g.halo_up, 2 * g.halo_up + 24, 1, lambda p: p * g.scale),
+    ):
+        size = -(-size // 8) * 8
+        core = size // 2 // cell * cell
+        image = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+        run(image)[:, :, to_out(core), to_out(core)].sum().backward()
+        assert image.grad is not None
+        rows = image.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
+        columns = image.grad.abs().sum(dim=(0, 1, 2)).nonzero().flatten()
+        for seen in (rows, columns):
+            assert seen.min() >= core - halo
+            assert seen.max() < core + cell + halo
+
+
+@pytest.mark.parametrize("name", ["car_plus_x2", "car_plus_x4"])
+def test_untrained_plus_is_bicubic(name: str) -> None:
+    model = create(name)
+    hr = torch.rand(1, 3, 32, 48)
+    torch.testing.assert_close(model.downscale(hr), bicubic_downscale(hr, model.geometry.scale))
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_untrained_lite_is_nearly_bicubic(scale: int) -> None:
+    torch.manual_seed(0)
+    rough = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 12), size=(96, 96), mode="bicubic")
+    lr = create(f"car_lite_x{scale}").downscale(rough)
+    inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))
+    torch.testing.assert_close(lr[inside], bicubic_downscale(rough, scale)[inside], atol=0.01, rtol=0)
+    assert cubic_taps(scale).sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_lite_resamples_all_colours_with_one_kernel_that_sums_to_one(scale: int) -> None:
+    model = randomized(create(f"car_lite_x{scale}"))
+    downscaler = model.downscaler
+    assert isinstance(downscaler, KernelDownscaler)
+    hr = torch.rand(1, 3, 32, 32)
+    kernels, offsets_h, offsets_v = downscaler.kernels_and_offsets(hr)
+    torch.testing.assert_close(kernels.sum(dim=1), torch.ones(1, 32 // scale, 32 // scale), atol=1e-4, rtol=0)
+    lr = model.downscale(hr)
+    for channel in range(3):
+        one = adaptive_resample(hr[:, channel : channel + 1], kernels, offsets_h, offsets_v, scale)
+        torch.testing.assert_close(lr[:, channel : channel + 1], one)
+
+
+def test_quantize_rounds_and_gates_the_gradient() -> None:
+    x = torch.tensor([-0.5, -0.005, 0.0, 0.1, 0.5004, 1.0, 1.005, 1.5], requires_grad=True)
+    y = quantize(x)
+    torch.testing.assert_close(y * 255, torch.tensor([0.0, 0, 0, 26, 128, 255, 255, 255]))
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, 1, 1, 1, 1, 0]
+    grid = torch.arange(65536) / 65535
+    assert torch.equal((quantize(grid, 65535) * 65535).round(), torch.arange(65536.0))
+
+
+def test_registry_refuses_duplicates_and_suggests() -> None:
+    with pytest.raises(ValueError, match="already registered"):
+        register("car_x4", lambda: published_pair(4))
+    with pytest.raises(UsageError, match="did you mean 'car_plus_x4'"):
+        create("car_pluss_x4")
+    assert set(model_names()) == {f"{f}_x{s}" for f in ("car", "car_lite", "car_plus") for s in (2, 4)}
+
+
+def test_published_networks_refuse_other_scales() -> None:
+    with pytest.raises(ValueError, match="scales 2 and 4"):
+        KernelGenerator(3)
+    with pytest.raises(ValueError, match="powers of two"):
+        EDSR(3)
