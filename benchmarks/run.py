@@ -24,7 +24,12 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 WIDTH, HEIGHT = 2040, 1356
 FAMILIES = ("car_plus", "car_lite", "car")
-CASES = [f"{family}_x{scale} {what}" for scale in (4, 2) for family in FAMILIES for what in ("downscale", "upscale")]
+CASES = [
+    f"{family}_x{scale} {what}"
+    for scale in (4, 2)
+    for family in FAMILIES
+    for what in ("downscale", "upscale")
+]
 CASES += [f"op {kind} {what}" for what in ("forward", "forward+backward") for kind in ("fast", "reference")]
 
 
@@ -35,7 +40,11 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":")[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     return {
         "cpu": cpu,
@@ -96,7 +105,9 @@ def run_case(case: str) -> dict[str, Any]:
             torch.nn.init.normal_(parameter, std=0.5 * (1 / parameter[0].numel()) ** 0.5)
     rescaler.eval().requires_grad_(False)
     codec = Codec(LoadedModel(words[0], None, "0" * 64, rescaler), device="cpu")
-    shape = (HEIGHT, WIDTH, 3) if words[1] == "downscale" else (HEIGHT // codec.scale, WIDTH // codec.scale, 3)
+    shape = (
+        (HEIGHT, WIDTH, 3) if words[1] == "downscale" else (HEIGHT // codec.scale, WIDTH // codec.scale, 3)
+    )
     pixels = rng.integers(0, 256, shape, dtype=np.uint8)
     work = codec.downscale_pixels if words[1] == "downscale" else codec.upscale_pixels
     work(pixels[:64, :64])
@@ -174,10 +185,11 @@ def table(results: dict[str, Any]) -> str:
                 f"({r['runs']} runs) | {r['extra_memory_mb']:.0f} |"
             )
     for what in ("forward", "forward+backward"):
+        fast, reference = f"op fast {what}", f"op reference {what}"
         lines += [
             "",
-            f"{what}: the reference takes {ratio(f'op reference {what}', f'op fast {what}')} times as long and "
-            f"{ratio(f'op reference {what}', f'op fast {what}', 'extra_memory_mb')} times the extra memory.",
+            f"{what}: the reference takes {ratio(reference, fast)} times as long and "
+            f"{ratio(reference, fast, 'extra_memory_mb')} times the extra memory.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -193,7 +205,9 @@ def main() -> None:
     for case in CASES:
         if sys.argv[1:] and not any(word in case for word in sys.argv[1:]):
             continue
-        done = subprocess.run([sys.executable, __file__, "--case", case], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--case", case], stdout=subprocess.PIPE, text=True, check=True
+        )
         results["cases"][case] = json.loads(done.stdout)
         print(f"{case}: {results['cases'][case]['median_s']:.3f} s", flush=True)
     results["cases"] = {case: results["cases"][case] for case in CASES if case in results["cases"]}

@@ -24,7 +24,9 @@ from car.images import inspect_info, read
 CLI = [sys.executable, "-m", "car.cli"]
 
 
-def run(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, cwd: Path | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CAR_THREADS": "1", "COLUMNS": "200"}
     environment.pop("CAR_DATA", None)
     command = [*CLI, *map(str, arguments)]
@@ -79,7 +81,8 @@ def folder(tmp_path: Path, photo: Path) -> Path:
     picture.crop((0, 0, 50, 30)).save(tree / "a.png")
     picture.crop((0, 0, 31, 64)).save(tree / "trip" / "b.jpg", quality=95)
     picture.crop((0, 0, 9, 9)).convert("L").save(tree / "trip" / "c.webp", lossless=True)
-    (tree / "cut.png").write_bytes((tree / "a.png").read_bytes()[:700])
+    content = (tree / "a.png").read_bytes()
+    (tree / "cut.png").write_bytes(content[: len(content) // 2])
     (tree / "empty.png").write_bytes(b"")
     (tree / "notes.txt").write_text("not a picture")
     return tree
@@ -155,7 +158,14 @@ def test_failed_work_is_one_line_exit_1_and_leaves_everything_as_it_was(folder: 
     bomb = folder / "bomb.png"
     header = struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
-    bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)))
+    bomb.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + struct.pack(">I", 9)
+        + b"IDAT"
+    )
     (tmp_path / "file").write_text("")
     before = digest(tmp_path)
     for message, arguments in {
@@ -167,7 +177,14 @@ def test_failed_work_is_one_line_exit_1_and_leaves_everything_as_it_was(folder: 
         "exists": ("downscale", a, "-s", 4, "-o", folder / "cut.png"),
         "cannot make this folder": ("downscale", a, "-s", 4, "-o", tmp_path / "file" / "x.png"),
         ".xyz": ("downscale", a, "-s", 4, "-o", tmp_path / "x.xyz"),
-        "too small to be measured": ("compare", folder / "trip" / "c.webp", "-s", 4, "-o", tmp_path / "c.png"),
+        "too small to be measured": (
+            "compare",
+            folder / "trip" / "c.webp",
+            "-s",
+            4,
+            "-o",
+            tmp_path / "c.png",
+        ),
     }.items():
         fails(1, message, *arguments)
     assert digest(tmp_path) == before
@@ -193,7 +210,9 @@ def test_evaluate_by_name_and_by_folder(tmp_path: Path, photo: Path) -> None:
     data = tmp_path / "datasets"
     (data / "Set5").mkdir(parents=True)
     shutil.copy(photo, data / "Set5")
-    named = run("evaluate", "--img-dir", data, "--target-dataset", "Set5", "--scale", 4, "-o", tmp_path / "r.json")
+    named = run(
+        "evaluate", "--img-dir", data, "--target-dataset", "Set5", "--scale", 4, "-o", tmp_path / "r.json"
+    )
     assert named.returncode == 0, named.stderr
     record = json.loads((tmp_path / "r.json").read_text())
     assert f"{record['mean']['model']['psnr']:.2f}" in named.stdout
@@ -244,19 +263,30 @@ def test_train_resumes_after_an_interrupt(tmp_path: Path, photo: Path) -> None:
     assert Image.open(tmp_path / "s.png").size == (80, 96)
 
 
-def test_an_interrupt_leaves_no_partial_file(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    source = tmp_path / "large.png"
-    Image.fromarray(rng.integers(0, 256, (1600, 1600, 3), dtype=np.uint8)).save(source, compress_level=0)
-    process = subprocess.Popen([*CLI, "downscale", str(source), "-s", "4"], stderr=subprocess.PIPE, text=True)
-    time.sleep(3)
+def test_an_interrupted_folder_run_leaves_whole_files_and_goes_on(tmp_path: Path, photo: Path) -> None:
+    photos, small = tmp_path / "photos", tmp_path / "small"
+    photos.mkdir()
+    large = Image.open(photo).resize((800, 960))
+    for i in range(12):
+        large.save(photos / f"{i:02d}.png", compress_level=1)
+    command = [*CLI, "downscale", str(photos), "-o", str(small), "-s", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(small.glob("*.png")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert "Traceback" not in errors
-    assert process.returncode in (0, 130)
-    assert set(digest(tmp_path)) <= {"large.png", "large.x4.png"}
-    if process.returncode == 130:
-        assert "interrupted" in errors
+    assert process.returncode == 130
+    assert errors.strip() == "car: interrupted"
+    done = digest(small)
+    assert 1 <= len(done) < 12
+    assert all(name.endswith(".x2.png") for name in done)
+    assert run("downscale", photos, "-o", small, "-s", 2).returncode == 0
+    after = digest(small)
+    assert len(after) == 12
+    assert len(set(after.values())) == 1
+    assert after.items() >= done.items()
 
 
 @pytest.mark.parametrize("scale", [2, 4])

@@ -31,7 +31,9 @@ def narrow_published(scale: int) -> LoadedModel:
     return LoadedModel(f"car_x{scale}", None, "0" * 64, rescaler.eval().requires_grad_(False))
 
 
-def picture(height: int, width: int, *, dtype: str = "uint8", alpha: bool = False, grey: bool = False) -> Picture:
+def picture(
+    height: int, width: int, *, dtype: str = "uint8", alpha: bool = False, grey: bool = False
+) -> Picture:
     rng = np.random.default_rng(height * 1000 + width)
     levels = np.iinfo(dtype).max
     pixels = rng.integers(0, levels, (height, width, 3), dtype=dtype, endpoint=True)
@@ -180,7 +182,7 @@ def test_arrays_and_tensors_come_back_as_they_came(photo: Path) -> None:
     as_float = car.downscale((pixels / 255).astype(np.float32), 2)
     assert as_float.dtype == np.float32
     assert np.array_equal(np.round(as_float * 255), small)
-    tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    tensor = torch.tensor(pixels).permute(2, 0, 1).float() / 255
     for batched in (tensor, tensor[None], tensor[None].repeat(2, 1, 1, 1).double()):
         result = car.downscale(batched, 2)
         assert result.dtype == batched.dtype

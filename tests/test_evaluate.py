@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 
 from car.codec import Codec, open_codec
@@ -37,9 +36,14 @@ def test_record_against_another_library(codec: Codec, photo: Path) -> None:
     trip = round_trip(codec, photo)
     assert trip.hr.shape == (192, 160, 3)
     assert trip.lr.shape == (48, 40, 3)
-    y = [rgb2ycbcr(image)[4:-4, 4:-4, 0] for image in (trip.hr, trip.restored, trip.bicubic)]
-    assert trip.record.model.psnr == pytest.approx(peak_signal_noise_ratio(y[0], y[1], data_range=255), abs=1e-3)
-    assert trip.record.bicubic.psnr == pytest.approx(peak_signal_noise_ratio(y[0], y[2], data_range=255), abs=1e-3)
+    weights = np.array([65.738, 129.057, 25.064]) / 255
+    y = [image[4:-4, 4:-4] @ weights for image in (trip.hr, trip.restored, trip.bicubic)]
+    assert trip.record.model.psnr == pytest.approx(
+        peak_signal_noise_ratio(y[0], y[1], data_range=255), abs=1e-3
+    )
+    assert trip.record.bicubic.psnr == pytest.approx(
+        peak_signal_noise_ratio(y[0], y[2], data_range=255), abs=1e-3
+    )
     assert trip.record.bicubic.lr_psnr == math.inf
     assert trip.record.model.psnr > trip.record.bicubic.psnr + 4
     buffer = io.BytesIO()
@@ -85,8 +89,9 @@ def test_bicubic_row_is_that_of_the_tables(data_dir: Path, scale: int, name: str
     files = sorted(find_dataset(data_dir, name).glob("*.png"))
     mean = mean_quality(round_trip(codec, path).record.bicubic for path in files)
     expected_psnr, expected_ssim = PUBLISHED_BICUBIC[scale, name]
-    assert mean.psnr == pytest.approx(expected_psnr, abs=0.05)
-    assert mean.ssim == pytest.approx(expected_ssim, abs=0.005)
+    # the tables give two decimals; MATLAB's borders differ a little from ours
+    assert round(mean.psnr, 2) == pytest.approx(expected_psnr, abs=0.05 + 1e-9)
+    assert mean.ssim == pytest.approx(expected_ssim, abs=0.002)
 
 
 @pytest.mark.parametrize("entry", manifest(), ids=lambda e: e.tag)
@@ -104,7 +109,9 @@ def test_most_telling_crop_is_the_brute_force_maximum() -> None:
     hr, ours, other = (rng.integers(0, 256, (14, 17, 3), dtype=np.uint8) for _ in range(3))
     error = [np.square(image.astype(float) - hr).sum(axis=2) for image in (other, ours)]
     gain = {
-        (y, x): (error[0] - error[1])[y : y + 5, x : x + 5].sum() for y in range(14 - 4) for x in range(17 - 4)
+        (y, x): (error[0] - error[1])[y : y + 5, x : x + 5].sum()
+        for y in range(14 - 4)
+        for x in range(17 - 4)
     }
     assert most_telling_crop(hr, ours, other, 5) == max(gain, key=lambda k: gain[k])
 

@@ -28,10 +28,12 @@ def folder(tmp_path: Path, photo: Path) -> Path:
     images = tmp_path / "images"
     (images / "more").mkdir(parents=True)
     source = Image.open(photo)
-    for i, turned in enumerate((source, source.rotate(180), source.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
+    for i, turned in enumerate(
+        (source, source.rotate(180), source.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    ):
         turned.save(images / f"{i}.png")
-        turned.crop((0, 0, 120, 110)).save(images / "more" / f"{i}.webp", lossless=True)
-    source.crop((0, 0, 40, 40)).save(images / "small.png")
+        turned.crop((0, 0, 110, 104)).save(images / "more" / f"{i}.webp", lossless=True)
+    source.crop((0, 0, 24, 24)).save(images / "small.png")
     (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:1000])
     (images / "notes.txt").write_text("no image")
     return images
@@ -41,7 +43,7 @@ TINY = replace(RECIPES["car_plus_x2"], minutes=0.08, crop=32, batch=2, bf16=Fals
 
 
 def restored_l1(model: car.weights.LoadedModel, photo: Path) -> float:
-    hr = torch.from_numpy(read(photo).pixels).permute(2, 0, 1)[None].float() / 255
+    hr = torch.tensor(read(photo).pixels).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         _, restored = model.rescaler(hr)
     return (restored - hr).abs().mean().item()
@@ -53,12 +55,12 @@ def test_training_improves_and_writes_loadable_weights(folder: Path, tmp_path: P
     path = train(TINY, [folder], tmp_path / "run", on_skip=skipped.append, on_progress=seen.append)
     loaded = car.load(path)
     assert loaded.name == "car_plus_x2"
-    hr = torch.from_numpy(read(photo).pixels).permute(2, 0, 1)[None].float() / 255
+    hr = torch.tensor(read(photo).pixels).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         _, start = create("car_plus_x2")(hr)
     assert restored_l1(loaded, photo) < 0.9 * (start - hr).abs().mean().item()
     assert any("broken.png" in line for line in skipped)
-    assert any("small.png: 40x40 is smaller" in line for line in skipped)
+    assert any("small.png: 24x24 is smaller" in line for line in skipped)
     assert seen[-1].psnr is not None
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["psnr"] == pytest.approx(seen[-1].psnr)
@@ -143,8 +145,12 @@ def test_recipes_are_checked() -> None:
 
 def test_store_is_decoded_once_and_samples_real_crops(folder: Path, tmp_path: Path) -> None:
     decoded: list[int] = []
-    first = load_store([folder], tmp_path / "c", min_size=100, on_progress=lambda done, _: decoded.append(done))
-    again = load_store([folder], tmp_path / "c", min_size=100, on_progress=lambda done, _: decoded.append(-done))
+    first = load_store(
+        [folder], tmp_path / "c", min_size=100, on_progress=lambda done, _: decoded.append(done)
+    )
+    again = load_store(
+        [folder], tmp_path / "c", min_size=100, on_progress=lambda done, _: decoded.append(-done)
+    )
     assert decoded
     assert min(decoded) > 0
     assert first.names == again.names

@@ -75,6 +75,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"car {__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     threads: Annotated[
@@ -82,12 +88,12 @@ def _options(
         typer.Option("--threads", min=1, help="CPU threads of the networks.", envvar="CAR_THREADS"),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        _out.print(f"car {__version__}")
-        raise typer.Exit
     if threads:
         torch.set_num_threads(threads)
 
@@ -480,8 +486,8 @@ def train_command(
                 on_skip=lambda line: bar.console.print(f"left out: {line}"),
             )
     except KeyboardInterrupt:
-        _error(f"interrupted; the same command goes on from {out}")
-        raise typer.Exit(130) from None
+        _error(f"the state is saved in {out}; the same command goes on from there")
+        raise
     if not quiet:
         _out.print(f"weights: {path}", highlight=False)
 
@@ -516,7 +522,8 @@ def _main() -> int:
         if os.environ.get("CAR_DEBUG"):
             raise
         return _fail(f"internal error: {type(error).__name__}: {error}; CAR_DEBUG=1 shows where", 1)
-    return code if isinstance(code, int) else 0
+    # typer turns an interrupt into this exit code without a word
+    return _fail("interrupted", 130) if code == 130 else code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:

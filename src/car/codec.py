@@ -60,7 +60,8 @@ class Codec:
         self.device = resolve_device(device)
         self.tile = tile
         # channels-last is 1.4 times as fast for these convolutions on a CPU, and no slower on a GPU
-        loaded.rescaler.to(self.device).to(memory_format=torch.channels_last)
+        loaded.rescaler.to(self.device)
+        loaded.rescaler.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in the stubs
 
     @property
     def scale(self) -> int:

@@ -180,7 +180,7 @@ def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: 
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255)
+    return torch.tensor(pixels).permute(2, 0, 1)[None].float().div(255)
 
 
 def _array(image: torch.Tensor) -> NDArray[np.uint8]:

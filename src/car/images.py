@@ -1,0 +1,598 @@
+"""Picture files to arrays and back, with the metadata that lets a small picture be restored.
+
+Pixel values are never changed on the way in or out, except where a format forces it, and then a note says so.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import struct
+import tempfile
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from xml.sax.saxutils import quoteattr, unescape
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, PngImagePlugin
+
+from car.errors import ImageError, did_you_mean
+
+DEFAULT_MAX_PIXELS = 400_000_000
+"""Larger images are refused before they are decoded: a few bytes can claim billions of pixels."""
+
+MAX_METADATA_BYTES = 65_536
+"""Longer metadata is not looked at."""
+
+_FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".avif": "AVIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+}
+INPUT_SUFFIXES = frozenset(_FORMATS)
+OUTPUT_SUFFIXES = frozenset(_FORMATS)
+# Pillow opens many more, some through other programs; these are the ones that are tested
+_PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF")
+_XMP_NAMESPACE = "urn:content-adaptive-resampler:1"
+_open_lock = threading.Lock()
+
+Pixels = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LRInfo:
+    """What a small picture's file says about itself.
+
+    Attributes:
+        model: name of the model that made it.
+        weights: leading hexadecimal digits (at least 8) of the SHA-256 of its weights, empty if unknown.
+        scale: HR pixels per LR pixel along each axis.
+        size: (width, height) of the original.
+    """
+
+    model: str
+    weights: str
+    scale: int
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        numbers = (self.scale, *self.size)
+        good = (
+            re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.model)
+            and re.fullmatch(r"([0-9a-f]{8,64})?", self.weights)
+            and len(self.size) == 2
+            and all(type(n) is int for n in numbers)
+            and 1 <= self.scale <= 64
+            and all(1 <= n < 2**31 for n in self.size)
+        )
+        if not good:
+            raise ImageError(f"not the metadata of a small picture: {str(self)[:200]}")
+
+    def to_json(self) -> str:
+        """Return the text that PNG files carry."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "LRInfo":
+        """Parse what `to_json` gave.
+
+        Raises:
+            ImageError: the text is anything else.
+        """
+        if len(text) > MAX_METADATA_BYTES:
+            raise ImageError("the metadata of the small picture is too long")
+        try:
+            values = json.loads(text)
+            return cls(str(values["model"]), str(values["weights"]), values["scale"], tuple(values["size"]))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ImageError("the metadata of the small picture is damaged") from error
+
+    def to_xmp(self) -> bytes:
+        """Return the XMP packet that other formats carry."""
+        values = {"model": self.model, "weights": self.weights, "scale": self.scale}
+        values |= {"width": self.size[0], "height": self.size[1]}
+        attributes = " ".join(f"car:{name}={quoteattr(str(value))}" for name, value in values.items())
+        return (
+            '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+            '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+            f'xmlns:car="{_XMP_NAMESPACE}" {attributes}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+        ).encode()
+
+    @classmethod
+    def from_xmp(cls, packet: bytes) -> "LRInfo | None":
+        """Find what `to_xmp` wrote; None where the packet has nothing of the kind.
+
+        Raises:
+            ImageError: it has, but damaged.
+        """
+        if len(packet) > MAX_METADATA_BYTES or _XMP_NAMESPACE.encode() not in packet:
+            return None
+        text = packet.decode("utf-8", "replace")
+        values = {k: unescape(v) for k, v in re.findall(r'car:(\w+)="([^"]{0,256})"', text)}
+        try:
+            size = (int(values["width"]), int(values["height"]))
+            return cls(values["model"], values["weights"], int(values["scale"]), size)
+        except (KeyError, ValueError) as error:
+            raise ImageError("the metadata of the small picture is damaged") from error
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright.
+
+    Attributes:
+        pixels: RGB ``[H, W, 3]``, uint8 or uint16; grey is repeated.
+        alpha: ``[H, W]`` of the same dtype, or None.
+        grey: the source had one colour channel, and so will what is written.
+        icc: the ICC profile of the pixels; None stands for sRGB.
+        info: what a small picture says about itself.
+        notes: what the user should know about how it was read.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None
+    grey: bool
+    icc: bytes | None
+    info: LRInfo | None
+    notes: tuple[str, ...]
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.pixels.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.pixels.shape[1]
+
+
+def is_supported_input(path: Path) -> bool:
+    """Whether the name ends like that of a picture that `read` knows."""
+    return path.suffix.lower() in INPUT_SUFFIXES
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """Read a PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF file, whatever its name.
+
+    EXIF orientation is applied. RGB and grey ICC profiles are kept; CMYK and Lab are converted to sRGB.
+
+    Raises:
+        ImageError: the file is missing, empty, damaged, no such picture, of an unsupported kind or larger
+            than `max_pixels`.
+    """
+    path = Path(path)
+    with _one_line_errors(str(path), "cannot be read"):
+        if path.is_dir():
+            raise ImageError(f"{path}: is a folder")
+        content = path.read_bytes()
+        if not content:
+            raise ImageError(f"{path}: the file is empty")
+        with _open(io.BytesIO(content), str(path), max_pixels) as image:
+            deep = _decode_deep(image, content, max_pixels)
+            return _picture(image, deep)
+
+
+def from_pil(image: Image.Image) -> Picture:
+    """Return the picture of a PIL image of any mode that a supported file can have.
+
+    Raises:
+        ImageError: the mode or its values cannot be mapped to 8 or 16 bit.
+    """
+    with _one_line_errors("image", "cannot be used"):
+        return _picture(image, None)
+
+
+def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
+    """Return what a file says about itself, without decoding its pixels.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    path = Path(path)
+    with _one_line_errors(str(path), "cannot be read"), path.open("rb") as file:
+        if not file.read(1):
+            raise ImageError(f"{path}: the file is empty")
+        file.seek(0)
+        with _open(file, str(path), None) as image:
+            return _find_info(image)[0]
+
+
+@contextlib.contextmanager
+def _one_line_errors(name: str, what: str) -> Generator[None, None, None]:
+    # decoders meet damaged files with almost any exception
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: {what} ({reason[:200]})") from error
+
+
+def _open(file: Any, name: str, max_pixels: int | None) -> Image.Image:
+    # Pillow's own limit is a global; ours is an argument, checked on the header before anything is decoded
+    with _open_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=_PILLOW_FORMATS)
+        except Image.UnidentifiedImageError as error:
+            raise ImageError(f"{name}: not a picture of a known format, or damaged") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if max_pixels is not None:
+        _check_size(image.width, image.height, name, max_pixels)
+    return image
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels is over the limit of {max_pixels}; "
+            "raise it with --max-pixels (max_pixels) if you trust the file"
+        )
+
+
+def _decode_deep(image: Image.Image, content: bytes, max_pixels: int) -> Pixels | None:
+    """Return ``[H, W]`` or ``[H, W, C]`` of what Pillow would reduce to 8 bit, None for everything else."""
+    if image.format == "PNG" and len(content) > 25 and content[24] == 16:
+        return imagecodecs.png_decode(content)
+    if image.format == "TIFF":
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            page = file.pages.first
+            if page.bitspersample <= 8:
+                return None
+            _check_size(page.imagewidth, page.imagelength, "TIFF", max_pixels)
+            array = np.squeeze(page.asarray())
+            array = array.reshape(page.shaped[-3:]) if array.ndim < 2 else array
+            if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
+                array = np.moveaxis(array, 0, 2)
+            if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+                array = np.iinfo(array.dtype).max - array
+            elif page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+                raise ImageError(f"TIFF of kind {page.photometric.name} with {page.bitspersample} bits")
+            return array.reshape(page.imagelength, page.imagewidth, -1)
+    return None
+
+
+def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
+    notes: list[str] = []
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        notes.append("only the first of several frames is used")
+    image.load()
+    icc = _profile(image, notes)
+    if deep is None:
+        array, icc = _array_of(image, icc, notes)
+    else:
+        array = _to_unsigned(deep)
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    array = array.reshape(*array.shape[:2], channels)
+    if channels > 4:
+        raise ImageError(f"{channels} channels are too many")
+    array = _upright(array, _orientation(image))
+    grey = channels < 3
+    colour = np.repeat(array[:, :, :1], 3, axis=2) if grey else np.ascontiguousarray(array[:, :, :3])
+    alpha = np.ascontiguousarray(array[:, :, -1]) if channels in (2, 4) else None
+    info, problem = _find_info(image)
+    if problem:
+        notes.append(problem)
+    return Picture(colour, alpha, grey, icc, info, tuple(notes))
+
+
+def _array_of(image: Image.Image, icc: bytes | None, notes: list[str]) -> tuple[Pixels, bytes | None]:
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return _to_unsigned(np.asarray(image)), icc
+    if mode in ("CMYK", "LAB", "YCbCr", "HSV"):
+        notes.append(f"{mode} converted to sRGB")
+        if icc is not None and mode in ("CMYK", "LAB"):
+            try:
+                source, target = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
+                converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+                if converted is not None:
+                    return np.asarray(converted), None
+            except ImageCms.PyCMSError:
+                notes.append("its colour profile is damaged and was not used")
+        return np.asarray(image.convert("RGB")), None
+    transparent = image.has_transparency_data
+    grey = mode in ("1", "L", "LA", "La")
+    wanted = ("L" if grey else "RGB") + ("A" if transparent else "")
+    return np.asarray(image.convert(wanted)), icc
+
+
+def _to_unsigned(array: Pixels) -> Pixels:
+    """Map what a file may hold to uint8 or uint16 without losing levels that those can have."""
+    if array.dtype.name in ("uint8", "uint16"):
+        return array
+    low, high = array.min(), array.max()
+    if array.dtype.kind in "iu" and low >= 0 and high <= 65535:
+        return array.astype(np.uint16)
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:
+        return np.round(array * 65535).astype(np.uint16)
+    raise ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
+
+
+def _profile(image: Image.Image, notes: list[str]) -> bytes | None:
+    icc = image.info.get("icc_profile")
+    if not icc:
+        return None
+    try:
+        opened: Any = ImageCms.getOpenProfile(io.BytesIO(icc))
+        space = opened.profile.xcolor_space.strip()
+    except (OSError, ImageCms.PyCMSError, TypeError):
+        space = None
+    spaces = {"1": "GRAY", "L": "GRAY", "LA": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
+    expected = "GRAY" if image.mode.startswith(("I", "F")) else spaces.get(image.mode, "RGB")
+    if space != expected:
+        notes.append("its colour profile is damaged or does not belong to it and was dropped")
+        return None
+    return bytes(icc)
+
+
+def _orientation(image: Image.Image) -> int:
+    # asked after load(): some decoders turn the picture themselves and then forget the tag
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged EXIF block raises almost anything and is no reason to refuse the pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(array: Pixels, orientation: int) -> Pixels:
+    # EXIF 2.3, tag 274: 5 to 8 swap the axes; the others are flips
+    if orientation >= 5:
+        array = array.transpose(1, 0, 2)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(array[::rows, ::columns])
+
+
+def _find_info(image: Image.Image) -> tuple[LRInfo | None, str | None]:
+    """Return the info and, where it is there but damaged, a note."""
+    xmp = image.info.get("xmp") or (getattr(image, "tag_v2", None) or {}).get(700)
+    text = image.info.get("car")
+    try:
+        if isinstance(text, str):
+            return LRInfo.from_json(text), None
+        if isinstance(xmp, (str, bytes)):
+            return LRInfo.from_xmp(xmp.encode() if isinstance(xmp, str) else xmp), None
+    except ImageError as error:
+        return None, str(error)
+    return None, None
+
+
+# --- writing ---------------------------------------------------------------------------------------------
+
+
+def write(
+    path: str | os.PathLike[str],
+    picture: Picture,
+    *,
+    info: LRInfo | None = None,
+    quality: int | None = None,
+    overwrite: bool = True,
+) -> tuple[str, ...]:
+    """Write a picture in the format that the name's ending says; all or nothing.
+
+    Args:
+        path: an existing file is replaced at the very end, or kept where `overwrite` is False.
+        picture: 16-bit pixels stay 16-bit in PNG and TIFF and are rounded to 8 bit elsewhere.
+        info: stored in the metadata, for small pictures.
+        quality: 1 to 100 for JPEG, WebP and AVIF. WebP is lossless without it.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        Notes that the user should see: what was lost or cannot be stored.
+
+    Raises:
+        ImageError: unknown ending, a format that cannot hold the picture, or the file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise ImageError(f"{path}: unknown picture format {path.suffix!r}{did_you_mean(suffix, _FORMATS)}")
+    if not overwrite and path.exists():
+        raise ImageError(f"{path} exists; --overwrite replaces it")
+    with _one_line_errors(str(path), "cannot be written"):
+        data, notes = _encode(picture, _FORMATS[suffix], info, quality)
+        atomic_write(path, data)
+    return notes
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file under a temporary name beside `path` and rename it when it is complete.
+
+    Args:
+        path: the file; its folder must exist.
+        data: the content, or a function that writes it to the open file.
+
+    Raises:
+        ImageError: it cannot be written. Whatever happens, an existing file stays whole and no temporary file
+            is left.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: is a folder")
+        descriptor, name = tempfile.mkstemp(".tmp~", f".{path.name[:100]}.", path.parent)
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                data(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only the owner may read
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)  # noqa: PTH105 - tests break it by name
+        temporary = None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def to_pil(picture: Picture, *, info: LRInfo | None = None) -> Image.Image:
+    """Return a PIL image; colour is 8-bit, as PIL has no deeper colour (16-bit grey without alpha stays).
+
+    With `info`, its ``save`` stores the metadata in every format that can carry it.
+    """
+    array = _file_array(picture)
+    if array.dtype == np.uint16 and array.ndim == 3:
+        array = _eight_bit(array)
+    image = Image.fromarray(array)
+    if picture.icc is not None:
+        image.info["icc_profile"] = picture.icc
+    if info is None:
+        return image
+    small = _SmallImage()
+    small.__dict__.update(image.__dict__)
+    small.info["car"] = info.to_json()
+    return small
+
+
+class _SmallImage(Image.Image):
+    """A PIL image whose `save` writes the metadata; whatever is derived from it is a plain image."""
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        """Save as PIL does, with the metadata of the small picture."""
+        info = LRInfo.from_json(self.info["car"])
+        suffix = Path(fp).suffix.lower() if isinstance(fp, (str, os.PathLike)) else ""
+        kind = (format or _FORMATS.get(suffix, "")).upper()
+        if kind == "PNG":
+            params.setdefault("pnginfo", _png_text(info))
+        elif kind == "WEBP":
+            params.setdefault("lossless", True)
+        if kind in ("WEBP", "AVIF", "JPEG"):
+            params.setdefault("xmp", info.to_xmp())
+        elif kind == "TIFF":
+            params.setdefault("tiffinfo", {700: info.to_xmp()})
+        super().save(fp, format, **params)
+
+
+def _png_text(info: LRInfo) -> PngImagePlugin.PngInfo:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("car", info.to_json())
+    return text
+
+
+def _file_array(picture: Picture) -> Pixels:
+    """Return ``[H, W]`` grey, or ``[H, W, C]``, as files hold it."""
+    channels = [picture.pixels[:, :, :1] if picture.grey else picture.pixels]
+    if picture.alpha is not None:
+        channels.append(picture.alpha[:, :, None])
+    array = np.concatenate(channels, axis=2) if len(channels) > 1 else channels[0]
+    return np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def _eight_bit(array: Pixels) -> Pixels:
+    return np.round(array / 257).astype(np.uint8)
+
+
+def _encode(
+    picture: Picture, kind: str, info: LRInfo | None, quality: int | None
+) -> tuple[bytes, tuple[str, ...]]:
+    array, notes = _file_array(picture), list[str]()
+    if array.dtype == np.uint16:
+        if kind == "PNG":
+            return _encode_deep_png(array, picture.icc, info), ()
+        if kind != "TIFF":
+            array = _eight_bit(array)
+            notes.append(f"{kind} holds 8 bit: the picture was rounded from 16 bit")
+    if kind == "TIFF":
+        return _encode_tiff(array, picture, info), ()
+    if kind in ("JPEG", "BMP", "GIF") and picture.alpha is not None:
+        if picture.alpha.min() < np.iinfo(picture.alpha.dtype).max:
+            raise ImageError(f"{kind} cannot keep the transparency of this picture; PNG, WebP and TIFF can")
+        array = array[:, :, :-1] if array.shape[2] == 4 else array[:, :, 0]
+    lossy = kind in ("JPEG", "AVIF", "GIF") or (kind == "WEBP" and quality is not None)
+    if info and kind in ("BMP", "GIF"):
+        notes.append(f"{kind} cannot carry metadata: name the model and the size to restore this picture")
+    if info and lossy:
+        notes.append(
+            f"{kind} is lossy here; a small picture restores well from a lossless file only (PNG, WebP, TIFF)"
+        )
+    options: dict[str, dict[str, Any]] = {
+        # small files are kept and sent: they are worth the time of the strongest compression
+        "PNG": {"optimize": info is not None},
+        "JPEG": {"quality": quality or 95, "subsampling": 0, "optimize": True},
+        "WEBP": {"lossless": True, "exact": True} if quality is None else {"quality": quality, "method": 5},
+        "AVIF": {"quality": quality or 95, "subsampling": "4:4:4"},
+        "BMP": {},
+        "GIF": {},
+    }
+    chosen = options[kind]
+    if picture.icc is not None and kind != "GIF":
+        chosen["icc_profile"] = picture.icc
+    if info and kind == "PNG":
+        chosen["pnginfo"] = _png_text(info)
+    elif info and kind in ("JPEG", "WEBP", "AVIF"):
+        chosen["xmp"] = info.to_xmp()
+    image = Image.fromarray(np.ascontiguousarray(array))
+    if kind in ("WEBP", "AVIF") and image.mode in ("L", "LA"):
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **chosen)
+    return buffer.getvalue(), tuple(notes)
+
+
+def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
+    buffer = io.BytesIO()
+    xmp = info.to_xmp() if info else b""
+    tifffile.imwrite(
+        buffer,
+        array,
+        photometric="minisblack" if picture.grey else "rgb",
+        planarconfig="contig" if array.ndim == 3 else None,
+        extrasamples=["unassalpha"] if picture.alpha is not None else None,
+        compression="zlib",
+        predictor=True,
+        iccprofile=picture.icc,
+        extratags=[(700, 1, len(xmp), xmp, True)] if info else [],
+        metadata=None,
+    )
+    return buffer.getvalue()
+
+
+def _encode_deep_png(array: Pixels, icc: bytes | None, info: LRInfo | None) -> bytes:
+    encoded = imagecodecs.png_encode(array, level=6)
+    chunks = b""
+    if icc is not None:
+        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
+    if info:
+        chunks += _chunk(b"tEXt", b"car\0" + info.to_json().encode("latin-1"))
+    header = 8 + 25  # signature and IHDR
+    return bytes(encoded[:header] + chunks + encoded[header:])
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,76 @@
+"""Put the weights of a training run into the package: copy, measure, write the manifest entry.
+
+    python tools/ship_weights.py runs/x4 --tag car_plus_x4.v1 --img-dir datasets --data "trained on..."
+
+Measures on Set5, Set14 and BSDS100 (those that are there) by the paper protocol. An entry with the same tag
+is replaced; ship better weights under a new tag once the old one is released, so that old files restore.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from car.codec import Codec
+from car.errors import UsageError
+from car.evaluate import find_dataset, mean_quality, round_trip
+from car.images import atomic_write
+from car.weights import load
+
+PACKAGE = Path(__file__).parent.parent / "src" / "car" / "weights"
+KEPT = ("psnr", "ssim", "psnr_rgb", "lr_psnr", "lr_psnr_rgb", "lr_bytes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of the training run")
+    parser.add_argument("--tag", required=True)
+    parser.add_argument("--img-dir", type=Path, required=True)
+    parser.add_argument("--data", required=True, help="training data and its licence")
+    parser.add_argument("--licence", default="Apache-2.0")
+    options = parser.parse_args()
+
+    source = options.run / "model.safetensors"
+    loaded = load(source)
+    codec = Codec(loaded)
+    metrics: dict[str, dict[str, float]] = {}
+    for name in ("Set5", "Set14", "BSDS100"):
+        try:
+            folder = find_dataset(options.img_dir, name)
+        except UsageError as missing:
+            print(missing)
+            continue
+        trips = [round_trip(codec, path).record for path in sorted(folder.glob("*.png"))]
+        mean, bicubic = (
+            asdict(mean_quality(getattr(t, side) for t in trips)) for side in ("model", "bicubic")
+        )
+        metrics[name] = {key: round(mean[key], 4) for key in KEPT}
+        metrics[name]["bicubic_lr_bytes"] = round(bicubic["lr_bytes"], 4)
+        print(name, metrics[name], flush=True)
+
+    recipe = json.loads((options.run / "recipe.json").read_text())
+    file = f"{options.tag}.safetensors"
+    entry = {
+        "tag": options.tag,
+        "model": loaded.name,
+        "file": file,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "parameters": sum(p.numel() for p in loaded.rescaler.parameters()),
+        "licence": options.licence,
+        "data": options.data,
+        "recipe": f"car train {loaded.name} --data DATA --out RUN --minutes {recipe['minutes']:g}",
+        "trained": time.strftime("%Y-%m-%d"),
+        "metrics": metrics,
+    }
+    shutil.copyfile(source, PACKAGE / file)
+    entries = [e for e in json.loads((PACKAGE / "manifest.json").read_text()) if e["tag"] != options.tag]
+    atomic_write(PACKAGE / "manifest.json", (json.dumps([*entries, entry], indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
