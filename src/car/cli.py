@@ -6,6 +6,7 @@ Exit codes: 0 all done, 1 something could not be done, 2 the request makes no se
 import csv
 import io
 import json
+import logging
 import os
 import sys
 import time
@@ -498,6 +499,8 @@ def main() -> None:
 
 
 def _main() -> int:
+    # without any handler, Python prints what decoders log about damaged files
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except KeyboardInterrupt:

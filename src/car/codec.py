@@ -72,22 +72,23 @@ class Codec:
         """Return the LR picture, ``ceil(size / scale)``, of the same depth, and what its file should say.
 
         Sizes that the model does not take are continued beyond the right and bottom edge by repeating the
-        last pixel. Alpha is shrunk on its own (bicubic); a grey picture stays grey.
+        last pixel. Alpha is shrunk on its own (bicubic). The LR of a grey picture is RGB: its colours,
+        a few levels from grey, carry detail worth several dB. The metadata makes it grey again.
         """
         size = (-(-picture.height // self.scale), -(-picture.width // self.scale))
-        pixels = self.downscale_pixels(picture.pixels)
         small = replace(
             picture,
-            pixels=_as_grey(pixels) if picture.grey else pixels,
+            pixels=self.downscale_pixels(picture.pixels),
+            grey=False,
             alpha=None if picture.alpha is None else _resize_alpha(picture.alpha, size),
             info=None,
             notes=(),
         )
-        return small, self.info(picture.width, picture.height)
+        return small, self.info(picture.width, picture.height, grey=picture.grey)
 
-    def info(self, width: int, height: int) -> LRInfo:
+    def info(self, width: int, height: int, *, grey: bool = False) -> LRInfo:
         """Return what the file of an LR picture made from `width` x `height` pixels should say."""
-        return LRInfo(self.loaded.name, self.loaded.short_hash, self.scale, (width, height))
+        return LRInfo(self.loaded.name, self.loaded.short_hash, self.scale, (width, height), grey)
 
     def restore(self, picture: Picture, size: tuple[int, int] | None = None) -> Picture:
         """Return the HR picture of `size` (width, height), by default that in the metadata, else s times.
@@ -115,13 +116,15 @@ class Codec:
                 f"or up to {s - 1} pixels less, not to {size[0]}x{size[1]}"
             )
         width, height = size
+        grey = picture.grey or (picture.info is not None and picture.info.grey)
         pixels = self.upscale_pixels(picture.pixels)[:height, :width]
         alpha = None
         if picture.alpha is not None:
             alpha = _resize_alpha(picture.alpha, (full[1], full[0]))[:height, :width]
         return replace(
             picture,
-            pixels=np.ascontiguousarray(_as_grey(pixels) if picture.grey else pixels),
+            pixels=np.ascontiguousarray(_as_grey(pixels) if grey else pixels),
+            grey=grey,
             alpha=None if alpha is None else np.ascontiguousarray(alpha),
             info=None,
             notes=notes,
@@ -181,8 +184,9 @@ def downscale(
 
     Returns:
         The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
-        (16-bit for uint16). A PIL image carries metadata that its ``save`` writes into PNG and other
-        files; an array or tensor cannot, so `upscale` will want to know the model and the size.
+        (16-bit for uint16), in colour even if `image` is grey. A PIL image carries metadata that its
+        ``save`` writes into PNG and other files; an array or tensor cannot, so `upscale` will want to
+        know the model and the size.
 
     Raises:
         UsageError: neither or both of `scale` and `model` fit, or the input is of another kind.

@@ -21,6 +21,7 @@ from xml.sax.saxutils import quoteattr, unescape
 
 import imagecodecs
 import numpy as np
+import png
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
@@ -49,6 +50,10 @@ OUTPUT_SUFFIXES = frozenset(_FORMATS)
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF")
 _XMP_NAMESPACE = "urn:content-adaptive-resampler:1"
+_ORIENTATION, _XMP, _ICC = 0x0112, 700, 34675  # tags of EXIF and TIFF
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_KINDS = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+_FIRST_FRAME = "only the first of several frames is used"
 _open_lock = threading.Lock()
 
 Pixels = NDArray[Any]
@@ -63,12 +68,14 @@ class LRInfo:
         weights: leading hexadecimal digits (at least 8) of the SHA-256 of its weights, empty if unknown.
         scale: HR pixels per LR pixel along each axis.
         size: (width, height) of the original.
+        grey: the original was grey, and so will be what is restored.
     """
 
     model: str
     weights: str
     scale: int
     size: tuple[int, int]
+    grey: bool = False
 
     def __post_init__(self) -> None:
         numbers = (self.scale, *self.size)
@@ -79,6 +86,7 @@ class LRInfo:
             and all(type(n) is int for n in numbers)
             and 1 <= self.scale <= 64
             and all(1 <= n < 2**31 for n in self.size)
+            and type(self.grey) is bool
         )
         if not good:
             raise ImageError(f"not the metadata of a small picture: {str(self)[:200]}")
@@ -98,14 +106,15 @@ class LRInfo:
             raise ImageError("the metadata of the small picture is too long")
         try:
             values = json.loads(text)
-            return cls(str(values["model"]), str(values["weights"]), values["scale"], tuple(values["size"]))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            size = tuple(values["size"])
+            return cls(values["model"], values["weights"], values["scale"], size, values.get("grey", False))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ImageError("the metadata of the small picture is damaged") from error
 
     def to_xmp(self) -> bytes:
         """Return the XMP packet that other formats carry."""
         values = {"model": self.model, "weights": self.weights, "scale": self.scale}
-        values |= {"width": self.size[0], "height": self.size[1]}
+        values |= {"width": self.size[0], "height": self.size[1], "grey": str(self.grey).lower()}
         attributes = " ".join(f"car:{name}={quoteattr(str(value))}" for name, value in values.items())
         return (
             '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -126,7 +135,8 @@ class LRInfo:
         values = {k: unescape(v) for k, v in re.findall(r'car:(\w+)="([^"]{0,256})"', text)}
         try:
             size = (int(values["width"]), int(values["height"]))
-            return cls(values["model"], values["weights"], int(values["scale"]), size)
+            grey = values.get("grey") == "true"
+            return cls(values["model"], values["weights"], int(values["scale"]), size, grey)
         except (KeyError, ValueError) as error:
             raise ImageError("the metadata of the small picture is damaged") from error
 
@@ -139,7 +149,7 @@ class Picture:
         pixels: RGB ``[H, W, 3]``, uint8 or uint16; grey is repeated.
         alpha: ``[H, W]`` of the same dtype, or None.
         grey: the source had one colour channel, and so will what is written.
-        icc: the ICC profile of the pixels; None stands for sRGB.
+        icc: the RGB ICC profile of the pixels; None stands for sRGB.
         info: what a small picture says about itself.
         notes: what the user should know about how it was read.
     """
@@ -173,7 +183,7 @@ def is_supported_input(path: Path) -> bool:
 def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     """Read a PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF file, whatever its name.
 
-    EXIF orientation is applied. RGB and grey ICC profiles are kept; CMYK and Lab are converted to sRGB.
+    EXIF orientation is applied. An RGB ICC profile is kept; grey, CMYK and Lab are converted to sRGB.
 
     Raises:
         ImageError: the file is missing, empty, damaged, no such picture, of an unsupported kind or larger
@@ -186,9 +196,13 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
         content = path.read_bytes()
         if not content:
             raise ImageError(f"{path}: the file is empty")
+        if content[:4] in _TIFF_SIGNATURES:
+            picture = _read_deep_tiff(content, str(path), max_pixels)
+            if picture is not None:
+                return picture
         with _open(io.BytesIO(content), str(path), max_pixels) as image:
-            deep = _decode_deep(image, content, max_pixels)
-            return _picture(image, deep)
+            deep = image.format == "PNG" and len(content) > 28 and content[24] == 16
+            return _picture(image, _decode_deep_png(content) if deep else None)
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -209,11 +223,15 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
     """
     path = Path(path)
     with _one_line_errors(str(path), "cannot be read"), path.open("rb") as file:
-        if not file.read(1):
+        start = file.read(4)
+        if not start:
             raise ImageError(f"{path}: the file is empty")
         file.seek(0)
+        if start in _TIFF_SIGNATURES:  # Pillow does not know them all
+            with tifffile.TiffFile(file) as tiff:
+                return _find_info(None, tiff.pages.first.tags.valueof(_XMP))[0]
         with _open(file, str(path), None) as image:
-            return _find_info(image)[0]
+            return _find_info(image.info.get("car"), image.info.get("xmp"))[0]
 
 
 @contextlib.contextmanager
@@ -257,71 +275,114 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         )
 
 
-def _decode_deep(image: Image.Image, content: bytes, max_pixels: int) -> Pixels | None:
-    """Return ``[H, W]`` or ``[H, W, C]`` of what Pillow would reduce to 8 bit, None for everything else."""
-    if image.format == "PNG" and len(content) > 25 and content[24] == 16:
+def _decode_deep_png(content: bytes) -> Pixels:
+    """Decode a PNG of 16 bits a channel, which Pillow would reduce to 8, as ``[H, W]`` or ``[H, W, C]``."""
+    interlaced = content[28] == 1
+    if not interlaced:
         return imagecodecs.png_decode(content)
-    if image.format == "TIFF":
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
-            page = file.pages.first
-            if page.bitspersample <= 8:
-                return None
-            _check_size(page.imagewidth, page.imagelength, "TIFF", max_pixels)
-            array = np.squeeze(page.asarray())
-            array = array.reshape(page.shaped[-3:]) if array.ndim < 2 else array
-            if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
-                array = np.moveaxis(array, 0, 2)
-            if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-                array = np.iinfo(array.dtype).max - array
-            elif page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
-                raise ImageError(f"TIFF of kind {page.photometric.name} with {page.bitspersample} bits")
-            return array.reshape(page.imagelength, page.imagewidth, -1)
-    return None
+    # slower, but knows interlacing; read() and not asDirect(), which divides by what sBIT calls insignificant
+    width, height, rows, about = png.Reader(bytes=content).read()
+    array = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, about["planes"])
+    if "transparent" in about:
+        alpha = np.where((array == about["transparent"]).all(axis=2), 0, 65535).astype(np.uint16)
+        array = np.dstack([array, alpha])
+    return array
+
+
+def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | None:
+    """Read a TIFF of more than 8 bits a channel; None for all others, which are left to Pillow."""
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page = file.pages.first
+        if page.bitspersample <= 8:
+            return None
+        _check_size(page.imagewidth, page.imagelength, name, max_pixels)
+        if page.photometric not in _TIFF_KINDS or page.imagedepth != 1:
+            raise ImageError(f"{name}: TIFF of kind {page.photometric!r} with {page.bitspersample} bits")
+        array = page.asarray()
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
+            array = np.moveaxis(array, 0, 2)
+        array = array.reshape(page.imagelength, page.imagewidth, -1)
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            array = np.iinfo(array.dtype).max - array
+        notes = [_FIRST_FRAME] if len(file.pages) > 1 else []
+        tags = {tag.code: tag.value for tag in page.tags if tag.code in (_ORIENTATION, _ICC, _XMP)}
+    icc = _checked_profile(tags.get(_ICC), "RGB" if array.shape[2] > 2 else "GRAY", notes)
+    return _finish(array, tags.get(_ORIENTATION, 1), icc, _find_info(None, tags.get(_XMP)), notes)
 
 
 def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
     notes: list[str] = []
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        notes.append("only the first of several frames is used")
+        notes.append(_FIRST_FRAME)
     image.load()
-    icc = _profile(image, notes)
+    spaces = {"1": "GRAY", "L": "GRAY", "LA": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
+    expected = "GRAY" if image.mode.startswith(("I", "F")) else spaces.get(image.mode, "RGB")
+    icc = _checked_profile(image.info.get("icc_profile"), expected, notes)
     if deep is None:
         array, icc = _array_of(image, icc, notes)
     else:
-        array = _to_unsigned(deep)
-    channels = 1 if array.ndim == 2 else array.shape[2]
-    array = array.reshape(*array.shape[:2], channels)
+        array = deep
+    # asked after load(): some decoders turn the picture themselves and then forget the tag
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block raises almost anything and is no reason to refuse the pixels
+        orientation = 1
+    xmp = image.info.get("xmp") or (getattr(image, "tag_v2", None) or {}).get(_XMP)
+    return _finish(array, orientation, icc, _find_info(image.info.get("car"), xmp), notes)
+
+
+def _finish(
+    array: Pixels,
+    orientation: Any,
+    icc: bytes | None,
+    found: "tuple[LRInfo | None, str | None]",
+    notes: list[str],
+) -> Picture:
+    """Turn ``[H, W]`` or ``[H, W, C]`` of any type into an upright picture."""
+    array = _to_unsigned(array)
+    array = array.reshape(*array.shape[:2], -1)
+    channels = array.shape[2]
     if channels > 4:
         raise ImageError(f"{channels} channels are too many")
-    array = _upright(array, _orientation(image))
     grey = channels < 3
+    if grey and icc is not None:
+        notes.append("its grey colour profile was dropped")
+        icc = None
+    array = _upright(array, orientation if orientation in range(1, 9) else 1)
     colour = np.repeat(array[:, :, :1], 3, axis=2) if grey else np.ascontiguousarray(array[:, :, :3])
     alpha = np.ascontiguousarray(array[:, :, -1]) if channels in (2, 4) else None
-    info, problem = _find_info(image)
-    if problem:
-        notes.append(problem)
-    return Picture(colour, alpha, grey, icc, info, tuple(notes))
+    info, problem = found
+    return Picture(colour, alpha, grey, icc, info, (*notes, problem) if problem else tuple(notes))
 
 
 def _array_of(image: Image.Image, icc: bytes | None, notes: list[str]) -> tuple[Pixels, bytes | None]:
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
-        return _to_unsigned(np.asarray(image)), icc
+        return np.asarray(image), icc
     if mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         notes.append(f"{mode} converted to sRGB")
-        if icc is not None and mode in ("CMYK", "LAB"):
-            try:
-                source, target = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-                if converted is not None:
-                    return np.asarray(converted), None
-            except ImageCms.PyCMSError:
-                notes.append("its colour profile is damaged and was not used")
-        return np.asarray(image.convert("RGB")), None
+        return np.asarray(_to_srgb(image, icc, notes)), None
     transparent = image.has_transparency_data
-    grey = mode in ("1", "L", "LA", "La")
-    wanted = ("L" if grey else "RGB") + ("A" if transparent else "")
-    return np.asarray(image.convert(wanted)), icc
+    if mode in ("1", "L", "LA", "La"):
+        both = image.convert("LA" if transparent else "L")
+        if icc is None:
+            return np.asarray(both), None
+        notes.append("grey with a colour profile converted to sRGB")
+        grey = np.asarray(_to_srgb(both.getchannel("L"), icc, notes))[:, :, :1]
+        return np.concatenate([grey, np.asarray(both)[:, :, 1:]], axis=2) if transparent else grey, None
+    return np.asarray(image.convert("RGBA" if transparent else "RGB")), icc
+
+
+def _to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image:
+    if icc is not None:
+        try:
+            source, target = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            if converted is not None:
+                return converted
+        except ImageCms.PyCMSError:
+            notes.append("its colour profile is damaged and was not used")
+    return image.convert("RGB")
 
 
 def _to_unsigned(array: Pixels) -> Pixels:
@@ -336,30 +397,18 @@ def _to_unsigned(array: Pixels) -> Pixels:
     raise ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
 
 
-def _profile(image: Image.Image, notes: list[str]) -> bytes | None:
-    icc = image.info.get("icc_profile")
-    if not icc:
+def _checked_profile(icc: Any, expected: str, notes: list[str]) -> bytes | None:
+    if not isinstance(icc, bytes) or not icc:
         return None
     try:
         opened: Any = ImageCms.getOpenProfile(io.BytesIO(icc))
         space = opened.profile.xcolor_space.strip()
     except (OSError, ImageCms.PyCMSError, TypeError):
         space = None
-    spaces = {"1": "GRAY", "L": "GRAY", "LA": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
-    expected = "GRAY" if image.mode.startswith(("I", "F")) else spaces.get(image.mode, "RGB")
     if space != expected:
         notes.append("its colour profile is damaged or does not belong to it and was dropped")
         return None
-    return bytes(icc)
-
-
-def _orientation(image: Image.Image) -> int:
-    # asked after load(): some decoders turn the picture themselves and then forget the tag
-    try:
-        value = image.getexif().get(0x0112, 1)
-    except Exception:  # a damaged EXIF block raises almost anything and is no reason to refuse the pixels
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    return icc
 
 
 def _upright(array: Pixels, orientation: int) -> Pixels:
@@ -371,10 +420,8 @@ def _upright(array: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(array[::rows, ::columns])
 
 
-def _find_info(image: Image.Image) -> tuple[LRInfo | None, str | None]:
-    """Return the info and, where it is there but damaged, a note."""
-    xmp = image.info.get("xmp") or (getattr(image, "tag_v2", None) or {}).get(700)
-    text = image.info.get("car")
+def _find_info(text: Any, xmp: Any) -> tuple[LRInfo | None, str | None]:
+    """Return what PNG text or an XMP packet say and, where that is damaged, a note."""
     try:
         if isinstance(text, str):
             return LRInfo.from_json(text), None
@@ -495,7 +542,7 @@ class _SmallImage(Image.Image):
         if kind in ("WEBP", "AVIF", "JPEG"):
             params.setdefault("xmp", info.to_xmp())
         elif kind == "TIFF":
-            params.setdefault("tiffinfo", {700: info.to_xmp()})
+            params.setdefault("tiffinfo", {_XMP: info.to_xmp()})
         super().save(fp, format, **params)
 
 
@@ -577,7 +624,7 @@ def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
         compression="zlib",
         predictor=True,
         iccprofile=picture.icc,
-        extratags=[(700, 1, len(xmp), xmp, True)] if info else [],
+        extratags=[(_XMP, 1, len(xmp), xmp, True)] if info else [],
         metadata=None,
     )
     return buffer.getvalue()

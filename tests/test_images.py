@@ -1,0 +1,477 @@
+"""Picture files: values against other decoders, metadata, damage, and writing that is all or nothing."""
+
+import contextlib
+import io
+import json
+import os
+import struct
+import warnings
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import png
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
+
+from car import images
+from car.errors import ImageError
+from car.images import LRInfo, Picture, atomic_write, from_pil, inspect_info, read, to_pil, write
+
+INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
+LOSSLESS = {"png": ("uint8", "uint16"), "tiff": ("uint8", "uint16"), "webp": ("uint8",)}
+CARRIERS = ("png", "jpg", "webp", "avif", "tiff")
+quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def noise(height: int, width: int, channels: int = 3, dtype: str = "uint8", seed: int = 0) -> np.ndarray:
+    levels = np.iinfo(dtype).max
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, levels, shape, dtype=dtype, endpoint=True)
+
+
+def colour(height: int, width: int, dtype: str = "uint8", alpha: bool = False, grey: bool = False) -> Picture:
+    pixels = noise(height, width, 3, dtype)
+    if grey:
+        pixels[:] = pixels[:, :, :1]
+    return Picture(pixels, noise(height, width, 1, dtype, 1) if alpha else None, grey, None, None, ())
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@given(
+    form=st.sampled_from([(s, d) for s, ds in LOSSLESS.items() for d in ds]),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    alpha=st.booleans(),
+    grey=st.booleans(),
+    info=st.sampled_from([None, INFO]),
+)
+@quick
+def test_lossless_formats_give_back_what_they_got(tmp_path, form, size, alpha, grey, info) -> None:
+    suffix, dtype = form
+    picture = colour(*size, dtype, alpha, grey)
+    path = tmp_path / f"a.{suffix}"
+    assert write(path, picture, info=info) == ()
+    back = read(path)
+    assert back.pixels.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(back.pixels, picture.pixels)
+    if picture.alpha is not None and (suffix != "webp" or (picture.alpha < 255).any()):
+        assert back.alpha is not None  # WebP drops an alpha that says nothing
+        np.testing.assert_array_equal(back.alpha, picture.alpha)
+    else:
+        assert back.alpha is None
+    assert back.grey == (grey and suffix != "webp")  # WebP has no grey
+    assert back.info == info == inspect_info(path)
+    assert not [name for name in files_in(tmp_path) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("suffix", CARRIERS)
+def test_metadata_survives_and_other_readers_see_the_picture(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    smooth = np.full((24, 32, 3), (200, 120, 40), np.uint8)
+    notes = write(path, replace(colour(24, 32), pixels=smooth), info=INFO)
+    assert read(path).info == inspect_info(path) == INFO
+    assert any("lossy" in note for note in notes) == (suffix in ("jpg", "avif"))
+    assert np.abs(np.asarray(Image.open(path).convert("RGB")).astype(int) - smooth).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif"])
+def test_formats_without_metadata_say_so(suffix: str, tmp_path: Path) -> None:
+    notes = write(tmp_path / f"a.{suffix}", colour(8, 8), info=INFO)
+    assert any("cannot carry metadata" in note for note in notes)
+    assert read(tmp_path / f"a.{suffix}").info is None
+
+
+@pytest.mark.parametrize("suffix", CARRIERS)
+def test_pil_images_carry_the_metadata_into_their_files(suffix: str, tmp_path: Path) -> None:
+    image = to_pil(colour(16, 16), info=INFO)
+    image.save(tmp_path / f"a.{suffix}")
+    assert read(tmp_path / f"a.{suffix}").info == INFO
+    assert from_pil(image).info == INFO
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    assert from_pil(Image.open(buffer)).info == INFO
+    if suffix == "webp":
+        assert np.array_equal(read(tmp_path / "a.webp").pixels, np.asarray(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(noise(5, 8))
+    image.save(tmp_path / "a.png", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    assert (expected.shape == (8, 5, 3)) == (orientation > 4)
+    for suffix, options in (("png", {}), ("webp", {"lossless": True}), ("tiff", {})):
+        path = tmp_path / f"a.{suffix}"
+        image.save(path, exif=exif, **options)
+        np.testing.assert_array_equal(read(path).pixels, expected)
+    deep = noise(5, 8).astype(np.uint16) * 257
+    tifffile.imwrite(
+        tmp_path / "deep.tiff", deep, photometric="rgb", extratags=[(274, 3, 1, orientation, True)]
+    )
+    np.testing.assert_array_equal(read(tmp_path / "deep.tiff").pixels, expected.astype(np.uint16) * 257)
+
+
+def test_palette_grey_one_bit_and_transparency(tmp_path: Path) -> None:
+    rgb = Image.fromarray(noise(9, 7))
+    palette = rgb.quantize(16)
+    palette.save(tmp_path / "p.png", transparency=3)
+    back = read(tmp_path / "p.png")
+    expected = np.asarray(Image.open(tmp_path / "p.png").convert("RGBA"))
+    np.testing.assert_array_equal(back.pixels, expected[:, :, :3])
+    np.testing.assert_array_equal(back.alpha, expected[:, :, 3])
+    assert back.alpha is not None
+    assert set(np.unique(back.alpha)) == {0, 255}
+
+    rgb.convert("1").save(tmp_path / "one.png")
+    back = read(tmp_path / "one.png")
+    assert back.grey
+    np.testing.assert_array_equal(back.pixels[:, :, 1], np.asarray(rgb.convert("1")) * 255)
+
+    rgb.convert("L").save(tmp_path / "t.png", transparency=int(np.asarray(rgb.convert("L"))[0, 0]))
+    back = read(tmp_path / "t.png")
+    assert back.grey
+    assert back.alpha is not None
+    assert back.alpha[0, 0] == 0
+
+
+def test_sixteen_bit_is_read_in_full(tmp_path: Path) -> None:
+    for channels in (1, 2, 3, 4):
+        array = noise(6, 5, channels, "uint16")
+        (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(array))
+        back = read(tmp_path / "a.png")
+        assert back.pixels.dtype == np.uint16
+        assert back.grey == (channels < 3)
+        seen = back.pixels if channels > 2 else back.pixels[:, :, :1]
+        planes = [seen, back.alpha[:, :, None]] if back.alpha is not None else [seen]
+        np.testing.assert_array_equal(np.concatenate(planes, axis=2), array.reshape(6, 5, channels))
+    planar = noise(6, 5, dtype="uint16")
+    tifffile.imwrite(
+        tmp_path / "b.tif", np.moveaxis(planar, 2, 0), photometric="rgb", planarconfig="separate"
+    )
+    np.testing.assert_array_equal(read(tmp_path / "b.tif").pixels, planar)
+    for width in (1, 5):
+        thin = noise(3, width, 1, "uint16")
+        tifffile.imwrite(tmp_path / "c.tif", thin, photometric="miniswhite")
+        np.testing.assert_array_equal(read(tmp_path / "c.tif").pixels[:, :, 0], 65535 - thin)
+
+
+def test_float_tiff_within_one_is_sixteen_bit_and_other_values_are_refused(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    tifffile.imwrite(tmp_path / "f.tif", values, photometric="minisblack")
+    np.testing.assert_array_equal(read(tmp_path / "f.tif").pixels[:, :, 0], np.round(values * 65535))
+    for bad in (values * 2, values - 0.5, values * np.nan):
+        tifffile.imwrite(tmp_path / "f.tif", bad.astype(np.float32), photometric="minisblack")
+        with pytest.raises(ImageError, match="do not fit 16 bit"):
+            read(tmp_path / "f.tif")
+
+
+def test_colour_profiles(tmp_path: Path) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for suffix in ("png", "webp", "tiff", "jpg", "avif"):
+        write(tmp_path / f"a.{suffix}", replace(colour(8, 8), icc=icc))
+        assert read(tmp_path / f"a.{suffix}").icc == icc
+    write(tmp_path / "deep.png", replace(colour(8, 8, "uint16"), icc=icc))
+    assert read(tmp_path / "deep.png").icc == icc
+    Image.fromarray(noise(8, 8)).save(tmp_path / "bad.png", icc_profile=b"not a profile at all")
+    back = read(tmp_path / "bad.png")
+    assert back.icc is None
+    assert "profile" in back.notes[0]
+    # a profile for colour in a grey file
+    Image.fromarray(noise(8, 8, 1)).save(tmp_path / "odd.png", icc_profile=icc)
+    assert read(tmp_path / "odd.png").icc is None
+
+
+def test_cmyk_becomes_srgb(tmp_path: Path) -> None:
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    image.save(tmp_path / "a.jpg", quality=100)
+    back = read(tmp_path / "a.jpg")
+    assert "CMYK converted to sRGB" in back.notes
+    assert np.abs(back.pixels.astype(int) - (255, 0, 0)).max() <= 3
+
+
+def test_first_frame_is_used_and_said(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (6, 5), c) for c in ("red", "blue")]
+    for name, options in (("a.gif", {}), ("a.png", {}), ("a.webp", {"lossless": True}), ("a.tiff", {})):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        back = read(tmp_path / name)
+        assert back.notes == ("only the first of several frames is used",)
+        assert (back.pixels == (255, 0, 0)).all()
+
+
+def test_transparency_is_never_dropped_silently(tmp_path: Path) -> None:
+    for suffix in ("jpg", "bmp", "gif"):
+        with pytest.raises(ImageError, match="transparency"):
+            write(tmp_path / f"a.{suffix}", colour(4, 4, alpha=True))
+        opaque = replace(colour(4, 4), alpha=np.full((4, 4), 255, np.uint8))
+        write(tmp_path / f"a.{suffix}", opaque)
+    assert any("rounded from 16 bit" in n for n in write(tmp_path / "a.webp", colour(4, 4, "uint16")))
+
+
+def png_header(width: int, height: int) -> bytes:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + data + struct.pack(">I", 100) + b"IDAT" + b"\0" * 100
+
+
+def gif_header(width: int, height: int) -> bytes:
+    screen = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return screen + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00;"
+
+
+def bmp_header(width: int, height: int) -> bytes:
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 54, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
+
+
+@pytest.mark.parametrize("make", [png_header, gif_header, bmp_header])
+def test_bombs_are_refused_on_their_header(make, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.bin"
+    path.write_bytes(make(65000, 65000))
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(
+        ImageError, match=r"65000 x 65000 pixels is over the limit of 400000000.*--max-pixels"
+    ):
+        read(path)
+    assert before == Image.MAX_IMAGE_PIXELS
+    assert inspect_info(path) is None
+    write(tmp_path / "a.png", colour(10, 10))
+    with pytest.raises(ImageError, match="over the limit of 99"):
+        read(tmp_path / "a.png", max_pixels=99)
+    assert read(tmp_path / "a.png", max_pixels=100).width == 10
+
+
+def test_large_pictures_within_the_limit_raise_no_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    write(tmp_path / "a.png", colour(30, 30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path / "a.png").width == 30
+
+
+def encoded(suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(noise(24, 24))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"webp": {"lossless": True}, "tiff": {"compression": "tiff_lzw"}}.get(suffix, {})
+    if suffix not in ("bmp", "gif"):
+        options |= {"exif": exif}
+    image.save(buffer, {"jpg": "JPEG"}.get(suffix, suffix.upper()), **options)
+    return buffer.getvalue()
+
+
+FORMATS = ("png", "jpg", "webp", "avif", "tiff", "bmp", "gif")
+SAMPLES = {suffix: encoded(suffix) for suffix in FORMATS} | {
+    "png16": imagecodecs.png_encode(noise(24, 24, dtype="uint16")),
+}
+_deep = io.BytesIO()
+tifffile.imwrite(_deep, noise(24, 24, dtype="uint16"), photometric="rgb", compression="lzw")
+SAMPLES["tiff16"] = _deep.getvalue()
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_truncated_files_are_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "cut.bin"
+    content = SAMPLES[kind]
+    path.write_bytes(content)
+    read(path)
+    for share in (0.01, 0.1, 0.3, 0.5, 0.8):
+        path.write_bytes(content[: max(1, int(len(content) * share))])
+        with pytest.raises(ImageError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@given(kind=st.sampled_from(sorted(SAMPLES)), data=st.data())
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str, data: st.DataObject) -> None:
+    content = bytearray(SAMPLES[kind])
+    limit = min(len(content), data.draw(st.sampled_from([60, 400, len(content)])))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, limit - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "damaged.bin"
+    path.write_bytes(content)
+    with contextlib.suppress(ImageError):
+        picture = read(path, max_pixels=10**6)
+        assert picture.pixels.shape == (picture.height, picture.width, 3)
+        assert picture.height * picture.width <= 10**6
+
+
+def test_hopeless_inputs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.png: no such file"):
+        read(tmp_path / "gone.png")
+    with pytest.raises(ImageError, match="is a folder"):
+        read(tmp_path)
+    (tmp_path / "empty.png").write_bytes(b"")
+    for function in (read, inspect_info):
+        with pytest.raises(ImageError, match="the file is empty"):
+            function(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(ImageError, match="not a picture of a known format"):
+        read(tmp_path / "text.png")
+    # PostScript would start another program
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+    with pytest.raises(ImageError, match="not a picture of a known format"):
+        read(tmp_path / "a.png")
+
+
+GOOD = {"model": "m", "weights": "0" * 16, "scale": 4, "size": [3, 4]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "../../etc/passwd"},
+        {"model": "m" * 65},
+        {"model": 7},
+        {"weights": "xyz"},
+        {"weights": "0" * 65},
+        {"scale": 0},
+        {"scale": 65},
+        {"scale": True},
+        {"scale": 4.0},
+        {"scale": "4"},
+        {"size": [0, 4]},
+        {"size": [2**31, 4]},
+        {"size": [3]},
+        {"size": [3, 4, 5]},
+        {"size": 3},
+        {"size": {"a": 1}},
+        {"grey": "yes"},
+        {"model": None},
+    ],
+)
+def test_metadata_that_lies_is_ignored_with_a_note(changes: dict[str, object], tmp_path: Path) -> None:
+    assert LRInfo.from_json(json.dumps(GOOD)).size == (3, 4)
+    text = json.dumps(GOOD | changes)
+    with pytest.raises(ImageError):
+        LRInfo.from_json(text)
+    info = images.PngImagePlugin.PngInfo()
+    info.add_text("car", text)
+    Image.new("RGB", (3, 3)).save(tmp_path / "a.png", pnginfo=info)
+    back = read(tmp_path / "a.png")
+    assert back.info is None
+    assert "metadata" in back.notes[0]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, '{"model": 1e999}', "x" * 100_000])
+def test_metadata_that_is_no_metadata(text: str) -> None:
+    with pytest.raises(ImageError):
+        LRInfo.from_json(text)
+
+
+def test_xmp_is_parsed_strictly() -> None:
+    assert LRInfo.from_xmp(INFO.to_xmp()) == INFO
+    assert LRInfo.from_xmp(b"<x:xmpmeta/>") is None
+    for old, new in ((b'"4"', b'"4000000000000"'), (b"car_plus_x4", b"a&amp;b"), (b"car:width", b"car:w")):
+        with pytest.raises(ImageError):
+            LRInfo.from_xmp(INFO.to_xmp().replace(old, new))
+
+
+def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.png"
+    write(target, colour(5, 5))
+    before = target.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ImageError, match=r"a\.png: cannot be written \(No space left on device\)"):
+            write(target, colour(6, 6))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(ImageError, match="No space left"):
+            write(target, colour(6, 6))
+
+    def interrupted(file: io.BufferedIOBase) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(target, interrupted)
+    with pytest.raises(ImageError, match="exists"):
+        write(target, colour(6, 6), overwrite=False)
+    assert target.read_bytes() == before
+    assert files_in(tmp_path) == ["a.png"]
+
+
+def test_unwritable_targets_are_explained(tmp_path: Path) -> None:
+    for path, message in (
+        (tmp_path / "a.xyz", r"unknown picture format '\.xyz'"),
+        (tmp_path / "a.pngg", r"did you mean '\.png'"),
+        (tmp_path / "missing" / "a.png", "No such file or directory"),
+        (Path("/proc/a.png"), "cannot be written"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            write(path, colour(4, 4))
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ImageError, match="is a folder"):
+        write(tmp_path / "folder.png", colour(4, 4))
+    with pytest.raises(ImageError, match="cannot be written"):
+        write(tmp_path / "a.webp", colour(1, 16390))
+    assert files_in(tmp_path) == ["folder.png"]
+
+
+def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        write(tmp_path / "a.png", colour(4, 4))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o644
+
+
+def test_pngsuite_against_pillow_and_libpng(data_dir: Path) -> None:
+    suite = data_dir / "pngsuite"
+    if not suite.is_dir():
+        pytest.skip(f"{suite} is not there")
+    for path in sorted(suite.glob("*.png")):
+        if path.name == "xcsn0g01.png":  # a wrong checksum around sound pixels, which Pillow forgives
+            continue
+        if path.name.startswith("x"):
+            with pytest.raises(ImageError):
+                read(path)
+            continue
+        back = read(path)
+        content = path.read_bytes()
+        if content[24] == 16:
+            width, height, rows, about = png.Reader(bytes=content).read()
+            decoded = np.vstack([np.asarray(row) for row in rows]).reshape(height, width, about["planes"])
+            if about["alpha"]:
+                np.testing.assert_array_equal(back.alpha, decoded[:, :, -1], err_msg=path.name)
+            elif "transparent" in about:
+                opaque = (decoded != about["transparent"]).any(axis=2)
+                np.testing.assert_array_equal(back.alpha, opaque * 65535, err_msg=path.name)
+            expected = decoded[:, :, :3] if decoded.shape[2] > 2 else decoded[:, :, :1].repeat(3, axis=2)
+        else:
+            expected = np.asarray(Image.open(path).convert("RGB"))
+        np.testing.assert_array_equal(back.pixels, expected, err_msg=path.name)
+
+
+def test_interlaced_sixteen_bit_png(tmp_path: Path) -> None:
+    array = noise(11, 13, dtype="uint16")
+    array[2, 3] = (7, 8, 9)
+    writer = png.Writer(13, 11, greyscale=False, bitdepth=16, interlace=True, transparent=(7, 8, 9))
+    with (tmp_path / "a.png").open("wb") as file:
+        writer.write(file, array.reshape(11, -1).tolist())
+    back = read(tmp_path / "a.png")
+    np.testing.assert_array_equal(back.pixels, array)
+    assert back.alpha is not None
+    assert np.argwhere(back.alpha == 0).tolist() == [[2, 3]]
