@@ -487,7 +487,8 @@ def train_command(
                 on_skip=lambda line: bar.console.print(f"left out: {line}"),
             )
     except KeyboardInterrupt:
-        _error(f"the state is saved in {out}; the same command goes on from there")
+        if (out / "state.pt").exists():
+            _error(f"the state is saved in {out}; the same command goes on from there")
         raise
     if not quiet:
         _out.print(f"weights: {path}", highlight=False)

@@ -195,6 +195,7 @@ class _Run:
         total = self.recipe.minutes * 60
         loss = math.nan
         self.model.train()
+        self._save()  # a folder that cannot be written is found out before the work, not after
         last_saved = last_validated = time.monotonic()
         try:
             while self.seconds < total:
