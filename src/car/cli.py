@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ from car._version import __version__
 from car.codec import DEFAULT_TILE, Codec, codec_for_picture, open_codec
 from car.errors import CarError, UsageError
 from car.files import Job, Plan, Renamer, check_target, find_images, plan
-from car.images import DEFAULT_MAX_PIXELS, Picture, atomic_write, inspect_info, read, write
+from car.images import DEFAULT_MAX_PIXELS, Picture, atomic_write, from_pil, inspect_info, read, write
 from car.report import Caption, comparison_picture
 from car.weights import list_models, manifest
 
@@ -260,9 +261,7 @@ def compare_command(
             Caption(f"{codec.loaded.name}", f"{ours.psnr:.2f} dB, SSIM {ours.ssim:.4f}"),
         ),
     )
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    atomic_write(names["comparison"], buffer.getvalue())
+    write(names["comparison"], from_pil(picture))
     files = {name: str(path) for name, path in names.items()}
     if as_json:
         source = {
@@ -661,29 +660,21 @@ def _csv(records: Iterable[evaluation.ImageRecord]) -> bytes:
 
 
 def _quality_table(title: str, name: str, ours: evaluation.Quality, theirs: evaluation.Quality) -> Table:
-    table = Table(title=title)
-    for column in (
-        "",
-        "PSNR dB",
-        "SSIM",
-        "RGB PSNR",
-        "LR to bicubic dB",
-        "LR bytes/HR px",
-        "shrink s",
-        "restore s",
+    table = Table(title=title, title_justify="left")
+    for column in ("", name, "bicubic"):
+        table.add_column(column, justify="right" if column else "left")
+    for label, key, form in (
+        ("PSNR, dB", "psnr", ".2f"),
+        ("SSIM", "ssim", ".4f"),
+        ("PSNR of RGB, dB", "psnr_rgb", ".2f"),
+        ("small picture to bicubic, dB", "lr_psnr", ".2f"),
+        ("the same on RGB, dB", "lr_psnr_rgb", ".2f"),
+        ("small PNG, bytes per HR pixel", "lr_bytes", ".3f"),
+        ("shrinking, s", "downscale_seconds", ".2f"),
+        ("restoring, s", "upscale_seconds", ".2f"),
     ):
-        table.add_column(column, justify="left" if not column else "right")
-    for label, quality in ((name, ours), ("bicubic", theirs)):
-        table.add_row(
-            label,
-            f"{quality.psnr:.2f}",
-            f"{quality.ssim:.4f}",
-            f"{quality.psnr_rgb:.2f}",
-            "exact" if quality.lr_psnr == float("inf") else f"{quality.lr_psnr:.2f}",
-            f"{quality.lr_bytes:.3f}",
-            f"{quality.downscale_seconds:.3f}",
-            f"{quality.upscale_seconds:.3f}",
-        )
+        values = [getattr(quality, key) for quality in (ours, theirs)]
+        table.add_row(label, *("equal" if math.isinf(v) else format(v, form) for v in values))
     return table
 
 
