@@ -13,7 +13,8 @@ from PIL import Image
 import car
 from car.codec import Codec, codec_for_picture, open_codec, resolve_device
 from car.errors import ImageError, UsageError, WeightsError
-from car.images import LRInfo, Picture, from_pil, read, write
+from car.images import Picture, from_pil, read, write
+from car.lr_info import LRInfo
 from car.metrics import psnr
 from car.models import create, model_names
 from car.models.published import published_pair

@@ -21,7 +21,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from car import images
 from car.errors import ImageError
-from car.images import LRInfo, Picture, atomic_write, from_pil, inspect_info, read, to_pil, write
+from car.images import Picture, atomic_write, from_pil, inspect_info, read, to_pil, write
+from car.lr_info import LRInfo
 
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
 LOSSLESS = {"png": ("uint8", "uint16"), "tiff": ("uint8", "uint16"), "webp": ("uint8",)}

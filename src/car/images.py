@@ -5,19 +5,16 @@ Pixel values are never changed on the way in or out, except where a format force
 
 import contextlib
 import io
-import json
 import os
-import re
 import struct
 import tempfile
 import threading
 import warnings
 import zlib
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.sax.saxutils import quoteattr, unescape
 
 import imagecodecs
 import numpy as np
@@ -27,12 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
 
 from car.errors import ImageError, did_you_mean
+from car.lr_info import LRInfo
 
 DEFAULT_MAX_PIXELS = 400_000_000
 """Larger images are refused before they are decoded: a few bytes can claim billions of pixels."""
-
-MAX_METADATA_BYTES = 65_536
-"""Longer metadata is not looked at."""
 
 _FORMATS = {
     ".png": "PNG",
@@ -46,10 +41,8 @@ _FORMATS = {
     ".gif": "GIF",
 }
 INPUT_SUFFIXES = frozenset(_FORMATS)
-OUTPUT_SUFFIXES = frozenset(_FORMATS)
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF")
-_XMP_NAMESPACE = "urn:content-adaptive-resampler:1"
 _ORIENTATION, _XMP, _ICC = 0x0112, 700, 34675  # tags of EXIF and TIFF
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_KINDS = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
@@ -57,88 +50,6 @@ _FIRST_FRAME = "only the first of several frames is used"
 _open_lock = threading.Lock()
 
 Pixels = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class LRInfo:
-    """What a small picture's file says about itself.
-
-    Attributes:
-        model: name of the model that made it.
-        weights: leading hexadecimal digits (at least 8) of the SHA-256 of its weights, empty if unknown.
-        scale: HR pixels per LR pixel along each axis.
-        size: (width, height) of the original.
-        grey: the original was grey, and so will be what is restored.
-    """
-
-    model: str
-    weights: str
-    scale: int
-    size: tuple[int, int]
-    grey: bool = False
-
-    def __post_init__(self) -> None:
-        numbers = (self.scale, *self.size)
-        good = (
-            re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.model)
-            and re.fullmatch(r"([0-9a-f]{8,64})?", self.weights)
-            and len(self.size) == 2
-            and all(type(n) is int for n in numbers)
-            and 1 <= self.scale <= 64
-            and all(1 <= n < 2**31 for n in self.size)
-            and type(self.grey) is bool
-        )
-        if not good:
-            raise ImageError(f"not the metadata of a small picture: {str(self)[:200]}")
-
-    def to_json(self) -> str:
-        """Return the text that PNG files carry."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "LRInfo":
-        """Parse what `to_json` gave.
-
-        Raises:
-            ImageError: the text is anything else.
-        """
-        if len(text) > MAX_METADATA_BYTES:
-            raise ImageError("the metadata of the small picture is too long")
-        try:
-            values = json.loads(text)
-            size = tuple(values["size"])
-            return cls(values["model"], values["weights"], values["scale"], size, values.get("grey", False))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ImageError("the metadata of the small picture is damaged") from error
-
-    def to_xmp(self) -> bytes:
-        """Return the XMP packet that other formats carry."""
-        values = {"model": self.model, "weights": self.weights, "scale": self.scale}
-        values |= {"width": self.size[0], "height": self.size[1], "grey": str(self.grey).lower()}
-        attributes = " ".join(f"car:{name}={quoteattr(str(value))}" for name, value in values.items())
-        return (
-            '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-            '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
-            f'xmlns:car="{_XMP_NAMESPACE}" {attributes}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-        ).encode()
-
-    @classmethod
-    def from_xmp(cls, packet: bytes) -> "LRInfo | None":
-        """Find what `to_xmp` wrote; None where the packet has nothing of the kind.
-
-        Raises:
-            ImageError: it has, but damaged.
-        """
-        if len(packet) > MAX_METADATA_BYTES or _XMP_NAMESPACE.encode() not in packet:
-            return None
-        text = packet.decode("utf-8", "replace")
-        values = {k: unescape(v) for k, v in re.findall(r'car:(\w+)="([^"]{0,256})"', text)}
-        try:
-            size = (int(values["width"]), int(values["height"]))
-            grey = values.get("grey") == "true"
-            return cls(values["model"], values["weights"], int(values["scale"]), size, grey)
-        except (KeyError, ValueError) as error:
-            raise ImageError("the metadata of the small picture is damaged") from error
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from car.errors import TrainingError, UsageError, did_you_mean
 from car.images import atomic_write
 from car.losses import out_of_range, restoration_l1
 from car.metrics import psnr
-from car.models import Rescaler, create, quantize
+from car.models import create, quantize
 from car.ops import bicubic_downscale
 from car.optim import MuonAdam
 
@@ -305,8 +305,3 @@ class _Run:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-def parameter_count(model: Rescaler) -> int:
-    """Return the number of trainable parameters of both halves."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

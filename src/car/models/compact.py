@@ -28,7 +28,8 @@ class ResidualBlock(nn.Module):
         self.conv2 = zero_init(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(F.leaky_relu(self.conv1(x), 0.2))
+        # in place: the activations of a large picture are limited by memory, not by arithmetic
+        return self.conv2(F.leaky_relu_(self.conv1(x), 0.2)).add_(x)
 
 
 def zero_init(conv: nn.Conv2d) -> nn.Conv2d:

@@ -1,0 +1,95 @@
+"""The metadata of a small picture: JSON in PNG text, an XMP packet elsewhere."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from xml.sax.saxutils import quoteattr, unescape
+
+from car.errors import ImageError
+
+MAX_METADATA_BYTES = 65_536
+"""Longer metadata is not looked at."""
+
+_XMP_NAMESPACE = "urn:content-adaptive-resampler:1"
+
+
+@dataclass(frozen=True)
+class LRInfo:
+    """What a small picture's file says about itself.
+
+    Attributes:
+        model: name of the model that made it.
+        weights: leading hexadecimal digits (at least 8) of the SHA-256 of its weights, empty if unknown.
+        scale: HR pixels per LR pixel along each axis.
+        size: (width, height) of the original.
+        grey: the original was grey, and so will be what is restored.
+    """
+
+    model: str
+    weights: str
+    scale: int
+    size: tuple[int, int]
+    grey: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (self.scale, *self.size)
+        good = (
+            re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.model)
+            and re.fullmatch(r"([0-9a-f]{8,64})?", self.weights)
+            and len(self.size) == 2
+            and all(type(n) is int for n in numbers)
+            and 1 <= self.scale <= 64
+            and all(1 <= n < 2**31 for n in self.size)
+            and type(self.grey) is bool
+        )
+        if not good:
+            raise ImageError(f"not the metadata of a small picture: {str(self)[:200]}")
+
+    def to_json(self) -> str:
+        """Return the text that PNG files carry."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "LRInfo":
+        """Parse what `to_json` gave.
+
+        Raises:
+            ImageError: the text is anything else.
+        """
+        if len(text) > MAX_METADATA_BYTES:
+            raise ImageError("the metadata of the small picture is too long")
+        try:
+            values = json.loads(text)
+            size = tuple(values["size"])
+            return cls(values["model"], values["weights"], values["scale"], size, values.get("grey", False))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ImageError("the metadata of the small picture is damaged") from error
+
+    def to_xmp(self) -> bytes:
+        """Return the XMP packet that other formats carry."""
+        values = {"model": self.model, "weights": self.weights, "scale": self.scale}
+        values |= {"width": self.size[0], "height": self.size[1], "grey": str(self.grey).lower()}
+        attributes = " ".join(f"car:{name}={quoteattr(str(value))}" for name, value in values.items())
+        return (
+            '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+            '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+            f'xmlns:car="{_XMP_NAMESPACE}" {attributes}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+        ).encode()
+
+    @classmethod
+    def from_xmp(cls, packet: bytes) -> "LRInfo | None":
+        """Find what `to_xmp` wrote; None where the packet has nothing of the kind.
+
+        Raises:
+            ImageError: it has, but damaged.
+        """
+        if len(packet) > MAX_METADATA_BYTES or _XMP_NAMESPACE.encode() not in packet:
+            return None
+        text = packet.decode("utf-8", "replace")
+        values = {k: unescape(v) for k, v in re.findall(r'car:(\w+)="([^"]{0,256})"', text)}
+        try:
+            size = (int(values["width"]), int(values["height"]))
+            grey = values.get("grey") == "true"
+            return cls(values["model"], values["weights"], int(values["scale"]), size, grey)
+        except (KeyError, ValueError) as error:
+            raise ImageError("the metadata of the small picture is damaged") from error
