@@ -39,7 +39,7 @@ def folder(tmp_path: Path, photo: Path) -> Path:
     return images
 
 
-TINY = replace(RECIPES["car_plus_x2"], minutes=0.08, crop=32, batch=2, bf16=False, hold_out=("more/0*",))
+TINY = replace(RECIPES["car_plus_x2"], steps=150, crop=32, batch=2, bf16=False, hold_out=("more/0*",))
 
 
 def restored_l1(model: car.weights.LoadedModel, photo: Path) -> float:
@@ -64,7 +64,21 @@ def test_training_improves_and_writes_loadable_weights(folder: Path, tmp_path: P
     assert seen[-1].psnr is not None
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["psnr"] == pytest.approx(seen[-1].psnr)
-    assert log[-1]["step"] == seen[-1].step > 5
+    assert log[-1]["step"] == seen[-1].step == 150
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_learns_on_one_batch(name: str, folder: Path, tmp_path: Path) -> None:
+    store = load_store([folder], tmp_path / "cache", min_size=32)
+    run = training._Run(replace(RECIPES[name], crop=32, batch=2, hold_out=()), store, tmp_path)
+    batch = run.training.sample(np.random.default_rng(0), 2, 32)
+    run.training = ImageStore(("same",), (batch[0].permute(1, 2, 0).numpy(),))
+    losses = [run._train_step(0.1) for _ in range(25)]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:3])
+
+
+def seen_minutes(out: Path) -> float:
+    return torch.load(out / "state.pt", weights_only=True)["seconds"] / 60
 
 
 def test_a_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
@@ -74,13 +88,18 @@ def test_a_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
 
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train(replace(TINY, minutes=60), [folder], out, on_progress=stop_at_ten)
+        train(TINY, [folder], out, on_progress=stop_at_ten)
     state = torch.load(out / "state.pt", weights_only=True)
     assert state["step"] == 10
     seen: list[Progress] = []
-    train(replace(TINY, minutes=state["seconds"] / 60 + 0.01), [folder], out, on_progress=seen.append)
-    assert seen[-1].step > 10
+    train(replace(TINY, steps=13), [folder], out, on_progress=seen.append)
+    assert seen[-1].step == 13
     assert seen[-1].seconds > state["seconds"]
+    seen.clear()
+    timed = replace(TINY, steps=0, minutes=seen_minutes(out) + 0.02)
+    train(timed, [folder], out, on_progress=seen.append)
+    assert seen[-1].step > 13
+    assert seen[-1].seconds >= timed.minutes * 60
     with pytest.raises(TrainingError, match="another recipe"):
         train(replace(TINY, crop=48), [folder], out)
 
@@ -237,6 +256,6 @@ def test_runaway_values_get_no_gradient_from_rounding() -> None:
 
 
 def test_recipe_is_stored_with_the_run(folder: Path, tmp_path: Path) -> None:
-    train(replace(TINY, minutes=0.002), [folder], tmp_path / "run")
+    train(replace(TINY, steps=1), [folder], tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert Recipe(**stored | {"hold_out": tuple(stored["hold_out"])}) == replace(TINY, minutes=0.002)
+    assert Recipe(**stored | {"hold_out": tuple(stored["hold_out"])}) == replace(TINY, steps=1)

@@ -28,7 +28,7 @@ from car import evaluate as evaluation
 from car import train as training
 from car._version import __version__
 from car.codec import DEFAULT_TILE, Codec, codec_for_picture, open_codec
-from car.errors import CarError, UsageError
+from car.errors import CarError, ImageError, UsageError
 from car.files import Job, Plan, Renamer, check_target, find_images, plan
 from car.images import DEFAULT_MAX_PIXELS, Picture, atomic_write, from_pil, inspect_info, read, write
 from car.report import Caption, comparison_picture
@@ -121,12 +121,13 @@ def downscale_command(
 
     The small file says which weights made it and how large the original was.
 
-    Examples:
-        car downscale photo.jpg --scale 4
+    For example:
 
-        car downscale photos/ -o small/ --scale 2 --format webp
-
-        car downscale 'shots/*.tif' -o small/ --model car_plus_x4
+    ```
+    car downscale photo.jpg --scale 4
+    car downscale photos/ -o small/ --scale 2 --format webp
+    car downscale 'shots/*.tif' -o small/ --model car_plus_x4
+    ```
     """
     codec = open_codec(model, scale, device=device, tile=tile)
     todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
@@ -164,12 +165,13 @@ def upscale_command(
 
     Files made by `car downscale` need no option; for other pictures name a scale or a model.
 
-    Examples:
-        car upscale photo.x4.png
+    For example:
 
-        car upscale small/ -o restored/ --format jpg --quality 92
-
-        car upscale thumbnail.png --model car_plus_x4 -o large.png
+    ```
+    car upscale photo.x4.png
+    car upscale small/ -o restored/ --format jpg --quality 92
+    car upscale thumbnail.png --model car_plus_x4 -o large.png
+    ```
     """
     wanted = _parse_size(size)
     chosen = open_codec(model, scale, device=device, tile=tile) if model or scale else None
@@ -221,10 +223,12 @@ def compare_command(
 
     The image is taken as 8-bit RGB and cropped to multiples of 8, as in the published tables.
 
-    Examples:
-        car compare photo.jpg --scale 4
+    For example:
 
-        car compare photo.png --model car_plus_x2 -o out/
+    ```
+    car compare photo.jpg --scale 4
+    car compare photo.png --model car_plus_x2 -o out/
+    ```
     """
     codec = open_codec(model, scale, device=device, tile=tile)
     folder = not output.suffix or output.is_dir()
@@ -319,10 +323,12 @@ def evaluate_command(
 
     PSNR and SSIM are on luma, with as many pixels shaved on each side as the scale.
 
-    Examples:
-        car evaluate Set5/ --scale 4
+    For example:
 
-        car evaluate --img-dir datasets --target-dataset Set14 --scale 2 -o set14.json
+    ```
+    car evaluate Set5/ --scale 4
+    car evaluate --img-dir datasets --target-dataset Set14 --scale 2 -o set14.json
+    ```
     """
     if output is not None and output.suffix not in (".json", ".csv"):
         raise UsageError(f"{output}: records are written as .json or .csv")
@@ -380,7 +386,7 @@ def models_command(as_json: Json = False) -> None:
     entries = {entry.tag: entry for entry in manifest()}
     for model in list_models():
         if not model.tags:
-            table.add_row(model.name, f"{model.scale}x", "none: to be trained", "", "", "", "")
+            table.add_row(model.name, f"{model.scale}x", "none yet", "", "", "", "")
         for tag in model.tags:
             entry = entries[tag]
             values = [
@@ -417,6 +423,7 @@ def train_command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; an unfinished run goes on.")],
     minutes: Annotated[float | None, typer.Option(help="Training time in all.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train for so many steps, instead of minutes.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of the HR crops.")] = None,
     batch: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
     muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of residual blocks.")] = None,
@@ -440,14 +447,17 @@ def train_command(
     Run the same command again to go on after an interrupt. The weights are `model.safetensors` in the
     run's folder, usable as --model everywhere.
 
-    Examples:
-        car train car_plus_x4 --data photos/ --out runs/x4 --minutes 40
+    For example:
 
-        car downscale photo.jpg --model runs/x4/model.safetensors
+    ```
+    car train car_plus_x4 --data photos/ --out runs/x4 --minutes 40
+    car downscale photo.jpg --model runs/x4/model.safetensors
+    ```
     """
     recipe = training.recipe_for(
         model,
         minutes=minutes,
+        steps=steps,
         crop=crop,
         batch=batch,
         muon_lr=muon_lr,
@@ -462,12 +472,12 @@ def train_command(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=_err, disable=quiet
     )
     decoding = bar.add_task("reading images", total=None)
-    running = bar.add_task("training", total=recipe.minutes * 60, visible=False)
+    running = bar.add_task("training", total=1, visible=False)
 
     def on_progress(state: training.Progress) -> None:
         bar.update(decoding, visible=False)
         text = f"step {state.step}, loss {state.loss:.4f}"
-        bar.update(running, visible=True, completed=state.seconds, description=text)
+        bar.update(running, visible=True, completed=state.done, description=text)
         if state.psnr is not None and not quiet:
             bar.console.print(
                 f"{state.seconds / 60:.1f} min, step {state.step}: validation PSNR {state.psnr:.2f} dB, "
@@ -556,7 +566,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
 def _check_restored_pixels(source: Path, picture: Picture, scale: int, max_pixels: int) -> None:
     pixels = picture.width * picture.height * scale**2
     if pixels > max_pixels:
-        raise UsageError(
+        raise ImageError(
             f"{source}: restores to {pixels} pixels, over the limit of {max_pixels}; "
             "raise it with --max-pixels"
         )

@@ -31,6 +31,7 @@ class Recipe:
     Attributes:
         model: name of the architecture.
         minutes: training time, spread over as many runs as it takes; validation and start-up not counted.
+        steps: train for so many steps instead, however long they take, where this is not 0.
         crop: side of the square HR crops, in pixels.
         batch: crops a step.
         muon_lr: for the convolutions of residual blocks.
@@ -48,6 +49,7 @@ class Recipe:
 
     model: str
     minutes: float = 40
+    steps: int = 0
     crop: int = 128
     batch: int = 8
     muon_lr: float = 5e-3
@@ -67,6 +69,7 @@ class Recipe:
         scale = create(self.model).geometry.scale
         checks = {
             "minutes": self.minutes > 0,
+            "steps": self.steps >= 0,
             "crop": self.crop >= 8 * scale and self.crop % create(self.model).geometry.multiple == 0,
             "batch": self.batch >= 1,
             "muon_lr": self.muon_lr > 0,
@@ -123,7 +126,7 @@ class Progress:
 
     step: int
     seconds: float
-    total_seconds: float
+    done: float  # 0 to 1
     loss: float
     psnr: float | None
     lr_psnr: float | None
@@ -192,15 +195,14 @@ class _Run:
             self._restore(state_path)
 
     def go(self, on_progress: Callable[[Progress], None] | None) -> Path:
-        total = self.recipe.minutes * 60
         loss = math.nan
         self.model.train()
         self._save()  # a folder that cannot be written is found out before the work, not after
         last_saved = last_validated = time.monotonic()
         try:
-            while self.seconds < total:
+            while self._done() < 1:
                 start = time.monotonic()
-                loss = self._train_step(self.seconds / total)
+                loss = self._train_step(self._done())
                 now = time.monotonic()
                 self.seconds += now - start
                 if not math.isfinite(loss):
@@ -209,19 +211,23 @@ class _Run:
                         "good state: start anew with lower learning rates"
                     )
                 if on_progress and self.step % 10 == 0:
-                    on_progress(Progress(self.step, self.seconds, total, loss, None, None))
+                    on_progress(Progress(self.step, self.seconds, self._done(), loss, None, None))
                 if now - last_saved > 60:
                     self._save()
                     last_saved = time.monotonic()
                 if now - last_validated > 240:
-                    self._report(loss, total, on_progress)
+                    self._report(loss, on_progress)
                     last_validated = time.monotonic()
         except KeyboardInterrupt:
             self._save()
             raise
         self._save()
-        self._report(loss, total, on_progress)
+        self._report(loss, on_progress)
         return self.out / "model.safetensors"
+
+    def _done(self) -> float:
+        recipe = self.recipe
+        return self.step / recipe.steps if recipe.steps else self.seconds / (60 * recipe.minutes)
 
     def _train_step(self, progress: float) -> float:
         recipe = self.recipe
@@ -246,7 +252,7 @@ class _Run:
                 mean.lerp_(value, 1 - decay)
         return loss.item()
 
-    def _report(self, loss: float, total: float, on_progress: Callable[[Progress], None] | None) -> None:
+    def _report(self, loss: float, on_progress: Callable[[Progress], None] | None) -> None:
         restored, small = self._validate()
         weights = {k: v.contiguous() for k, v in self.average.state_dict().items()}
         metadata = {
@@ -259,7 +265,7 @@ class _Run:
         with (self.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(record | {"psnr": restored, "lr_psnr": small}) + "\n")
         if on_progress:
-            on_progress(Progress(self.step, self.seconds, total, loss, restored, small))
+            on_progress(Progress(self.step, self.seconds, self._done(), loss, restored, small))
 
     @torch.inference_mode()
     def _validate(self) -> tuple[float, float]:
@@ -298,7 +304,7 @@ class _Run:
         except Exception as error:
             raise TrainingError(f"{path} cannot be read ({error}); use another --out folder") from error
         # a longer budget is the one thing that may change on the way
-        if replace(saved, minutes=self.recipe.minutes) != self.recipe:
+        if replace(saved, minutes=self.recipe.minutes, steps=self.recipe.steps) != self.recipe:
             raise TrainingError(f"{self.out} holds a run with another recipe; use another --out folder")
         self.step, self.seconds = state["step"], state["seconds"]
         self.rng.bit_generator.state = json.loads(state["rng"])
