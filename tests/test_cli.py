@@ -1,5 +1,6 @@
 """The command line as a process: results, exit codes, one-line errors, and nothing damaged on failure."""
 
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,13 @@ def run(
     environment.pop("CAR_DATA", None)
     command = [*CLI, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout)
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Start the command so that it can be interrupted, even where this process ignores interrupts."""
+    command = [*CLI, *map(str, arguments)]
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default)
 
 
 def fails(code: int, message: str, *arguments: object, cwd: Path | None = None) -> None:
@@ -245,8 +253,7 @@ def test_train_resumes_after_an_interrupt(tmp_path: Path, photo: Path) -> None:
         picture.rotate(90 * i, expand=True).save(images / f"{i}.png")
     out = tmp_path / "run"
     options = ("--data", images, "--out", out, "--crop", 32, "--batch", 2)
-    command = [*CLI, "train", "car_plus_x2", *map(str, options), "--steps", "100000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = start("train", "car_plus_x2", *options, "--steps", 100000)
     deadline = time.monotonic() + 60
     while not (out / "state.pt").exists():
         assert time.monotonic() < deadline
@@ -272,8 +279,7 @@ def test_an_interrupted_folder_run_leaves_whole_files_and_goes_on(tmp_path: Path
     large = Image.open(photo).resize((800, 960))
     for i in range(12):
         large.save(photos / f"{i:02d}.png", compress_level=1)
-    command = [*CLI, "downscale", str(photos), "-o", str(small), "-s", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = start("downscale", photos, "-o", small, "-s", 2)
     deadline = time.monotonic() + 60
     while not list(small.glob("*.png")):
         assert time.monotonic() < deadline

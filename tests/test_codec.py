@@ -230,7 +230,7 @@ def test_unknown_weights_in_the_metadata_are_named(tmp_path: Path) -> None:
 
 
 def test_devices() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("cpu") == resolve_device("CPU") == torch.device("cpu")
     with pytest.raises(UsageError, match="'tpu9' cannot be used here"):
         resolve_device("tpu9")
     if not torch.cuda.is_available():

@@ -430,6 +430,26 @@ def test_unwritable_targets_are_explained(tmp_path: Path) -> None:
     assert files_in(tmp_path) == ["folder.png"]
 
 
+def test_devices_and_pipes_are_neither_read_nor_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    for path in (tmp_path / "pipe.png", tmp_path / "null.png"):
+        for work in (read, inspect_info, lambda p: write(p, colour(4, 4))):
+            with pytest.raises(ImageError, match="is not a regular file"):
+                work(path)
+    assert files_in(tmp_path) == ["null.png", "pipe.png"]
+
+
+def test_writing_through_a_link_replaces_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target = tmp_path / "real" / "a.png"
+    target.write_bytes(b"old")
+    (tmp_path / "link.png").symlink_to(target)
+    write(tmp_path / "link.png", colour(4, 4))
+    assert (tmp_path / "link.png").is_symlink()
+    assert read(target).width == 4
+
+
 def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:

@@ -32,7 +32,8 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        # the names that the MindSpore code knows the devices by
+        device = torch.device({"GPU": "cuda", "CPU": "cpu", "Ascend": "npu"}.get(name, name))
         torch.zeros(1, device=device)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -102,8 +102,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
     """
     path = Path(path)
     with _one_line_errors(str(path), "cannot be read"):
-        if path.is_dir():
-            raise ImageError(f"{path}: is a folder")
+        _check_regular(path)
         content = path.read_bytes()
         if not content:
             raise ImageError(f"{path}: the file is empty")
@@ -133,6 +132,7 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
         ImageError: the file cannot be read.
     """
     path = Path(path)
+    _check_regular(path)
     with _one_line_errors(str(path), "cannot be read"), path.open("rb") as file:
         start = file.read(4)
         if not start:
@@ -143,6 +143,12 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
                 return _find_info(None, tiff.pages.first.tags.valueof(_XMP))[0]
         with _open(file, str(path), None) as image:
             return _find_info(image.info.get("car"), image.info.get("xmp"))[0]
+
+
+def _check_regular(path: Path) -> None:
+    # a device or pipe would be read for ever, or replaced by a file
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{path}: is a folder" if path.is_dir() else f"{path}: is not a regular file")
 
 
 @contextlib.contextmanager
@@ -392,11 +398,11 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO]
         ImageError: it cannot be written. Whatever happens, an existing file stays whole and no temporary file
             is left.
     """
-    path = Path(path)
+    # through a symbolic link, as any program would write
+    path = Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
-        if path.is_dir():
-            raise ImageError(f"{path}: is a folder")
+        _check_regular(path)
         descriptor, name = tempfile.mkstemp(".tmp~", f".{path.name[:100]}.", path.parent)
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
