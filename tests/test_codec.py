@@ -205,6 +205,12 @@ def test_misuse_is_explained(photo: Path) -> None:
         car.downscale(photo)
     with pytest.raises(UsageError, match="no model shrinks by 3; scales: 2, 4"):
         car.downscale(photo, 3)
+    for odd in ("4", 4.0, 0, -2):
+        with pytest.raises(UsageError, match="no model shrinks by"):
+            car.downscale(photo, odd)  # type: ignore[arg-type]
+    for size in (5, (1, 2, 3), (1.0, 2)):
+        with pytest.raises(UsageError, match="size must be"):
+            car.upscale(photo, 4, size=size)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="works at scale 4, not 2"):
         car.downscale(photo, 2, model="car_plus_x4")
     with pytest.raises(UsageError, match="does not say which model"):
@@ -219,6 +225,8 @@ def test_misuse_is_explained(photo: Path) -> None:
         car.downscale(np.full((4, 4, 3), np.nan, np.float32), 2)
     with pytest.raises(UsageError, match="floating RGB tensor"):
         car.downscale(torch.zeros(1, 4, 4), 2)
+    with pytest.raises(UsageError, match="floating RGB tensor"):
+        car.downscale(torch.zeros(0, 3, 4, 4), 2)
 
 
 def test_unknown_weights_in_the_metadata_are_named(tmp_path: Path) -> None:

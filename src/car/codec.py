@@ -302,7 +302,8 @@ def _apply(image: Any, process: Any) -> Any:
         _warn(result.notes)
         return _array_like(result, image)
     if isinstance(image, torch.Tensor):
-        if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point():
+        rgb = image.ndim in (3, 4) and image.shape[-3] == 3 and image.is_floating_point()
+        if not rgb or 0 in image.shape:
             raise UsageError(
                 f"expected a floating RGB tensor [3, H, W] or [B, 3, H, W], "
                 f"got {image.dtype} {tuple(image.shape)}"
@@ -372,4 +373,6 @@ def _as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _fits(size: tuple[int, int], full: tuple[int, int], scale: int) -> bool:
+    if not isinstance(size, tuple) or [type(n) for n in size] != [int, int]:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"size must be (width, height) in pixels, got {size!r}")
     return all(0 <= whole - wanted < scale and wanted > 0 for wanted, whole in zip(size, full, strict=True))

@@ -107,8 +107,8 @@ def default_model(scale: int) -> str:
         UsageError: there are no shipped weights for `scale`.
     """
     scales = sorted({model.scale for model in list_models() if model.tags})
-    if scale not in scales:
-        raise UsageError(f"no model shrinks by {scale}; scales: {', '.join(map(str, scales))}")
+    if type(scale) is not int or scale not in scales:
+        raise UsageError(f"no model shrinks by {scale!r}; scales: {', '.join(map(str, scales))}")
     return f"car_plus_x{scale}"
 
 
