@@ -149,7 +149,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench` (`benchmarks/run.py`); do not edit. The page says how each number was taken "
+        "Written by `make bench` (`benchmarks/run.py`); do not edit. How each number was taken stands "
         "in the script's header.",
         "",
         f"Machine: {m['cpu']}, {m['cores']} cores, {m['threads']} threads; Python {m['python']}, "
@@ -164,7 +164,7 @@ def table(results: dict[str, Any]) -> str:
         if not case.startswith("op"):
             lines.append(
                 f"| {case.replace(' ', ' | ')} | {r['median_s']:.3f} | {r['min_s']:.3f} - {r['max_s']:.3f} "
-                f"({r['runs']} runs) | {megapixels / r['median_s']:.2f} | {r['extra_memory_mb']:.0f} |"
+                f"({r['runs']} run{'s' * (r['runs'] > 1)}) | {megapixels / r['median_s']:.2f} | {r['extra_memory_mb']:.0f} |"
             )
     lines += [
         "",
@@ -182,7 +182,7 @@ def table(results: dict[str, Any]) -> str:
             _, kind, what = case.split()
             lines.append(
                 f"| {kind} | {what} | {r['median_s']:.3f} | {r['min_s']:.3f} - {r['max_s']:.3f} "
-                f"({r['runs']} runs) | {r['extra_memory_mb']:.0f} |"
+                f"({r['runs']} run{'s' * (r['runs'] > 1)}) | {r['extra_memory_mb']:.0f} |"
             )
     for what in ("forward", "forward+backward"):
         fast, reference = f"op fast {what}", f"op reference {what}"

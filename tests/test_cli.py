@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from car import files
 from car.errors import ImageError, UsageError
 from car.files import Job, Renamer, check_target, plan
 from car.images import inspect_info, read
+from car.models import create
 
 CLI = [sys.executable, "-m", "car.cli"]
 
@@ -121,6 +123,46 @@ def test_folders_keep_their_tree_and_finish_despite_bad_files(folder: Path, tmp_
     done = run("downscale", tmp_path / "photos" / "**" / "?.*", "-o", tmp_path / "globbed", "--scale", 2)
     assert done.returncode == 0, done.stderr
     assert len(digest(tmp_path / "globbed")) == 3
+
+
+def test_repeating_a_run_beside_the_sources_changes_nothing(folder: Path) -> None:
+    for bad in ("cut.png", "empty.png"):
+        (folder / bad).unlink()
+    assert run("downscale", folder, "-s", 4).returncode == 0
+    first = digest(folder)
+    assert {"a.x4.png", "trip/b.x4.png", "trip/c.x4.png"} <= set(first)
+    done = run("downscale", folder, "-s", 4)
+    assert done.returncode == 0, done.stderr
+    assert "3 skipped" in done.stdout
+    assert digest(folder) == first
+
+
+def test_own_weights_named_in_the_file_are_not_replaced_silently(tmp_path: Path, photo: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    torch.manual_seed(1)
+    save_file(create("car_plus_x4").state_dict(), own, {"model": "car_plus_x4"})
+    small = tmp_path / "small.png"
+    assert run("downscale", photo, "-m", own, "-o", small).returncode == 0
+    for scale in ((), ("--scale", 4)):
+        fails(1, "give the file of those weights", "upscale", small, "-o", tmp_path / "a.png", *scale)
+    assert run("upscale", small, "-m", own, "-o", tmp_path / "a.png").returncode == 0
+    done = run("upscale", small, "-s", 2, "-o", tmp_path / "b.png")
+    assert done.returncode == 0
+    assert "restored by car_plus_x2 at 2x as asked for" in done.stderr
+    fails(2, "no model shrinks by 0", "upscale", small, "-s", 0, "-o", tmp_path / "c.png")
+
+
+def test_file_names_are_printed_as_they_are(tmp_path: Path, photo: Path) -> None:
+    name = "a [final] :heart: [bold] é.png"
+    shutil.copy(photo, tmp_path / name)
+    done = run("downscale", tmp_path / name, "-s", 4)
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+    small = tmp_path / "a [final] :heart: [bold] é.x4.png"
+    assert small.name in run("info", small).stdout
+    assert name in run("evaluate", tmp_path / name, "-s", 4).stdout
+    assert run("compare", tmp_path / name, "-s", 4, "-o", f"{tmp_path}/out.v1/").returncode == 0
+    assert len(digest(tmp_path / "out.v1")) == 3
 
 
 @pytest.mark.parametrize("suffix", ["webp", "tiff", "avif", "jpg"])
@@ -227,6 +269,7 @@ def test_evaluate_by_name_and_by_folder(tmp_path: Path, photo: Path) -> None:
     assert f"{record['mean']['model']['psnr']:.2f}" in named.stdout
     by_folder = json.loads(run("evaluate", data / "Set5", "-s", 4, "--json").stdout)
     assert by_folder["mean"]["model"]["psnr"] == record["mean"]["model"]["psnr"]
+    fails(1, "--overwrite replaces it", "evaluate", data / "Set5", "-s", 4, "-o", tmp_path / "r.json")
     (data / "Set5" / "bad.png").write_bytes(b"\x89PNG")
     done = run("evaluate", data / "Set5", "-s", 4, "-o", tmp_path / "r.csv")
     assert done.returncode == 1

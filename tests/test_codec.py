@@ -221,6 +221,8 @@ def test_misuse_is_explained(photo: Path) -> None:
         car.downscale(np.zeros((4, 4, 2), np.uint8), 2)
     with pytest.raises(UsageError, match="int64"):
         car.downscale(np.zeros((4, 4, 3), np.int64), 2)
+    with pytest.raises(UsageError, match=r"got up to 255: divide by 255\?"):
+        car.downscale(np.full((4, 4, 3), 255.0), 2)
     with pytest.raises(ImageError, match="not finite"):
         car.downscale(np.full((4, 4, 3), np.nan, np.float32), 2)
     with pytest.raises(UsageError, match="floating RGB tensor"):

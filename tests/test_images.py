@@ -96,6 +96,9 @@ def test_pil_images_carry_the_metadata_into_their_files(suffix: str, tmp_path: P
     image.save(tmp_path / f"a.{suffix}")
     assert read(tmp_path / f"a.{suffix}").info == INFO
     assert from_pil(image).info == INFO
+    with (tmp_path / f"b.{suffix}").open("wb") as file:
+        image.save(file)
+    assert read(tmp_path / f"b.{suffix}").info == INFO
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     assert from_pil(Image.open(buffer)).info == INFO

@@ -100,8 +100,10 @@ def test_a_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
     train(timed, [folder], out, on_progress=seen.append)
     assert seen[-1].step > 13
     assert seen[-1].seconds >= timed.minutes * 60
+    before = (out / "recipe.json").read_text()
     with pytest.raises(TrainingError, match="another recipe"):
         train(replace(TINY, crop=48), [folder], out)
+    assert (out / "recipe.json").read_text() == before
 
 
 def test_resumed_state_is_the_saved_one(folder: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from car import train as training
 from car._version import __version__
 from car.codec import DEFAULT_TILE, Codec, codec_for_picture, open_codec
 from car.errors import CarError, ImageError, UsageError
-from car.files import Job, Plan, Renamer, check_target, find_images, plan
+from car.files import Job, Plan, Renamer, check_target, find_images, means_folder, plan
 from car.images import DEFAULT_MAX_PIXELS, Picture, atomic_write, from_pil, inspect_info, read, write
 from car.report import Caption, comparison_picture
 from car.weights import list_models, manifest
@@ -42,8 +42,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Shrink photographs to small ordinary pictures that restore far better than thumbnails.",
 )
-_out = Console(soft_wrap=True)
-_err = Console(stderr=True, soft_wrap=True, highlight=False)
+# file names are no markup
+_out = Console(soft_wrap=True, markup=False, emoji=False)
+_err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
 
 
 class _Format(str, Enum):
@@ -79,7 +80,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        _out.print(f"car {__version__}", highlight=False)
+        _out.print(f"car {__version__}")
         raise typer.Exit
 
 
@@ -174,16 +175,18 @@ def upscale_command(
     ```
     """
     wanted = _parse_size(size)
-    chosen = open_codec(model, scale, device=device, tile=tile) if model or scale else None
+    asked = model is not None or scale is not None
+    chosen = open_codec(model, scale, device=device, tile=tile) if asked else None
     codecs: dict[tuple[str, str], Codec] = {}
     endings = sorted({f".x{m.scale}" for m in list_models()})
     add = ".restored" if output is None else ""
     todo = plan(inputs, output, Renamer(f".{format.value}", add=add, remove=endings))
 
     def codec_of(picture: Picture) -> Codec:
-        if chosen or picture.info is None:
+        info = picture.info
+        if info is None or model is not None or scale not in (None, info.scale):
             return chosen or codec_for_picture(picture)
-        key = (picture.info.model, picture.info.weights)
+        key = (info.model, info.weights)
         if key not in codecs:
             codecs[key] = codec_for_picture(picture, device=device, tile=tile)
         return codecs[key]
@@ -203,13 +206,13 @@ def upscale_command(
 def compare_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
             help="A folder for small picture, restored picture and comparison, or a picture file.",
         ),
-    ] = Path("comparison.png"),
+    ] = "comparison.png",
     scale: Scale = None,
     model: Model = None,
     overwrite: Overwrite = False,
@@ -231,20 +234,20 @@ def compare_command(
     ```
     """
     codec = open_codec(model, scale, device=device, tile=tile)
-    folder = not output.suffix or output.is_dir()
+    if not image.is_file():
+        raise UsageError(f"{image}: no such file")
+    folder, place = means_folder(output), Path(output)
     stem = image.stem
     names = {
-        "comparison": output / f"{stem}.comparison.png" if folder else output,
+        "comparison": place / f"{stem}.comparison.png" if folder else place,
         **(
-            {"small": output / f"{stem}.x{codec.scale}.png", "restored": output / f"{stem}.restored.png"}
+            {"small": place / f"{stem}.x{codec.scale}.png", "restored": place / f"{stem}.restored.png"}
             if folder
             else {}
         ),
     }
     for target in names.values():
         check_target(Job(image, target), overwrite)
-    if not image.is_file():
-        raise UsageError(f"{image}: no such file")
     trip = evaluation.round_trip(codec, image, max_pixels=max_pixels)
     record = trip.record
     if folder:
@@ -283,7 +286,7 @@ def compare_command(
     )
     _out.print(f"original: {image.stat().st_size:,} bytes")
     for name, path in names.items():
-        _out.print(f"{name}: {path} ({path.stat().st_size:,} bytes)", highlight=False)
+        _out.print(f"{name}: {path} ({path.stat().st_size:,} bytes)")
 
 
 @app.command("evaluate")
@@ -316,6 +319,7 @@ def evaluate_command(
     ] = "auto",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -338,6 +342,8 @@ def evaluate_command(
         inputs = [str(evaluation.find_dataset(img_dir or Path("datasets"), target_dataset))]
     if not inputs:
         raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
+    if output is not None:
+        check_target(Job(Path(inputs[0]), output), overwrite)
     codec = open_codec(model, scale, device=device, tile=tile)
     files = [path for path, _ in find_images(inputs)[0]]
     records: list[evaluation.ImageRecord] = []
@@ -406,12 +412,11 @@ def info_command(
     if as_json:
         _print_json(None if info is None else asdict(info))
     elif info is None:
-        _out.print(f"{image}: not made by `car downscale`, or its metadata was lost", highlight=False)
+        _out.print(f"{image}: not made by `car downscale`, or its metadata was lost")
     else:
         _out.print(
             f"{image}: made by {info.model} (weights {info.weights or 'unknown'}) at {info.scale}x "
             f"from {info.size[0]}x{info.size[1]}",
-            highlight=False,
         )
 
 
@@ -500,7 +505,7 @@ def train_command(
             _error(f"the state is saved in {out}; the same command goes on from there")
         raise
     if not quiet:
-        _out.print(f"weights: {path}", highlight=False)
+        _out.print(f"weights: {path}")
 
 
 def main() -> None:
@@ -512,7 +517,10 @@ def _main() -> int:
     # without any handler, Python prints what decoders log about damaged files
     logging.getLogger().addHandler(logging.NullHandler())
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names may be no valid text
         code = typer.main.get_command(app).main(standalone_mode=False)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -545,7 +553,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _error(message: str) -> None:
-    _err.print(f"car: {' '.join(message.split())}", markup=False)
+    _err.print(f"car: {' '.join(message.split())}")
 
 
 def _reason(error: BaseException) -> str:
@@ -558,7 +566,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and len(part) < 10 and int(part) for part in parts):
         raise UsageError(f"--size wants WIDTHxHEIGHT, as 1920x1080, got {text!r}")
     return int(parts[0]), int(parts[1])
 
@@ -629,13 +637,11 @@ def _print_results(results: list[dict[str, Any]]) -> None:
         if "skipped" in result:
             continue
         for note in result["notes"]:
-            _err.print(f"car: note: {result['source']}: {note}", markup=False)
+            _err.print(f"car: note: {result['source']}: {note}")
         (width, height), (new_width, new_height) = result["source_size"], result["target_size"]
         _out.print(
             f"{result['source']} {width}x{height} ({result['source_bytes']:,} bytes) -> {result['target']} "
             f"{new_width}x{new_height} ({result['target_bytes']:,} bytes), {result['seconds']:.1f} s",
-            markup=False,
-            highlight=False,
         )
     if skipped:
         _out.print(f"{len(skipped)} skipped: their targets exist; --overwrite does them again")

@@ -100,13 +100,18 @@ class Codec:
         s = self.scale
         notes: tuple[str, ...] = ()
         full = (picture.width * s, picture.height * s)
+        if picture.info is not None and (picture.info.scale, picture.info.model) != (s, self.loaded.name):
+            notes = (
+                f"made by {picture.info.model} at {picture.info.scale}x, "
+                f"but restored by {self.loaded.name} at {s}x as asked for",
+            )
         if size is None:
             size = full
             if picture.info is not None and picture.info.scale == s:
                 if _fits(picture.info.size, full, s):
                     size = picture.info.size
                 else:
-                    notes = (
+                    notes += (
                         f"the picture was cropped or resized after it was made: restored to {s} times "
                         f"its present size ({full[0]}x{full[1]}) instead of "
                         f"{picture.info.size[0]}x{picture.info.size[1]}",
@@ -327,6 +332,8 @@ def _picture_from_array(array: NDArray[Any]) -> Picture:
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
             raise ImageError("the array holds values that are not finite")
+        if array.max() > 2:
+            raise UsageError(f"floating values must lie in [0, 1], got up to {array.max():g}: divide by 255?")
         array = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
     elif array.dtype.name not in ("uint8", "uint16"):
         raise UsageError(f"expected uint8, uint16 or floating values in [0, 1], got {array.dtype}")

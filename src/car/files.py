@@ -77,7 +77,7 @@ def plan(inputs: Sequence[str], output: str | None, rename: "Renamer") -> Plan:
         UsageError: an input does not exist, or one output file is named for several inputs.
     """
     pairs, many = find_images(inputs)
-    if output is not None and not many and not _means_folder(output):
+    if output is not None and not many and not means_folder(output):
         return Plan((Job(pairs[0][0], Path(output)),), (), many)
     if output is not None and many and Path(output).is_file():
         raise UsageError(f"{output} is a file; several inputs need a folder")
@@ -92,7 +92,8 @@ def plan(inputs: Sequence[str], output: str | None, rename: "Renamer") -> Plan:
             continue
         taken[target] = source
         jobs.append(Job(source, target))
-    return Plan(tuple(jobs), tuple(problems), many)
+    # results of an earlier run that lie beside their sources are no sources themselves
+    return Plan(tuple(job for job in jobs if job.source not in taken), tuple(problems), many)
 
 
 class Renamer:
@@ -137,7 +138,7 @@ def check_target(job: Job, overwrite: bool) -> None:
         raise ImageError(f"{target.parent}: cannot make this folder ({error.strerror})") from error
 
 
-def _means_folder(output: str) -> bool:
-    # "small/" and names without a suffix are folders even before they exist
+def means_folder(output: str) -> bool:
+    """Whether an output is a folder: it is one, ends with a slash, or has no suffix and does not exist."""
     path = Path(output)
     return path.is_dir() or output.endswith(("/", os.sep)) or (not path.suffix and not path.exists())

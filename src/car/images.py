@@ -449,8 +449,12 @@ class _SmallImage(Image.Image):
 
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
         """Save as PIL does, with the metadata of the small picture."""
-        info = LRInfo.from_json(self.info["car"])
-        suffix = Path(fp).suffix.lower() if isinstance(fp, (str, os.PathLike)) else ""
+        text = self.info.get("car")
+        if text is None:
+            return super().save(fp, format, **params)
+        info = LRInfo.from_json(text)
+        name = getattr(fp, "name", fp)
+        suffix = Path(os.fsdecode(name)).suffix.lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
         kind = (format or _FORMATS.get(suffix, "")).upper()
         if kind == "PNG":
             params.setdefault("pnginfo", _png_text(info))
@@ -460,7 +464,7 @@ class _SmallImage(Image.Image):
             params.setdefault("xmp", info.to_xmp())
         elif kind == "TIFF":
             params.setdefault("tiffinfo", {_XMP: info.to_xmp()})
-        super().save(fp, format, **params)
+        return super().save(fp, format, **params)
 
 
 def _png_text(info: LRInfo) -> PngImagePlugin.PngInfo:

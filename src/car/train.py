@@ -166,7 +166,6 @@ def train(
     recipe.validate()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        atomic_write(out / "recipe.json", json.dumps(asdict(recipe), indent=1).encode())
     except OSError as error:
         raise TrainingError(f"cannot write to {out}: {error.strerror}") from error
     store = load_store(
@@ -197,6 +196,7 @@ class _Run:
     def go(self, on_progress: Callable[[Progress], None] | None) -> Path:
         loss = math.nan
         self.model.train()
+        atomic_write(self.out / "recipe.json", json.dumps(asdict(self.recipe), indent=1).encode())
         self._save()  # a folder that cannot be written is found out before the work, not after
         last_saved = last_validated = time.monotonic()
         try:
@@ -261,7 +261,11 @@ class _Run:
             "step": str(self.step),
         }
         atomic_write(self.out / "model.safetensors", save(weights, metadata))
-        record = {"step": self.step, "seconds": round(self.seconds, 1), "loss": loss}
+        record = {
+            "step": self.step,
+            "seconds": round(self.seconds, 1),
+            "loss": loss if math.isfinite(loss) else None,
+        }
         with (self.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(record | {"psnr": restored, "lr_psnr": small}) + "\n")
         if on_progress:
