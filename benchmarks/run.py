@@ -164,7 +164,8 @@ def table(results: dict[str, Any]) -> str:
         if not case.startswith("op"):
             lines.append(
                 f"| {case.replace(' ', ' | ')} | {r['median_s']:.3f} | {r['min_s']:.3f} - {r['max_s']:.3f} "
-                f"({r['runs']} run{'s' * (r['runs'] > 1)}) | {megapixels / r['median_s']:.2f} | {r['extra_memory_mb']:.0f} |"
+                f"({r['runs']} run{'s' * (r['runs'] > 1)}) | {megapixels / r['median_s']:.2f} "
+                f"| {r['extra_memory_mb']:.0f} |"
             )
     lines += [
         "",
