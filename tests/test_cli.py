@@ -196,6 +196,7 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
         "is not there": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "Set5", "--scale", 4),
         "Set14": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "set14", "--scale", 4),
         ".json or .csv": ("evaluate", a, "--scale", 4, "-o", tmp_path / "x.txt"),
+        "is a folder; compare takes one image": ("compare", folder, "-s", 4),
         "no training recipe": ("train", "car_plus", "--data", folder, "--out", tmp_path / "run"),
     }.items():
         fails(1 if "weights" in message else 2, message, *arguments)
@@ -221,6 +222,14 @@ def test_failed_work_is_one_line_exit_1_and_leaves_everything_as_it_was(folder: 
     before = digest(tmp_path)
     for message, arguments in {
         "cut.png": ("downscale", folder / "cut.png", "-s", 4),
+        "is not a folder of images": (
+            "train",
+            "car_plus_x4",
+            "-d",
+            tmp_path / "none",
+            "-o",
+            tmp_path / "run",
+        ),
         "empty": ("downscale", folder / "empty.png", "-s", 4),
         "text.png": ("downscale", text, "-s", 4),
         "--max-pixels": ("downscale", bomb, "-s", 4),

@@ -235,7 +235,9 @@ def compare_command(
     """
     codec = open_codec(model, scale, device=device, tile=tile)
     if not image.is_file():
-        raise UsageError(f"{image}: no such file")
+        raise UsageError(
+            f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
+        )
     folder, place = means_folder(output), Path(output)
     stem = image.stem
     names = {
@@ -474,7 +476,11 @@ def train_command(
         hold_out=tuple(hold_out) if hold_out else None,
     )
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=_err, disable=quiet
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=_err,
+        disable=quiet or not _err.is_terminal,
     )
     decoding = bar.add_task("reading images", total=None)
     running = bar.add_task("training", total=1, visible=False)
