@@ -18,7 +18,7 @@ from car.tiling import split
 from car.weights import LoadedModel, default_model, find, load
 
 DEFAULT_TILE = 512
-"""LR pixels a side that are processed at once: about 1 GB of memory for the compact models."""
+"""LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
 
 ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", torch.Tensor)
 
