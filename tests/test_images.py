@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import struct
+import time
 import warnings
 import zlib
 from dataclasses import replace
@@ -22,7 +24,7 @@ from PIL import Image, ImageCms, ImageOps
 from car import images
 from car.errors import ImageError
 from car.images import Picture, atomic_write, from_pil, inspect_info, read, to_pil, write
-from car.lr_info import LRInfo
+from car.lr_info import MAX_METADATA_BYTES, LRInfo
 
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
 LOSSLESS = {"png": ("uint8", "uint16"), "tiff": ("uint8", "uint16"), "webp": ("uint8",)}
@@ -385,6 +387,143 @@ def test_xmp_is_parsed_strictly() -> None:
     for old, new in ((b'"4"', b'"4000000000000"'), (b"car_plus_x4", b"a&amp;b"), (b"car:width", b"car:w")):
         with pytest.raises(ImageError):
             LRInfo.from_xmp(INFO.to_xmp().replace(old, new))
+
+
+def xmp(body: str, head: str = "") -> bytes:
+    return f"""{head}<x:xmpmeta xmlns:x="adobe:ns:meta/">
+      <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">{body}</rdf:RDF>
+    </x:xmpmeta>""".encode()
+
+
+OURS = "urn:content-adaptive-resampler:1"
+DOUBLE = f'xmlns:car="{OURS}"'
+PROPERTIES = {
+    "model": "car_plus_x4", "weights": "0123456789abcdef", "scale": "4",
+    "width": "1234", "height": "567", "grey": "true",
+}  # fmt: skip
+
+
+def attributes(**changes: str) -> str:
+    return " ".join(f'car:{name}="{value}"' for name, value in (PROPERTIES | changes).items())
+
+
+def elements(prefix: str, **changes: str) -> str:
+    values = PROPERTIES | changes
+    return "".join(
+        f"<{prefix}:{name}>{value}</{prefix}:{name}>\n" for name, value in reversed(values.items())
+    )
+
+
+REWRITTEN = {
+    "single quotes": xmp(f"<rdf:Description {DOUBLE} {attributes()}/>".replace('"', "'")),
+    "spaces around signs": xmp(f"<rdf:Description {DOUBLE} {attributes()}/>".replace("=", " = ")),
+    "elements": xmp(f'<rdf:Description rdf:about="" {DOUBLE}>{elements("car")}</rdf:Description>'),
+    "another prefix": xmp(f'<rdf:Description xmlns:ns1="{OURS}">{elements("ns1")}</rdf:Description>'),
+    "both forms": xmp(
+        f'<rdf:Description {DOUBLE} car:scale="4" car:width="1234"><car:height> 567 </car:height>'
+        "<car:grey>True</car:grey><car:model>car_plus&#95;x4</car:model>"
+        "<car:weights><![CDATA[0123456789abcdef]]></car:weights></rdf:Description>"
+    ),
+    "among others": xmp(
+        '<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" dc:scale="9">'
+        "<dc:title><rdf:Alt><rdf:li>car:scale=&quot;7&quot;</rdf:li></rdf:Alt></dc:title>"
+        f'</rdf:Description><rdf:Description {DOUBLE} {attributes()} xmlns:car2="urn:other" car2:width="1"/>'
+    ),
+    "with a declaration": xmp(
+        f"<rdf:Description {DOUBLE} {attributes()}/>", '<?xml version="1.0" encoding="latin-1"?>'
+    ),
+    "padded": INFO.to_xmp() + b" " * 2000 + b"\0\0",
+}
+
+
+@pytest.mark.parametrize("kind", REWRITTEN)
+def test_xmp_that_others_wrote_anew_is_understood(kind: str, tmp_path: Path) -> None:
+    assert LRInfo.from_xmp(REWRITTEN[kind]) == INFO
+    Image.new("RGB", (3, 3)).save(tmp_path / "a.jpg", xmp=REWRITTEN[kind])
+    assert read(tmp_path / "a.jpg").info == INFO
+
+
+def laughs() -> bytes:
+    names = "abcdefghij"
+    entities = "".join(f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in itertools.pairwise(names))
+    body = f"<rdf:Description {DOUBLE} {attributes(model='&j;')}/>"
+    return xmp(body, f'<!DOCTYPE x [<!ENTITY a "lol">{entities}]>')
+
+
+HOSTILE = {
+    "billion laughs": laughs(),
+    "quadratic blow-up": xmp(
+        f"<rdf:Description {DOUBLE} {attributes(model='&a;' * 5000)}/>",
+        f'<!DOCTYPE x [<!ENTITY a "{"a" * 30000}">]>',
+    ),
+    "outside entity": xmp(
+        f"<rdf:Description {DOUBLE}>{elements('car', model='&a;')}</rdf:Description>",
+        '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]>',
+    ),
+    "outside document type": xmp(
+        f"<rdf:Description {DOUBLE} {attributes()}/>", '<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd">'
+    ),
+    "unknown entity": xmp(f"<rdf:Description {DOUBLE} {attributes(model='&a;')}/>"),
+    "huge number": xmp(f"<rdf:Description {DOUBLE} {attributes(width='9' * 60000)}/>"),
+    "large number": xmp(f"<rdf:Description {DOUBLE} {attributes(width=str(2**31))}/>"),
+    "exponent": xmp(f"<rdf:Description {DOUBLE} {attributes(width='1e9')}/>"),
+    "negative size": xmp(f"<rdf:Description {DOUBLE} {attributes(height='-567')}/>"),
+    "no size": xmp(f"<rdf:Description {DOUBLE} {attributes(height='0')}/>"),
+    "fraction": xmp(f"<rdf:Description {DOUBLE} {attributes(scale='4.0')}/>"),
+    "underscore": xmp(f"<rdf:Description {DOUBLE} {attributes(width='12_34')}/>"),
+    "other digits": xmp(f"<rdf:Description {DOUBLE} {attributes(scale=chr(0x664))}/>"),
+    "not a truth": xmp(f"<rdf:Description {DOUBLE} {attributes(grey='maybe')}/>"),
+    "empty": xmp(f"<rdf:Description {DOUBLE} {attributes(model='')}/>"),
+    "path as a model": xmp(f"<rdf:Description {DOUBLE} {attributes(model='../x')}/>"),
+    "missing": xmp(f'<rdf:Description {DOUBLE} car:model="m"/>'),
+    "said twice": xmp(f"<rdf:Description {DOUBLE} {attributes()} {attributes()}/>"),
+    "contradiction": xmp(
+        f"<rdf:Description {DOUBLE} {attributes()}><car:scale>2</car:scale></rdf:Description>"
+    ),
+    "nested": xmp(
+        f"<rdf:Description {DOUBLE}>{'<car:model>' * 2000}4{'</car:model>' * 2000}</rdf:Description>"
+    ),
+    "deep": xmp(f"<rdf:Description {DOUBLE} {attributes()}/>{'<a>' * 9000}{'</b>' * 9000}"),
+    "unbound prefix": xmp(f"<rdf:Description car:x='{OURS}' {attributes()}/>"),
+    "cut": INFO.to_xmp()[:-60],
+    "no XML": OURS.encode(),
+    "no text": OURS.encode() + b"\0\xff\xfe",
+    "wide": INFO.to_xmp().decode().encode("utf-16") + OURS.encode(),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_xmp_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    assert len(HOSTILE[kind]) <= MAX_METADATA_BYTES
+    began = time.perf_counter()
+    with pytest.raises(ImageError, match="metadata"):
+        LRInfo.from_xmp(HOSTILE[kind])
+    assert time.perf_counter() - began < 2
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        noise(3, 3),
+        photometric="rgb",
+        extratags=[(700, 1, len(HOSTILE[kind]), HOSTILE[kind], True)],
+    )
+    back = read(tmp_path / "a.tif")
+    assert back.info is None
+    assert "metadata" in back.notes[0]
+
+
+def test_xmp_without_our_properties_or_too_long_is_not_looked_at() -> None:
+    assert LRInfo.from_xmp(xmp(f"<rdf:Description {DOUBLE}/>")) is None
+    assert LRInfo.from_xmp(xmp(f"<rdf:li>{OURS}</rdf:li>")) is None
+    assert LRInfo.from_xmp(INFO.to_xmp() + b" " * MAX_METADATA_BYTES) is None
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_damaged_xmp_is_read_or_refused(data: st.DataObject) -> None:
+    packet = bytearray(REWRITTEN[data.draw(st.sampled_from(sorted(REWRITTEN)))])
+    for _ in range(data.draw(st.integers(1, 8))):
+        packet[data.draw(st.integers(0, len(packet) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ImageError):
+        LRInfo.from_xmp(bytes(packet))
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

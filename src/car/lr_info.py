@@ -3,7 +3,9 @@
 import json
 import re
 from dataclasses import asdict, dataclass
-from xml.sax.saxutils import quoteattr, unescape
+from typing import NoReturn
+from xml.parsers import expat
+from xml.sax.saxutils import quoteattr
 
 from car.errors import ImageError
 
@@ -78,18 +80,68 @@ class LRInfo:
 
     @classmethod
     def from_xmp(cls, packet: bytes) -> "LRInfo | None":
-        """Find what `to_xmp` wrote; None where the packet has nothing of the kind.
+        """Find what `to_xmp` wrote, or others wrote anew; None where the packet has nothing of the kind.
 
         Raises:
-            ImageError: it has, but damaged.
+            ImageError: there is, but damaged.
         """
         if len(packet) > MAX_METADATA_BYTES or _XMP_NAMESPACE.encode() not in packet:
             return None
-        text = packet.decode("utf-8", "replace")
-        values = {k: unescape(v) for k, v in re.findall(r'car:(\w+)="([^"]{0,256})"', text)}
         try:
-            size = (int(values["width"]), int(values["height"]))
-            grey = values.get("grey") == "true"
-            return cls(values["model"], values["weights"], int(values["scale"]), size, grey)
-        except (KeyError, ValueError) as error:
+            values = _xmp_values(packet)
+            if not values:
+                return None
+            size = (_number(values["width"]), _number(values["height"]))
+            grey = {"true": True, "false": False}[values.get("grey", "false").lower()]
+            return cls(values["model"], values["weights"], _number(values["scale"]), size, grey)
+        except (KeyError, ValueError, expat.ExpatError) as error:
             raise ImageError("the metadata of the small picture is damaged") from error
+
+
+def _number(text: str) -> int:
+    # int() takes signs, underscores, the digits of any script, and digits without end
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _xmp_values(packet: bytes) -> dict[str, str]:
+    """Return the properties in our namespace, which may be attributes or elements, whatever their prefix.
+
+    Raises:
+        ValueError: a property is said twice and differently, or the packet defines entities.
+        expat.ExpatError: the packet is no XML.
+    """
+    ours = _XMP_NAMESPACE + " "
+    values: dict[str, str] = {}
+    text: list[str] = []  # since the start of the innermost of our elements
+
+    def keep(name: str, value: str) -> None:
+        if (
+            name.startswith(ours)
+            and values.setdefault(name.removeprefix(ours), value.strip()) != value.strip()
+        ):
+            raise ValueError(name)
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if name.startswith(ours):
+            text.clear()
+        for key, value in attributes.items():
+            keep(key, value)
+
+    def end(name: str) -> None:
+        if name.startswith(ours):
+            keep(name, "".join(text))
+            text.clear()
+
+    def doctype(*_: object) -> NoReturn:
+        raise ValueError("a packet has no document type")  # without one, no entity can be defined
+
+    # XMP in files is UTF-8; said here, a declaration in the packet cannot choose another decoder
+    parser = expat.ParserCreate("utf-8", " ")
+    parser.StartDoctypeDeclHandler = doctype
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text.append
+    parser.Parse(packet.rstrip(b"\0"), True)  # some writers pad with zeros
+    return values
