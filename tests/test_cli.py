@@ -250,6 +250,16 @@ def test_failed_work_is_one_line_exit_1_and_leaves_everything_as_it_was(folder: 
     assert digest(tmp_path) == before
 
 
+def test_what_decoders_warn_of_is_not_printed(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    body = b"acTL" + bytes(8)  # an animation of no frames, which Pillow warns of
+    chunk = struct.pack(">I", 8) + body + struct.pack(">I", zlib.crc32(body))
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])
+    done = run("info", tmp_path / "a.png", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_compare_prints_numbers_and_writes_pictures(tmp_path: Path, photo: Path) -> None:
     done = run("compare", photo, "-s", 4, "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,9 @@ import itertools
 import json
 import os
 import struct
+import subprocess
+import sys
+import threading
 import time
 import warnings
 import zlib
@@ -638,3 +641,59 @@ def test_interlaced_sixteen_bit_png(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.pixels, array)
     assert back.alpha is not None
     assert np.argwhere(back.alpha == 0).tolist() == [[2, 3]]
+
+
+def test_warnings_of_other_threads_are_not_lost_while_a_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.png", colour(4, 4))
+    during: list[object] = []
+
+    def warn_elsewhere(*_: object) -> None:
+        thread = threading.Thread(target=warnings.warn, args=("from elsewhere",))
+        thread.start()
+        thread.join()
+        during.append(list(warnings.filters))
+
+    works = (read, inspect_info, lambda path: write(path, colour(4, 4)))
+    monkeypatch.setattr(images, "_check_regular", warn_elsewhere)
+    for work in works:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            inside = list(warnings.filters)
+            work(tmp_path / "a.png")
+        assert [str(warning.message) for warning in caught] == ["from elsewhere"]
+        assert during.pop() == inside
+
+
+def png_with(content: bytes, kind: bytes, data: bytes) -> bytes:
+    """Return a PNG with one more chunk behind its header."""
+    return content[:33] + images._chunk(kind, data) + content[33:]
+
+
+NOISY_READS = """
+import sys
+from car.errors import ImageError
+from car.images import read
+for path in sys.argv[1:]:
+    try:
+        read(path)
+    except ImageError:
+        pass
+"""
+
+
+def test_decoders_tell_stderr_nothing(tmp_path: Path) -> None:
+    profile = b"ICC profile\0\0" + zlib.compress(b"no profile" * 30)
+    (tmp_path / "a.png").write_bytes(png_with(SAMPLES["png16"], b"iCCP", profile))
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, noise(24, 24, dtype="uint16"), photometric="rgb", description="x" * 99)
+    # the description is said to lie beyond the end of the file, which tifffile logs
+    entry = struct.pack("<HHI", 270, 2, 100)
+    content = buffer.getvalue()
+    at = content.index(entry) + len(entry)
+    (tmp_path / "a.tif").write_bytes(content[:at] + struct.pack("<I", 10**9) + content[at + 4 :])
+    paths = [str(tmp_path / name) for name in ("a.png", "a.tif")]
+    done = subprocess.run([sys.executable, "-c", NOISY_READS, *paths], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    np.testing.assert_array_equal(read(tmp_path / "a.png").pixels, noise(24, 24, dtype="uint16"))

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -522,6 +523,8 @@ def main() -> None:
 def _main() -> int:
     # without any handler, Python prints what decoders log about damaged files
     logging.getLogger().addHandler(logging.NullHandler())
+    # and what they warn of; only here, as the filters belong to the whole process
+    warnings.filterwarnings("ignore", module=r"(PIL|tifffile|imagecodecs)\b")
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # file names may be no valid text

@@ -5,11 +5,11 @@ Pixel values are never changed on the way in or out, except where a format force
 
 import contextlib
 import io
+import logging
 import os
 import struct
 import tempfile
 import threading
-import warnings
 import zlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -48,6 +48,10 @@ _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_KINDS = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
 _FIRST_FRAME = "only the first of several frames is used"
 _open_lock = threading.Lock()
+# What they log about damaged files would reach stderr where no handler is set up; others still get it.
+# Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
+for _name in ("tifffile", "PIL"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 Pixels = NDArray[Any]
 
@@ -155,9 +159,7 @@ def _check_regular(path: Path) -> None:
 def _one_line_errors(name: str, what: str) -> Generator[None, None, None]:
     # decoders meet damaged files with almost any exception
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -196,7 +198,7 @@ def _decode_deep_png(content: bytes) -> Pixels:
     """Decode a PNG of 16 bits a channel, which Pillow would reduce to 8, as ``[H, W]`` or ``[H, W, C]``."""
     interlaced = content[28] == 1
     if not interlaced:
-        return imagecodecs.png_decode(content)
+        return imagecodecs.png_decode(_without_metadata(content))
     # slower, but knows interlacing; read() and not asDirect(), which divides by what sBIT calls insignificant
     width, height, rows, about = png.Reader(bytes=content).read()
     array = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, about["planes"])
@@ -204,6 +206,17 @@ def _decode_deep_png(content: bytes) -> Pixels:
         alpha = np.where((array == about["transparent"]).all(axis=2), 0, 65535).astype(np.uint16)
         array = np.dstack([array, alpha])
     return array
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """Return a PNG with nothing but its pixels: libpng tells stderr what it dislikes about the rest."""
+    kept, at = [content[:8]], 8
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | None:
