@@ -628,6 +628,10 @@ def test_pngsuite_against_pillow_and_libpng(data_dir: Path) -> None:
             expected = decoded[:, :, :3] if decoded.shape[2] > 2 else decoded[:, :, :1].repeat(3, axis=2)
         else:
             expected = np.asarray(Image.open(path).convert("RGB"))
+            if b"tRNS" in content:
+                _, _, rows, _ = png.Reader(bytes=content).asRGBA8()
+                alpha = np.vstack([np.asarray(row) for row in rows])[:, 3::4]
+                np.testing.assert_array_equal(back.alpha, alpha, err_msg=path.name)
         np.testing.assert_array_equal(back.pixels, expected, err_msg=path.name)
 
 
@@ -641,6 +645,91 @@ def test_interlaced_sixteen_bit_png(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.pixels, array)
     assert back.alpha is not None
     assert np.argwhere(back.alpha == 0).tolist() == [[2, 3]]
+
+
+@pytest.mark.parametrize(("bits", "level"), [(1, 1), (2, 2), (4, 15), (8, 2)])
+def test_transparent_grey_of_few_bits(bits: int, level: int, tmp_path: Path) -> None:
+    row = list(range(min(2**bits, 16)))
+    with (tmp_path / "a.png").open("wb") as file:
+        png.Writer(len(row), 1, greyscale=True, bitdepth=bits, transparent=level).write(file, [row])
+    back = read(tmp_path / "a.png")
+    assert back.alpha is not None
+    assert [n for n in row if back.alpha[0, n] == 0] == [level]
+    given = Image.open(tmp_path / "a.png")
+    said = given.info["transparency"]
+    np.testing.assert_array_equal(from_pil(given).alpha, back.alpha)
+    assert given.info["transparency"] == said
+
+
+def test_only_channels_that_a_tiff_calls_alpha_are_alpha(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    array = np.array([[[1000, 2000, 3000, 32768], [500, 0, 0, 500]]], np.uint16)
+    tifffile.imwrite(path, array, photometric="rgb", extrasamples=["unassalpha"])
+    assert read(path).pixels.tolist() == array[:, :, :3].tolist()
+    tifffile.imwrite(path, array, photometric="rgb", extrasamples=["assocalpha"])
+    assert read(path).pixels.tolist() == [[[2000, 4000, 6000], [65535, 0, 0]]]
+    for dtype in (np.uint8, np.uint16):
+        tifffile.imwrite(path, array.astype(dtype), photometric="rgb", extrasamples=["unspecified"])
+        back = read(path)
+        assert back.alpha is None
+        assert "neither colour nor transparency" in back.notes[0]
+    mixed = np.dstack([array, array[:, :, :1]])
+    kinds = ["unspecified", "unassalpha"]
+    tifffile.imwrite(path, mixed, photometric="rgb", planarconfig="contig", extrasamples=kinds)
+    back = read(path)
+    assert back.pixels.tolist() == mixed[:, :, :3].tolist()
+    assert back.alpha is not None
+    assert back.alpha.tolist() == mixed[:, :, 4].tolist()
+    assert len(back.notes) == 1
+
+
+def test_a_fourth_channel_that_a_tiff_says_nothing_of_is_alpha(tmp_path: Path) -> None:
+    array = noise(3, 4, 4, "uint16")
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, photometric="rgb", extrasamples=["unassalpha"])
+    extras, printer = (struct.pack("<HH", tag, 3) for tag in (338, 337))
+    (tmp_path / "a.tif").write_bytes(buffer.getvalue().replace(extras, printer))
+    back = read(tmp_path / "a.tif")
+    assert back.notes == ()
+    np.testing.assert_array_equal(back.pixels, array[:, :, :3])
+    np.testing.assert_array_equal(back.alpha, array[:, :, 3])
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 14, 15, 16])
+def test_grey_tiff_of_odd_depth_fills_the_range(bits: int, tmp_path: Path) -> None:
+    largest = 2**bits - 1
+    array = np.array([[0, 1, largest // 2], [largest - 1, largest, 7]], np.uint16)
+    expected = np.round(array * (65535 / largest)).astype(np.uint16)
+    for kind in ("minisblack", "miniswhite"):
+        tifffile.imwrite(tmp_path / "a.tif", array, photometric=kind, bitspersample=bits)
+        back = read(tmp_path / "a.tif")
+        assert back.pixels.dtype == np.uint16
+        np.testing.assert_array_equal(
+            back.pixels[:, :, 0], expected if kind == "minisblack" else 65535 - expected
+        )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bit_cmyk_tiff_is_read_as_one_of_eight(order: str, tmp_path: Path) -> None:
+    eight = noise(5, 6, 4)
+    tifffile.imwrite(tmp_path / "a.tif", eight, photometric="separated")
+    tifffile.imwrite(
+        tmp_path / "b.tif", eight.astype(np.uint16) * 257, photometric="separated", byteorder=order
+    )
+    shallow, deep = read(tmp_path / "a.tif"), read(tmp_path / "b.tif")
+    np.testing.assert_array_equal(deep.pixels, shallow.pixels)
+    assert "16-bit CMYK reduced to 8 bit" in deep.notes
+    assert "16-bit CMYK reduced to 8 bit" not in shallow.notes
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "avif", "tiff", "bmp", "gif"])
+def test_the_limit_is_ours_and_not_that_of_pillow(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / f"a.{suffix}", colour(5, 6))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    assert read(tmp_path / f"a.{suffix}").width == 6
+    assert Image.MAX_IMAGE_PIXELS == 1
 
 
 def test_warnings_of_other_threads_are_not_lost_while_a_file_is_read(

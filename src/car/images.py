@@ -21,7 +21,7 @@ import numpy as np
 import png
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from car.errors import ImageError, did_you_mean
 from car.lr_info import LRInfo
@@ -44,10 +44,14 @@ INPUT_SUFFIXES = frozenset(_FORMATS)
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF")
 _ORIENTATION, _XMP, _ICC = 0x0112, 700, 34675  # tags of EXIF and TIFF
+_BITS, _SAMPLES, _EXTRAS = 258, 277, 338
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_KINDS = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+_TIFF_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+_EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 _FIRST_FRAME = "only the first of several frames is used"
-_open_lock = threading.Lock()
+_MAX_TIFF_CHANNELS = 16  # a few bytes can claim 65,535 samples a pixel
+_limit_lock = threading.Lock()
 # What they log about damaged files would reach stderr where no handler is set up; others still get it.
 # Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
 for _name in ("tifffile", "PIL"):
@@ -115,6 +119,9 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
             if picture is not None:
                 return picture
         with _open(io.BytesIO(content), str(path), max_pixels) as image:
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                with _no_pillow_limit():
+                    image.load_prepare()  # asks for the limit a second time
             deep = image.format == "PNG" and len(content) > 28 and content[24] == 16
             return _picture(image, _decode_deep_png(content) if deep else None)
 
@@ -171,16 +178,23 @@ def _one_line_errors(name: str, what: str) -> Generator[None, None, None]:
         raise ImageError(f"{name}: {what} ({reason[:200]})") from error
 
 
-def _open(file: Any, name: str, max_pixels: int | None) -> Image.Image:
+@contextlib.contextmanager
+def _no_pillow_limit() -> Generator[None, None, None]:
     # Pillow's own limit is a global; ours is an argument, checked on the header before anything is decoded
-    with _open_lock:
+    with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open(file: Any, name: str, max_pixels: int | None) -> Image.Image:
+    with _no_pillow_limit():
         try:
             image = Image.open(file, formats=_PILLOW_FORMATS)
         except Image.UnidentifiedImageError as error:
             raise ImageError(f"{name}: not a picture of a known format, or damaged") from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
     if max_pixels is not None:
         _check_size(image.width, image.height, name, max_pixels)
     return image
@@ -226,25 +240,69 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
         if page.bitspersample <= 8:
             return None
         _check_size(page.imagewidth, page.imagelength, name, max_pixels)
+        separated, contig = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PLANARCONFIG.CONTIG
+        if (page.photometric, page.bitspersample, page.planarconfig) == (separated, 16, contig):
+            return None  # Pillow reduces it to 8 bit, as colour management would
         if page.photometric not in _TIFF_KINDS or page.imagedepth != 1:
-            raise ImageError(f"{name}: TIFF of kind {page.photometric!r} with {page.bitspersample} bits")
+            kind = getattr(page.photometric, "name", page.photometric)
+            raise ImageError(f"{name}: TIFF of kind {kind} with {page.bitspersample} bits is not supported")
+        if page.samplesperpixel > _MAX_TIFF_CHANNELS:
+            raise ImageError(f"{name}: {page.samplesperpixel} channels are too many")
         array = page.asarray()
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
             array = np.moveaxis(array, 0, 2)
         array = array.reshape(page.imagelength, page.imagewidth, -1)
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            array = np.iinfo(array.dtype).max - array
         notes = [_FIRST_FRAME] if len(file.pages) > 1 else []
-        tags = {tag.code: tag.value for tag in page.tags if tag.code in (_ORIENTATION, _ICC, _XMP)}
-    icc = _checked_profile(tags.get(_ICC), "RGB" if array.shape[2] > 2 else "GRAY", notes)
+        tags = {tag.code: tag.value for tag in page.tags if tag.code in (_ORIENTATION, _ICC, _XMP, _EXTRAS)}
+    colours = 3 if page.photometric == tifffile.PHOTOMETRIC.RGB else 1
+    array = _full_range(array, page.bitspersample)
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        array[:, :, 0] = 65535 - array[:, :, 0]
+    if array.shape[2] < colours:
+        raise ImageError(f"{name}: {array.shape[2]} channels are too few for colour")
+    extras = tuple(page.extrasamples)
+    if _EXTRAS not in tags and array.shape[2] == colours + 1:
+        extras = (tifffile.EXTRASAMPLE.UNASSALPHA,)  # not said, but so other readers take it
+    array = _with_declared_alpha(array, colours, extras, notes)
+    icc = _checked_profile(tags.get(_ICC), "RGB" if colours == 3 else "GRAY", notes)
     return _finish(array, tags.get(_ORIENTATION, 1), icc, _find_info(None, tags.get(_XMP)), notes)
+
+
+def _full_range(array: Pixels, bits: int) -> Pixels:
+    """Return uint16 of 0 to 65535 for samples of `bits` bits: unstretched, 12 would look almost black."""
+    if array.dtype == np.uint16 and bits < 16:
+        return np.round(array * (65535 / (2**bits - 1))).astype(np.uint16)
+    return _to_unsigned(array)
+
+
+def _with_declared_alpha(array: Pixels, colours: int, extras: tuple[int, ...], notes: list[str]) -> Pixels:
+    """Return the colours of ``[H, W, C]`` uint16 and, where the TIFF names one, its straight alpha."""
+    alpha = next((n for n, kind in enumerate(extras) if kind in _TIFF_ALPHA), None)
+    if array.shape[2] > colours + (alpha is not None):
+        notes.append(_EXTRA_CHANNELS)
+    if alpha is None or colours + alpha >= array.shape[2]:
+        return array[:, :, :colours]
+    array = array[:, :, [*range(colours), colours + alpha]]
+    if extras[alpha] == tifffile.EXTRASAMPLE.ASSOCALPHA:
+        opacity = np.maximum(array[:, :, -1:], 1) / 65535
+        array[:, :, :-1] = np.minimum(np.round(array[:, :, :-1] / opacity), 65535)
+    return array
 
 
 def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
     notes: list[str] = []
     if getattr(image, "is_animated", False) and image.format != "MPO":
         notes.append(_FIRST_FRAME)
+    tags = getattr(image, "tag_v2", None) or {}
+    if tags.get(_SAMPLES, 1) > len(image.getbands()):
+        notes.append(_EXTRA_CHANNELS)
+    if image.mode == "CMYK" and max(tags.get(_BITS, (8,))) > 8:
+        notes.append("16-bit CMYK reduced to 8 bit")
+    transparent = _stretched_transparency(image)
     image.load()
+    if transparent is not None:
+        image = image.copy()  # it may be the caller's
+        image.info["transparency"] = transparent
     spaces = {"1": "GRAY", "L": "GRAY", "LA": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
     expected = "GRAY" if image.mode.startswith(("I", "F")) else spaces.get(image.mode, "RGB")
     icc = _checked_profile(image.info.get("icc_profile"), expected, notes)
@@ -257,8 +315,19 @@ def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block raises almost anything and is no reason to refuse the pixels
         orientation = 1
-    xmp = image.info.get("xmp") or (getattr(image, "tag_v2", None) or {}).get(_XMP)
+    xmp = image.info.get("xmp") or tags.get(_XMP)
     return _finish(array, orientation, icc, _find_info(image.info.get("car"), xmp), notes)
+
+
+def _stretched_transparency(image: Image.Image) -> int | None:
+    """Return the transparent level of a PNG of 2- or 4-bit grey that is not yet decoded, as 8 bit."""
+    # Pillow stretches the pixels when it decodes them, but not the level that tRNS calls transparent
+    level, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    if image.format == "PNG" and image.mode == "L" and tiles and isinstance(level, int):
+        largest = {"L;2": 3, "L;4": 15}.get(tiles[0].args)
+        if largest is not None and level <= largest:
+            return level * 255 // largest
+    return None
 
 
 def _finish(
