@@ -786,3 +786,62 @@ def test_decoders_tell_stderr_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", NOISY_READS, *paths], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     np.testing.assert_array_equal(read(tmp_path / "a.png").pixels, noise(24, 24, dtype="uint16"))
+
+
+def test_names_of_any_length_are_written_or_refused_in_one_line(tmp_path: Path) -> None:
+    for name in ("\u5b57" * 83 + ".png", "a" * 251 + ".png"):  # 253 and 255 bytes; 255 is the most
+        write(tmp_path / name, colour(4, 4))
+        assert read(tmp_path / name).width == 4
+    long = tmp_path / ("a" * 300 + ".png")
+    works = (read, inspect_info, lambda p: write(p, colour(4, 4), overwrite=False))
+    for work in works:
+        for path in (long, tmp_path / "a\0.png"):
+            with pytest.raises(ImageError, match=r"cannot be (read|written)"):
+                work(path)
+    with pytest.raises(ImageError, match="cannot be written"):
+        atomic_write(long, b"")
+
+
+def test_writing_leaves_the_umask_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched(mask: int) -> int:
+        raise AssertionError(f"umask({mask})")
+
+    old = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", touched)
+            write(tmp_path / "a.png", colour(4, 4))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"a\.jpg: JPEG cannot keep the transparency"):
+        write(tmp_path / "a.jpg", colour(4, 4, alpha=True))
+    tifffile.imwrite(tmp_path / "f.tif", np.full((3, 4), 2, np.float32), photometric="minisblack")
+    with pytest.raises(ImageError, match=r"f\.tif: float32 values"):
+        read(tmp_path / "f.tif")
+
+
+def test_what_a_format_loses_is_said(tmp_path: Path) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for suffix in ("bmp", "gif"):
+        notes = write(tmp_path / f"a.{suffix}", replace(colour(4, 4), icc=icc))
+        assert any("colour profile" in note for note in notes)
+    assert any("256 colours" in note for note in write(tmp_path / "b.gif", colour(40, 40)))
+    assert write(tmp_path / "c.gif", colour(4, 4)) == ()
+    assert any("no quality" in note for note in write(tmp_path / "a.png", colour(4, 4), quality=90))
+    for quality in (0, 101, -3):
+        with pytest.raises(ImageError, match="quality must be from 1 to 100"):
+            write(tmp_path / "a.jpg", colour(4, 4), quality=quality)
+
+
+def test_text_of_the_caller_does_not_displace_the_metadata(tmp_path: Path) -> None:
+    text = images.PngImagePlugin.PngInfo()
+    text.add_text("Author", "me")
+    chunks = list(text.chunks)
+    to_pil(colour(4, 4), info=INFO).save(tmp_path / "a.png", pnginfo=text)
+    assert text.chunks == chunks
+    assert read(tmp_path / "a.png").info == INFO
+    assert Image.open(tmp_path / "a.png").info["Author"] == "me"

@@ -7,8 +7,8 @@ import contextlib
 import io
 import logging
 import os
+import secrets
 import struct
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Generator
@@ -110,7 +110,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
     """
     path = Path(path)
     with _one_line_errors(str(path), "cannot be read"):
-        _check_regular(path)
+        _check_regular(path, str(path))
         content = path.read_bytes()
         if not content:
             raise ImageError(f"{path}: the file is empty")
@@ -143,23 +143,24 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
         ImageError: the file cannot be read.
     """
     path = Path(path)
-    _check_regular(path)
-    with _one_line_errors(str(path), "cannot be read"), path.open("rb") as file:
-        start = file.read(4)
-        if not start:
-            raise ImageError(f"{path}: the file is empty")
-        file.seek(0)
-        if start in _TIFF_SIGNATURES:  # Pillow does not know them all
-            with tifffile.TiffFile(file) as tiff:
-                return _find_info(None, tiff.pages.first.tags.valueof(_XMP))[0]
-        with _open(file, str(path), None) as image:
-            return _find_info(image.info.get("car"), image.info.get("xmp"))[0]
+    with _one_line_errors(str(path), "cannot be read"):
+        _check_regular(path, str(path))
+        with path.open("rb") as file:
+            start = file.read(4)
+            if not start:
+                raise ImageError(f"{path}: the file is empty")
+            file.seek(0)
+            if start in _TIFF_SIGNATURES:  # Pillow does not know them all
+                with tifffile.TiffFile(file) as tiff:
+                    return _find_info(None, tiff.pages.first.tags.valueof(_XMP))[0]
+            with _open(file, str(path), None) as image:
+                return _find_info(image.info.get("car"), image.info.get("xmp"))[0]
 
 
-def _check_regular(path: Path) -> None:
+def _check_regular(path: Path, name: str) -> None:
     # a device or pipe would be read for ever, or replaced by a file
     if path.exists() and not path.is_file():
-        raise ImageError(f"{path}: is a folder" if path.is_dir() else f"{path}: is not a regular file")
+        raise ImageError(f"{name}: is a folder" if path.is_dir() else f"{name}: is not a regular file")
 
 
 @contextlib.contextmanager
@@ -167,8 +168,10 @@ def _one_line_errors(name: str, what: str) -> Generator[None, None, None]:
     # decoders meet damaged files with almost any exception
     try:
         yield
-    except ImageError:
-        raise
+    except ImageError as error:
+        if str(error).startswith(name):
+            raise
+        raise ImageError(f"{name}: {error}") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file") from error
     except MemoryError as error:
@@ -448,7 +451,7 @@ def write(
         path: an existing file is replaced at the very end, or kept where `overwrite` is False.
         picture: 16-bit pixels stay 16-bit in PNG and TIFF and are rounded to 8 bit elsewhere.
         info: stored in the metadata, for small pictures.
-        quality: 1 to 100 for JPEG, WebP and AVIF. WebP is lossless without it.
+        quality: 1 to 100 for JPEG, WebP (lossless without it) and AVIF; a note says where it has no meaning.
         overwrite: whether an existing file may be replaced.
 
     Returns:
@@ -461,9 +464,11 @@ def write(
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
         raise ImageError(f"{path}: unknown picture format {path.suffix!r}{did_you_mean(suffix, _FORMATS)}")
-    if not overwrite and path.exists():
-        raise ImageError(f"{path} exists; --overwrite replaces it")
+    if quality is not None and not 1 <= quality <= 100:
+        raise ImageError(f"{path}: quality must be from 1 to 100, not {quality}")
     with _one_line_errors(str(path), "cannot be written"):
+        if not overwrite and path.exists():
+            raise ImageError(f"{path} exists; --overwrite replaces it")
         data, notes = _encode(picture, _FORMATS[suffix], info, quality)
         atomic_write(path, data)
     return notes
@@ -480,13 +485,20 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO]
         ImageError: it cannot be written. Whatever happens, an existing file stays whole and no temporary file
             is left.
     """
-    # through a symbolic link, as any program would write
-    path = Path(os.path.realpath(path))
+    name = os.fspath(path)
     temporary: Path | None = None
     try:
-        _check_regular(path)
-        descriptor, name = tempfile.mkstemp(".tmp~", f".{path.name[:100]}.", path.parent)
-        temporary = Path(name)
+        # through a symbolic link, as any program would write
+        path = Path(os.path.realpath(path))
+        _check_regular(path, name)
+        # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all threads;
+        # only the start of the name, as the whole must not pass 255 bytes
+        unique = path.with_name(f".{path.name[:30]}.{secrets.token_hex(6)}.tmp~")
+        flags = (
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        )
+        descriptor = os.open(unique, flags, 0o666)
+        temporary = unique
         with os.fdopen(descriptor, "wb") as file:
             if isinstance(data, bytes):
                 file.write(data)
@@ -494,17 +506,14 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO]
                 data(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only the owner may read
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)  # noqa: PTH105 - tests break it by name
         temporary = None
     except OSError as error:
-        raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise ImageError(f"{name}: cannot be written ({error.strerror or error})") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def to_pil(picture: Picture, *, info: LRInfo | None = None) -> Image.Image:
@@ -539,7 +548,7 @@ class _SmallImage(Image.Image):
         suffix = Path(os.fsdecode(name)).suffix.lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
         kind = (format or _FORMATS.get(suffix, "")).upper()
         if kind == "PNG":
-            params.setdefault("pnginfo", _png_text(info))
+            params["pnginfo"] = _png_text(info, params.get("pnginfo"))
         elif kind == "WEBP":
             params.setdefault("lossless", True)
         if kind in ("WEBP", "AVIF", "JPEG"):
@@ -549,8 +558,10 @@ class _SmallImage(Image.Image):
         return super().save(fp, format, **params)
 
 
-def _png_text(info: LRInfo) -> PngImagePlugin.PngInfo:
+def _png_text(info: LRInfo, others: PngImagePlugin.PngInfo | None = None) -> PngImagePlugin.PngInfo:
     text = PngImagePlugin.PngInfo()
+    if others is not None:
+        text.chunks.extend(others.chunks)  # a copy: the caller may use them for other pictures
     text.add_text("car", info.to_json())
     return text
 
@@ -572,14 +583,18 @@ def _encode(
     picture: Picture, kind: str, info: LRInfo | None, quality: int | None
 ) -> tuple[bytes, tuple[str, ...]]:
     array, notes = _file_array(picture), list[str]()
+    if quality is not None and kind not in ("JPEG", "WEBP", "AVIF"):
+        notes.append(f"{kind} has no quality: the setting was not used")
+    if picture.icc is not None and kind in ("BMP", "GIF"):
+        notes.append(f"{kind} cannot carry a colour profile: its colours may look different")
     if array.dtype == np.uint16:
         if kind == "PNG":
-            return _encode_deep_png(array, picture.icc, info), ()
+            return _encode_deep_png(array, picture.icc, info), tuple(notes)
         if kind != "TIFF":
             array = _eight_bit(array)
             notes.append(f"{kind} holds 8 bit: the picture was rounded from 16 bit")
     if kind == "TIFF":
-        return _encode_tiff(array, picture, info), ()
+        return _encode_tiff(array, picture, info), tuple(notes)
     if kind in ("JPEG", "BMP", "GIF") and picture.alpha is not None:
         if picture.alpha.min() < np.iinfo(picture.alpha.dtype).max:
             raise ImageError(f"{kind} cannot keep the transparency of this picture; PNG, WebP and TIFF can")
@@ -601,13 +616,15 @@ def _encode(
         "GIF": {},
     }
     chosen = options[kind]
-    if picture.icc is not None and kind != "GIF":
+    if picture.icc is not None and kind not in ("BMP", "GIF"):
         chosen["icc_profile"] = picture.icc
     if info and kind == "PNG":
         chosen["pnginfo"] = _png_text(info)
     elif info and kind in ("JPEG", "WEBP", "AVIF"):
         chosen["xmp"] = info.to_xmp()
     image = Image.fromarray(np.ascontiguousarray(array))
+    if kind == "GIF" and image.getcolors(256) is None:
+        notes.append("GIF holds 256 colours: the picture was reduced to them")
     if kind in ("WEBP", "AVIF") and image.mode in ("L", "LA"):
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
     buffer = io.BytesIO()
