@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import car
-from car.codec import Codec, codec_for_picture, open_codec, resolve_device
+from car.codec import Codec, codec_for_picture, open_codec
+from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
 from car.images import Picture, from_pil, read, write
 from car.lr_info import LRInfo

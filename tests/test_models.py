@@ -6,7 +6,7 @@ import torch
 from car.errors import UsageError
 from car.models import Rescaler, create, model_names, quantize, register
 from car.models.compact import KernelDownscaler, cubic_taps
-from car.models.published import EDSR, KernelGenerator, published_pair
+from car.models.published import EDSR, KernelGenerator, _ReturningClamp, published_pair
 from car.ops import adaptive_resample, bicubic_downscale
 
 
@@ -193,7 +193,37 @@ def test_registry_refuses_duplicates_and_suggests() -> None:
         register("car_x4", lambda: published_pair(4))
     with pytest.raises(UsageError, match="did you mean 'car_plus_x4'"):
         create("car_pluss_x4")
-    assert set(model_names()) == {f"{f}_x{s}" for f in ("car", "car_lite", "car_plus") for s in (2, 4)}
+    families = {"car", "car_lite", "car_plus", "car_small"}
+    controls = {"car_lite_bicubic", "car_small_bicubic"}
+    assert set(model_names(controls=False)) == {f"{f}_x{s}" for f in families for s in (2, 4)}
+    assert set(model_names()) == {f"{f}_x{s}" for f in families | controls for s in (2, 4)}
+
+
+def test_returning_clamp_lets_gradients_bring_values_back() -> None:
+    raw = torch.tensor([-1.0, -1.0, 0.5, 2.0, 2.0], dtype=torch.float64, requires_grad=True)
+    pull = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0], dtype=torch.float64)
+    clamped = _ReturningClamp.apply(raw, 0.0, 1.0)
+    assert clamped.tolist() == [0, 0, 0.5, 1, 1]
+    (clamped * pull).sum().backward()
+    # descending moves against the gradient: what would lead further outside is stopped
+    assert raw.grad is not None
+    assert raw.grad.tolist() == [0, -1, 1, 1, 0]
+    inside = torch.rand(7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: _ReturningClamp.apply(x, -1.0, 2.0), (inside,))
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_control_shrinks_bicubically_and_restores_like_its_model(scale: int) -> None:
+    for family in ("car_small", "car_lite"):
+        torch.manual_seed(0)
+        control, model = create(f"{family}_bicubic_x{scale}"), create(f"{family}_x{scale}")
+        hr = torch.rand(1, 3, 32, 48)
+        torch.testing.assert_close(control.downscale(hr), bicubic_downscale(hr, scale))
+        assert not list(control.downscaler.parameters())
+        shapes = [
+            {name: p.shape for name, p in pair.upscaler.named_parameters()} for pair in (control, model)
+        ]
+        assert shapes[0] == shapes[1]
 
 
 def test_published_networks_refuse_other_scales() -> None:

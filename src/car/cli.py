@@ -4,6 +4,7 @@ Exit codes: 0 all done, 1 something could not be done, 2 the request makes no se
 """
 
 import csv
+import inspect
 import io
 import json
 import logging
@@ -29,14 +30,27 @@ from car import evaluate as evaluation
 from car import train as training
 from car._version import __version__
 from car.codec import DEFAULT_TILE, Codec, codec_for_picture, open_codec
+from car.data import TRAINING_SETS, find_training_set
 from car.errors import CarError, ImageError, UsageError
 from car.files import Job, Plan, Renamer, check_target, find_images, means_folder, plan
 from car.images import DEFAULT_MAX_PIXELS, Picture, atomic_write, from_pil, inspect_info, read, write
+from car.inspection import inspect_kernels, kernels_picture
+from car.recipes import RECIPES, Recipe, recipe_for, settings
 from car.report import Caption, comparison_picture
+from car.runlog import CURVES, read_log
+from car.trainer import STATE, RunPlan
+from car.trainer import Progress as TrainingProgress
 from car.weights import list_models, manifest
+
+
+def _hyphens(option: str) -> str:
+    """Accept options as the MindSpore code spells them, with underscores."""
+    return option.replace("_", "-")
+
 
 app = typer.Typer(
     name="car",
+    context_settings={"token_normalize_func": _hyphens},
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -299,15 +313,12 @@ def evaluate_command(
     model: Model = None,
     img_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--img-dir", "--img_dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"
-        ),
+        typer.Option("--img-dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"),
     ] = None,
     target_dataset: Annotated[
         str | None,
         typer.Option(
             "--target-dataset",
-            "--target_dataset",
             help=f"Test set below --img-dir: {', '.join(evaluation.DATASETS)}.",
         ),
     ] = None,
@@ -316,9 +327,7 @@ def evaluate_command(
     ] = None,
     device: Annotated[
         str,
-        typer.Option(
-            "--device", "--device-target", "--device_target", help="auto, cpu, cuda, cuda:1, mps, ..."
-        ),
+        typer.Option("--device", "--device-target", help="auto, cpu, cuda, cuda:1, mps, ..."),
     ] = "auto",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -423,96 +432,244 @@ def info_command(
         )
 
 
-@app.command("train")
-def train_command(
-    model: Annotated[str, typer.Argument(help=f"One of {', '.join(training.RECIPES)}.")],
-    data: Annotated[
-        list[Path], typer.Option("--data", "-d", help="Folder of images; may be given repeatedly.")
+inspect_app = typer.Typer(help="Look inside a model.", no_args_is_help=True)
+app.add_typer(inspect_app, name="inspect")
+
+
+@inspect_app.callback()
+def _inspect() -> None:
+    """Look inside a model."""
+
+
+@inspect_app.command("kernels")
+def inspect_kernels_command(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="Of family car or car_lite: name, tag or .safetensors file."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; an unfinished run goes on.")],
-    minutes: Annotated[float | None, typer.Option(help="Training time in all.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Train for so many steps, instead of minutes.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of the HR crops.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
-    muon_lr: Annotated[float | None, typer.Option(help="Peak learning rate of residual blocks.")] = None,
-    adam_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the rest.")] = None,
-    luma_weight: Annotated[float | None, typer.Option(help="Share of luma in the restoration loss.")] = None,
-    fidelity_weight: Annotated[
-        float | None, typer.Option(help="Pull of the LR towards the bicubic LR.")
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path(
+        "kernels.png"
+    ),
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+) -> None:
+    """Show the kernels and offsets with which a model resamples the middle of an image.
+
+    For example:
+
+    ```
+    car inspect kernels photo.jpg --model runs/small/model.safetensors -o kernels.png
+    ```
+    """
+    check_target(Job(image, output), overwrite)
+    codec = open_codec(model, None, device=device)
+    statistics, view = inspect_kernels(codec, image, max_pixels=max_pixels)
+    write(output, from_pil(kernels_picture(view, statistics)), overwrite=overwrite)
+    if as_json:
+        _print_json(asdict(statistics) | {"picture": str(output)})
+        return
+    table = Table("of kernels and offsets", "", title=f"{image.name}, {statistics.model}; HR pixels")
+    x, y = statistics.mean_offset
+    table.add_row("mean offset, x and y", f"{x:+.4f}, {y:+.4f}")
+    table.add_row("mean length of an offset", f"{statistics.mean_length:.4f}")
+    table.add_row("the same, weighted by the kernel", f"{statistics.weighted_length:.4f}")
+    table.add_row("longest offset", f"{statistics.largest:.4f}")
+    table.add_row("mean change to the next LR pixel", f"{statistics.roughness:.4f}")
+    table.add_row("deviation of the sampling pattern", f"{statistics.width:.4f}")
+    table.add_row("negative share of the weights", f"{statistics.negative:.4f}")
+    _out.print(table)
+    _out.print(f"picture: {output}")
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command`, which takes the settings of a recipe as keywords, an option for each of them."""
+    named = inspect.signature(command).parameters.values()
+    own = [p for p in named if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    added: list[inspect.Parameter] = []
+    for name, (kind, text, flags) in settings().items():
+        flag = f"--{name.replace('_', '-')}"
+        many, choice = name == "hold_out", name == "orientations"
+        annotation: Any = list[str] if many else int if choice else kind
+        names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag, *flags)
+        option = typer.Option(*names, help=text, rich_help_panel="Settings, where not as in the recipe")
+        added.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[annotation | None, option],
+            )
+        )
+    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    return command
+
+
+@app.command("train")
+@_with_settings
+def train_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(help=f"{', '.join(RECIPES)}. Default: the published recipe of --scale, `car_xS`."),
     ] = None,
-    bf16: Annotated[bool | None, typer.Option("--bf16/--float32", help="Precision of the networks.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of crops and initial weights.")] = None,
-    hold_out: Annotated[
-        list[str] | None, typer.Option(help="Pattern of image names kept for validation; repeatable.")
+    *,
+    scale: Scale = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", "-d", help="Folder of images; may be given repeatedly.")
     ] = None,
+    image_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--image-path", help="Instead of --data: the folder that holds DIV2K/.", envvar="CAR_DATA"
+        ),
+    ] = None,
+    target_dataset: Annotated[
+        str, typer.Option("--target-dataset", help=f"With --image-path: {', '.join(TRAINING_SETS)}.")
+    ] = "DIV2KHR",
+    valid: Annotated[
+        Path | None,
+        typer.Option("--valid", help="Folder of images to validate on. Default: some are held out."),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", "--checkpoint-path", help="Folder of the run; an unfinished run goes on."
+        ),
+    ] = Path("checkpoint"),
     cache: Annotated[
         Path | None, typer.Option(help="Folder for decoded pixels. Default: inside --out.")
     ] = None,
+    device: Annotated[
+        str, typer.Option("--device", "--device-target", help="auto, cpu, cuda, npu or mps.")
+    ] = "auto",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that decode images and cut crops ahead of the training.")
+    ] = 1,
+    save_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds between two writings of the state.")
+    ] = 60.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, timed on a few steps, and stop.")
+    ] = False,
+    as_json: Json = False,
     quiet: Quiet = False,
+    **changes: Any,
 ) -> None:
-    """Train a compact model on a folder of images; stop and resume it at will.
+    """Train a model on a folder of images; stop and resume it at will.
 
     Run the same command again to go on after an interrupt. The weights are `model.safetensors` in the
-    run's folder, usable as --model everywhere.
+    run's folder, usable as --model everywhere; `tensorboard --logdir FOLDER` shows the run.
 
     For example:
 
     ```
     car train car_plus_x4 --data photos/ --out runs/x4 --minutes 40
-    car downscale photo.jpg --model runs/x4/model.safetensors
+    car train --scale 4 --image-path datasets --dry-run
+    car train car_plus_x4 --data photos/ --out runs/fine --init car_plus_x4 --lr 2e-4 --minutes 5
+    torchrun --nproc-per-node 8 -m car train car_x4 --image-path datasets --out runs/published
     ```
     """
-    recipe = training.recipe_for(
-        model,
-        minutes=minutes,
-        steps=steps,
-        crop=crop,
-        batch=batch,
-        muon_lr=muon_lr,
-        adam_lr=adam_lr,
-        luma_weight=luma_weight,
-        fidelity_weight=fidelity_weight,
-        bf16=bf16,
-        seed=seed,
-        hold_out=tuple(hold_out) if hold_out else None,
-    )
+    if model is None:
+        if scale is None:
+            raise UsageError("name a model, or --scale for the published recipe")
+        model = f"car_x{scale}"
+    hold_out = changes.pop("hold_out", None)
+    recipe = recipe_for(model, hold_out=tuple(hold_out) if hold_out else None, **changes)
+    if scale is not None and not model.endswith(f"_x{scale}"):
+        raise UsageError(f"{model} is not a model of scale {scale}")
+    if not data:
+        if image_path is None:
+            raise UsageError("name a folder of images with --data, or the folder of DIV2K/ with --image-path")
+        data, valid = find_training_set(image_path, target_dataset, valid)
+    hidden = quiet or as_json
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TimeRemainingColumn(),
         console=_err,
-        disable=quiet or not _err.is_terminal,
+        disable=hidden or not _err.is_terminal,
     )
     decoding = bar.add_task("reading images", total=None)
-    running = bar.add_task("training", total=1, visible=False)
 
-    def on_progress(state: training.Progress) -> None:
+    def on_decode(done: int, total: int) -> None:
+        bar.update(decoding, completed=done, total=total)
+
+    def on_note(line: str) -> None:
+        bar.console.print(f"car: note: {line}")
+
+    place: dict[str, Any] = {
+        "valid": valid,
+        "cache": cache,
+        "device": device,
+        "workers": workers,
+        "on_decode": on_decode,
+        "on_note": on_note,
+    }
+    if dry_run:
+        with bar:
+            found = training.plan_run(recipe, data, out, **place)
+        _print_plan(recipe, found, as_json)
+        return
+    running = bar.add_task("training", total=1, visible=False)
+    newest = ""
+
+    def on_progress(state: TrainingProgress) -> None:
+        nonlocal newest
         bar.update(decoding, visible=False)
-        text = f"step {state.step}, loss {state.loss:.4f}"
+        if state.psnr is not None:
+            newest = f", {state.psnr:.2f} dB"
+            if not hidden:
+                bar.console.print(
+                    f"{state.seconds / 60:.1f} min, step {state.step}: loss {state.loss:.4f}, "
+                    f"validation PSNR {state.psnr:.2f} dB, LR to bicubic {state.lr_psnr:.2f} dB"
+                )
+        speed = f"{state.images_per_second:.1f} images/s"
+        text = f"step {state.step}, loss {state.loss:.4f}{newest}, {speed}"
         bar.update(running, visible=True, completed=state.done, description=text)
-        if state.psnr is not None and not quiet:
-            bar.console.print(
-                f"{state.seconds / 60:.1f} min, step {state.step}: validation PSNR {state.psnr:.2f} dB, "
-                f"LR to bicubic {state.lr_psnr:.2f} dB"
-            )
 
     try:
         with bar:
             path = training.train(
-                recipe,
-                data,
-                out,
-                cache=cache,
-                on_progress=on_progress,
-                on_decode=lambda done, total: bar.update(decoding, completed=done, total=total),
-                on_skip=lambda line: bar.console.print(f"left out: {line}"),
+                recipe, data, out, save_seconds=save_seconds, on_progress=on_progress, **place
             )
     except KeyboardInterrupt:
-        if (out / "state.pt").exists():
+        if (out / STATE).exists():
             _error(f"the state is saved in {out}; the same command goes on from there")
         raise
-    if not quiet:
-        _out.print(f"weights: {path}")
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process speaks for all
+    if as_json:
+        _print_json({"weights": str(path), "log": read_log(out)})
+    elif not quiet:
+        _out.print(f"weights: {path}; curves: {out / CURVES}")
+
+
+def _print_plan(recipe: Recipe, found: RunPlan, as_json: bool) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        _print_json({"recipe": asdict(recipe), "plan": asdict(found)})
+        return
+    table = Table("setting", "value", title=f"{recipe.model}: the recipe", title_justify="left")
+    for name, value in asdict(recipe).items():
+        table.add_row(name, ", ".join(value) if isinstance(value, tuple) else str(value))
+    _out.print(table)
+    _out.print(
+        f"{found.images} images to train on, {found.validation_images} to validate on\n"
+        f"{found.downscaler_parameters:,} + {found.upscaler_parameters:,} parameters to train "
+        "(downscaler + upscaler)\n"
+        f"{found.processes} process(es) on {found.device}; {found.epoch_steps} steps an epoch\n"
+        f"{found.steps:,} steps of {found.step_seconds:.3g} s: about {_duration(found.seconds)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from car.devices import resolve_device
 from car.errors import ImageError, UsageError
 from car.images import Picture, from_pil, read, to_pil
 from car.lr_info import LRInfo
@@ -23,30 +24,12 @@ DEFAULT_TILE = 512
 ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", torch.Tensor)
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device called `name`; ``auto`` is an NVIDIA/AMD GPU where there is one, else the CPU.
-
-    Raises:
-        UsageError: no such device, or it cannot be used here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        # the names that the MindSpore code knows the devices by
-        device = torch.device({"GPU": "cuda", "CPU": "cpu", "Ascend": "npu"}.get(name, name))
-        torch.zeros(1, device=device)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"device {name!r} cannot be used here: {reason}") from error
-    return device
-
-
 class Codec:
     """One model on one device, turning pictures into small ones and back.
 
     Args:
         loaded: the model with its weights; moved to `device`.
-        device: see `resolve_device`.
+        device: see `car.devices.resolve_device`.
         tile: side of the square processed at once, in LR pixels. Memory grows with its square; results
             agree with whole-image processing up to float rounding.
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,8 +13,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from car.errors import ImageError, TrainingError
+from car.errors import ImageError, TrainingError, UsageError, did_you_mean
 from car.images import atomic_write, is_supported_input, read
+
+TRAINING_SETS = {"DIV2KHR": ("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR")}
+"""Names of the usual training sets: where their images to train and to validate on lie."""
+
+
+def find_training_set(image_path: Path, name: str, valid: Path | None) -> tuple[list[Path], Path]:
+    """Return the folders to train and, unless `valid` is given, to validate on, below `image_path`.
+
+    Raises:
+        UsageError: the name is not known or a folder is not there.
+    """
+    if name not in TRAINING_SETS:
+        raise UsageError(f"no training set is called {name!r}{did_you_mean(name, TRAINING_SETS)}")
+    training, validation = (image_path / place for place in TRAINING_SETS[name])
+    folders = (training, valid or validation)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is not there; {name} is expected below {image_path}")
+    return [training], folders[1]
 
 
 @dataclass(frozen=True)
@@ -28,20 +48,94 @@ class ImageStore:
         chosen = [i for i, name in enumerate(self.names) if keep(name)]
         return ImageStore(tuple(self.names[i] for i in chosen), tuple(self.images[i] for i in chosen))
 
-    def sample(self, rng: np.random.Generator, batch: int, crop: int) -> torch.Tensor:
-        """Return random crops ``[batch, 3, crop, crop]``, uint8, in one of the eight orientations each.
 
-        Images are drawn in proportion to their area, so that every region is as likely as any other.
-        """
-        areas = np.array([image.shape[0] * image.shape[1] for image in self.images], dtype=np.float64)
-        patches = np.empty((batch, crop, crop, 3), dtype=np.uint8)
-        for i, index in enumerate(rng.choice(len(self.images), size=batch, p=areas / areas.sum())):
-            image = self.images[index]
-            top = rng.integers(image.shape[0] - crop + 1)
-            left = rng.integers(image.shape[1] - crop + 1)
-            patch = np.rot90(image[top : top + crop, left : left + crop], k=int(rng.integers(4)))
-            patches[i] = patch[:, ::-1] if rng.integers(2) else patch
+class Crops:
+    """Random crops of a store, fixed by seed and step alone: any process can make any part of any batch.
+
+    Args:
+        store: images, none smaller than `crop` on either side.
+        batch: crops a step.
+        crop: their side in pixels.
+        repeats: crops of each image in an epoch.
+        by_area: draw each region as often as any other, else each image `repeats` times an epoch, shuffled.
+        orientations: 4 (flips) or 8 (flips and quarter turns).
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        *,
+        batch: int,
+        crop: int,
+        repeats: int = 1,
+        by_area: bool = True,
+        orientations: int = 8,
+        seed: int = 0,
+    ) -> None:
+        self.store, self.batch, self.crop, self.repeats = store, batch, crop, repeats
+        self.by_area, self.orientations, self.seed = by_area, orientations, seed
+        areas = np.array([image.shape[0] * image.shape[1] for image in store.images], dtype=np.float64)
+        self._cumulative = np.cumsum(areas) / areas.sum()
+        self.epoch_steps = max(1, len(store.images) * repeats // batch)
+
+    def get(self, step: int, first: int = 0, count: int | None = None) -> torch.Tensor:
+        """Return `count` crops from `first` on of the batch of `step`, ``[count, 3, crop, crop]`` uint8."""
+        rng = np.random.default_rng([self.seed, step])
+        if self.by_area:
+            indices = np.searchsorted(self._cumulative, rng.random(self.batch), side="right")
+        else:
+            indices = self._of_epoch(*divmod(step, self.epoch_steps))
+        places = rng.random((self.batch, 2))
+        turns, mirrors = rng.integers(4, size=self.batch), rng.integers(2, size=self.batch)
+        if self.orientations == 4:
+            turns = turns // 2 * 2
+        chosen = range(self.batch)[first : None if count is None else first + count]
+        patches = np.empty((len(chosen), self.crop, self.crop, 3), dtype=np.uint8)
+        for row, i in enumerate(chosen):
+            image = self.store.images[indices[i]]
+            top, left = (int(places[i, d] * (image.shape[d] - self.crop + 1)) for d in (0, 1))
+            patch = np.rot90(image[top : top + self.crop, left : left + self.crop], k=int(turns[i]))
+            patches[row] = patch[:, ::-1] if mirrors[i] else patch
         return torch.from_numpy(patches).permute(0, 3, 1, 2)
+
+    def _of_epoch(self, epoch: int, step: int) -> NDArray[np.int64]:
+        # another stream than that of the steps, which have two numbers
+        order = np.random.default_rng([self.seed, epoch, 1]).permutation(
+            len(self.store.images) * self.repeats
+        )
+        start = step * self.batch
+        return np.take(order, range(start, start + self.batch), mode="wrap") % len(self.store.images)
+
+
+class Prefetcher:
+    """Make batches ahead of time on threads, so that training never waits for them.
+
+    Args:
+        make: step -> batch; called from threads.
+        workers: threads, and batches ready in advance; 0 makes each batch when it is asked for.
+    """
+
+    def __init__(self, make: Callable[[int], torch.Tensor], workers: int) -> None:
+        self._make, self._workers = make, workers
+        self._pool = ThreadPoolExecutor(workers, "crops") if workers else None
+        self._ready: dict[int, Future[torch.Tensor]] = {}
+
+    def get(self, step: int) -> torch.Tensor:
+        """Return the batch of `step`; the next ones are begun."""
+        if self._pool is None:
+            return self._make(step)
+        ready = self._ready.pop(step, None) or self._pool.submit(self._make, step)
+        self._ready = {
+            ahead: self._ready.get(ahead) or self._pool.submit(self._make, ahead)
+            for ahead in range(step + 1, step + 1 + self._workers)
+        }
+        return ready.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def load_store(
@@ -49,6 +143,7 @@ def load_store(
     cache: Path,
     *,
     min_size: int,
+    workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
     on_skip: Callable[[str], None] | None = None,
 ) -> ImageStore:
@@ -58,6 +153,7 @@ def load_store(
         folders: searched recursively for image files.
         cache: folder for the decoded pixels (3 bytes a pixel), made where missing.
         min_size: images smaller than this on either side are skipped.
+        workers: threads that decode.
         on_progress: called with (images done, images in all) while decoding.
         on_skip: called with one line for each image that was left out.
 
@@ -71,15 +167,16 @@ def load_store(
     pixels_path, index_path = cache / "pixels.u8", cache / "index.json"
     try:
         index: dict[str, Any] = json.loads(index_path.read_text())
-        fresh = index["listing"] == listing
-    except (OSError, ValueError, KeyError):
+        size = sum(height * width * 3 for _, height, width in index["entries"])
+        fresh = index["listing"] == listing and size == pixels_path.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
         index, fresh = {}, False
     if not fresh:
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            entries = _decode(files, pixels_path, on_progress, on_skip)
+            entries = _decode(files, pixels_path, workers, on_progress, on_skip)
             index = {"listing": listing, "entries": entries}
-            index_path.write_text(json.dumps(index))
+            atomic_write(index_path, json.dumps(index).encode())
         except OSError as error:
             raise TrainingError(f"cannot write the image cache in {cache}: {error.strerror}") from error
     flat = np.memmap(pixels_path, dtype=np.uint8, mode="r") if index["entries"] else np.empty(0, np.uint8)
@@ -132,24 +229,35 @@ def _image_files(folder: Path) -> list[tuple[Path, str]]:
 def _decode(
     files: Sequence[tuple[Path, str]],
     target: Path,
+    workers: int,
     on_progress: Callable[[int, int], None] | None,
     on_skip: Callable[[str], None] | None,
 ) -> list[tuple[str, int, int]]:
     entries: list[tuple[str, int, int]] = []
 
+    def decode(file: tuple[Path, str]) -> NDArray[np.uint8] | str:
+        try:
+            pixels = read(file[0]).pixels
+        except ImageError as error:
+            return str(error)
+        if pixels.dtype != np.uint8:
+            pixels = np.round(pixels / 257)
+        return np.ascontiguousarray(pixels, dtype=np.uint8)
+
     def decode_all(out: BinaryIO) -> None:
-        for done, (path, name) in enumerate(files, start=1):
-            try:
-                pixels = read(path).pixels
-                if pixels.dtype != np.uint8:
-                    pixels = np.round(pixels / 257).astype(np.uint8)
-                out.write(np.ascontiguousarray(pixels).tobytes())
-                entries.append((name, pixels.shape[0], pixels.shape[1]))
-            except ImageError as error:
-                if on_skip:
-                    on_skip(str(error))
-            if on_progress:
-                on_progress(done, len(files))
+        threads = max(1, workers)
+        with ThreadPoolExecutor(threads) as pool:
+            for first in range(0, len(files), 2 * threads):  # a few at a time: they wait in memory
+                group = files[first : first + 2 * threads]
+                for done, (file, pixels) in enumerate(zip(group, pool.map(decode, group), strict=True), 1):
+                    if isinstance(pixels, str):
+                        if on_skip:
+                            on_skip(pixels)
+                    else:
+                        out.write(pixels.data)
+                        entries.append((file[1], pixels.shape[0], pixels.shape[1]))
+                    if on_progress:
+                        on_progress(first + done, len(files))
 
     atomic_write(target, decode_all)
     return entries

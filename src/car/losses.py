@@ -1,17 +1,25 @@
-"""Loss terms of the compact models; all means over the batch, in units of the [0, 1] range."""
+"""The training objective and its terms; images in units of the [0, 1] range."""
+
+import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
+from torch import nn
 
 from car.metrics import LUMA_WEIGHTS
+from car.models import BicubicDownscaler, ResamplingDownscaler, Rescaler, quantize
+from car.ops import adaptive_resample, bicubic_downscale
+from car.recipes import Recipe
 
 
 def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float) -> torch.Tensor:
-    """Return ``(1 - w) * L1(RGB) + w * L1(luma)``, a scalar; both ``[B, 3, H, W]``.
+    """Return ``(1 - w) * L1(RGB) + w * L1(luma)``, a scalar mean over the batch; both ``[B, 3, H, W]``.
 
     A share of luma trades colour accuracy, which the eye and the tables weigh little, for detail.
     """
     difference = restored - hr
+    if luma_weight == 0:
+        return difference.abs().mean()
     weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
     luma = (difference * weights).sum(dim=1)
     return (1 - luma_weight) * difference.abs().mean() + luma_weight * luma.abs().mean()
@@ -20,3 +28,115 @@ def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float)
 def out_of_range(lr: torch.Tensor) -> torch.Tensor:
     """Return how far values lie outside [0, 1] on average: what rounding to 8 bit would cut off."""
     return (F.relu(-lr) + F.relu(lr - 1)).mean()
+
+
+def offset_variation(kernels: torch.Tensor, offsets_h: torch.Tensor, offsets_v: torch.Tensor) -> torch.Tensor:
+    """Return the paper's total variation of offsets, a scalar: a sum over taps and pixels, a mean over B.
+
+    Neighbouring LR pixels are to sample in similar patterns: vertical offsets are compared along x,
+    horizontal ones along y, by forward differences that the kernel weighs (Sun & Chen 2020, section III-D).
+
+    Args:
+        kernels: ``[B, k*k, h, w]``.
+        offsets_h: likewise, in units of the scale.
+        offsets_v: likewise.
+    """
+    along_x = (offsets_v[..., 1:] - offsets_v[..., :-1]).abs() * kernels[..., :-1]
+    along_y = (offsets_h[..., 1:, :] - offsets_h[..., :-1, :]).abs() * kernels[..., :-1, :]
+    return (along_x.sum() + along_y.sum()) / kernels.shape[0]
+
+
+# the square root's derivative is not finite at 0, where offsets start
+_EPSILON = 1e-12
+
+
+def offset_distance(offsets_h: torch.Tensor, offsets_v: torch.Tensor) -> torch.Tensor:
+    """Return the paper's offset distance, a scalar: a sum over taps, a mean over batch and pixels.
+
+    Each tap's offset counts by its length times the tap's distance from the kernel's centre, so that far
+    taps stay where they belong (Sun & Chen 2020, section III-D).
+
+    Args:
+        offsets_h: ``[B, k*k, h, w]`` in units of the scale.
+        offsets_v: likewise.
+    """
+    side = round(offsets_h.shape[1] ** 0.5)
+    axis = torch.arange(side, dtype=offsets_h.dtype, device=offsets_h.device) - side / 2
+    weight = (axis.square()[:, None] + axis.square()[None, :]).sqrt() / side
+    length = (offsets_h.square() + offsets_v.square() + _EPSILON).sqrt()
+    return (length * weight.reshape(1, -1, 1, 1)).sum(dim=1).mean()
+
+
+class Objective(nn.Module):
+    """A pair of networks with its loss, ``[B, 3, H, W] -> scalar``, as one module to wrap or compile."""
+
+    def __init__(self, model: Rescaler, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+        self.learn_downscaler = True
+
+    def forward(self, hr: torch.Tensor) -> torch.Tensor:
+        """Return the recipe's loss of a round trip of RGB ``[B, 3, H, W]`` in [0, 1]."""
+        recipe, down, scale = self.recipe, self.model.downscaler, self.model.geometry.scale
+        sampling: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learn_downscaler):
+            if isinstance(down, ResamplingDownscaler):
+                sampling = down.kernels_and_offsets(hr)
+                lr = adaptive_resample(hr, *sampling, scale)
+            else:
+                lr = self.model.downscale(hr)
+        restored = self.model.upscale(quantize(lr, gradient=recipe.rounding))
+        with torch.autocast(hr.device.type, enabled=False):
+            lr, restored = lr.float(), restored.float()
+            loss = restoration_l1(restored, hr, recipe.luma_weight)
+            if isinstance(down, BicubicDownscaler):
+                return loss
+            if recipe.fidelity_weight:
+                loss = loss + recipe.fidelity_weight * (lr - bicubic_downscale(hr, scale)).abs().mean()
+            if recipe.range_weight:
+                loss = loss + recipe.range_weight * out_of_range(lr)
+            if sampling and recipe.tv_weight:
+                loss = loss + recipe.tv_weight * offset_variation(*sampling)
+            if sampling and recipe.offset_weight:
+                loss = loss + recipe.offset_weight * offset_distance(*sampling[1:])
+            return loss
+
+
+class LossWatch:
+    """Tells a training that goes wrong from one that fluctuates, by means of a running mean of the loss."""
+
+    _MEMORY = 0.98  # a step
+    _SETTLED = 10  # steps before the mean is worth comparing with
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+        self.weight = 0.0
+        self.steps = 0
+        self.best = math.inf
+
+    def update(self, loss: float, steps: int) -> None:
+        """Take in the mean loss of the last `steps` steps."""
+        memory = self._MEMORY**steps
+        self.sum = memory * self.sum + (1 - memory) * loss
+        self.weight = memory * self.weight + (1 - memory)
+        self.steps += steps
+        if self.steps >= self._SETTLED and math.isfinite(self.sum):
+            self.best = min(self.best, self.sum / self.weight)
+
+    @property
+    def diverged(self) -> bool:
+        """The loss is not finite, or its running mean is four times the lowest it was."""
+        return not math.isfinite(self.sum) or self.sum > 4 * self.best * self.weight
+
+    @property
+    def suspect(self) -> bool:
+        """The loss is high enough that a state saved now may be a bad one."""
+        return not math.isfinite(self.sum) or self.sum > 2 * self.best * self.weight
+
+    def state(self) -> list[float]:
+        """Return everything it knows, for `restore`."""
+        return [self.sum, self.weight, self.steps, self.best]
+
+    def restore(self, state: list[float]) -> None:
+        """Take back what `state` gave."""
+        self.sum, self.weight, self.steps, self.best = state[0], state[1], int(state[2]), state[3]

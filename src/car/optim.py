@@ -1,58 +1,135 @@
-"""The optimiser of the compact models: Muon for inner convolutions, Adam for everything else."""
+"""Optimisers and learning-rate schedules."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from car.models.compact import ResidualBlock
+from car.models import Rescaler
+from car.recipes import Recipe
 
 
-class MuonAdam:
-    """Muon on the convolutions of residual blocks, Adam on the rest.
+class MuonAdam(torch.optim.Optimizer):
+    """Muon on inner convolutions, Adam on the rest.
 
     Muon (Jordan et al. 2024, as in `torch.optim.Muon`) orthogonalises the update of a matrix; a
-    convolution's weight is seen as the matrix ``[out, in * kh * kw]``. Biases and layers with pixels on
-    one side keep Adam.
+    convolution's weight is seen as the matrix ``[out, in * kh * kw]``. Biases and convolutions that
+    change the number of channels keep Adam.
 
     Args:
-        model: its parameters that require a gradient are optimised.
+        halves: (modules, factor on their learning rates); parameters that require a gradient are optimised.
         muon_lr: peak learning rate of the matrices.
-        adam_lr: peak learning rate of the rest.
+        lr: peak learning rate of the rest.
+        beta2: of Adam.
+        eps: of Adam.
+        weight_decay: decoupled, of the matrices.
     """
 
-    def __init__(self, model: nn.Module, muon_lr: float, adam_lr: float) -> None:
-        blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
-        self._matrices = [conv.weight for block in blocks for conv in (block.conv1, block.conv2)]
-        inner = {id(weight) for weight in self._matrices}
-        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in inner]
-        # Muon takes two-dimensional parameters: these share the storage of the convolutions' weights
-        self._flat = [nn.Parameter(p.detach().view(p.shape[0], -1)) for p in self._matrices]
-        self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(rest, lr=adam_lr, betas=(0.9, 0.99))
-        ]
-        if self._flat:
-            self._optimizers.append(torch.optim.Muon(self._flat, lr=muon_lr, weight_decay=0))
-        self._peaks = [group["lr"] for o in self._optimizers for group in o.param_groups]
+    def __init__(
+        self,
+        halves: list[tuple[nn.Module, float]],
+        *,
+        muon_lr: float,
+        lr: float,
+        beta2: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        groups: list[dict[str, Any]] = []
+        for half, factor in halves:
+            inner = {id(weight) for weight in _inner_weights(half)}
+            trained = [p for p in half.parameters() if p.requires_grad]
+            for matrices, rate in ((False, lr), (True, muon_lr)):
+                chosen = [p for p in trained if (id(p) in inner) == matrices]
+                if chosen:
+                    groups.append({"params": chosen, "lr": rate * factor, "matrices": matrices})
+        super().__init__(groups, {})
+        self._inner: list[torch.optim.Optimizer] = []
+        for group in self.param_groups:
+            if group["matrices"]:
+                # Muon takes two-dimensional parameters: these share the storage of the convolutions' weights
+                flat = [nn.Parameter(p.detach().view(p.shape[0], -1)) for p in group["params"]]
+                self._inner.append(torch.optim.Muon(flat, lr=group["lr"], weight_decay=weight_decay))
+            else:
+                self._inner.append(
+                    torch.optim.Adam(group["params"], lr=group["lr"], betas=(0.9, beta2), eps=eps)
+                )
 
-    def step(self, lr_factor: float) -> None:
-        """Update the parameters from their ``.grad`` at `lr_factor` times the peak rates; clear ``.grad``."""
-        groups = [group for o in self._optimizers for group in o.param_groups]
-        for group, peak in zip(groups, self._peaks, strict=True):
-            group["lr"] = peak * lr_factor
-        for flat, parameter in zip(self._flat, self._matrices, strict=True):
-            if parameter.grad is not None:
-                flat.grad = parameter.grad.reshape(flat.shape)
-            parameter.grad = None
-        for optimizer in self._optimizers:
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update the parameters from their ``.grad`` at the groups' current learning rates."""
+        for group, optimizer in zip(self.param_groups, self._inner, strict=True):
+            (own,) = optimizer.param_groups
+            own["lr"] = group["lr"]
+            if group["matrices"]:
+                for flat, parameter in zip(own["params"], group["params"], strict=True):
+                    flat.grad = None if parameter.grad is None else parameter.grad.reshape(flat.shape)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Return the state of both optimisers, for `load_state_dict`."""
-        return [optimizer.state_dict() for optimizer in self._optimizers]
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all inner optimisers, for `load_state_dict`."""
+        return {"inner": [optimizer.state_dict() for optimizer in self._inner]}
 
-    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        for optimizer, values in zip(self._optimizers, state, strict=True):
+        for optimizer, values in zip(self._inner, state_dict["inner"], strict=True):
             optimizer.load_state_dict(values)
+
+
+def _inner_weights(half: nn.Module) -> list[torch.Tensor]:
+    """Return weights of 3x3 convolutions between equally many features, all but the first and the last."""
+    convs = [module for module in half.modules() if isinstance(module, nn.Conv2d)]
+    inner = convs[1:-1]  # pixels on one side: at 4x these can have as many channels as features
+    return [c.weight for c in inner if c.in_channels == c.out_channels > 3 and c.kernel_size == (3, 3)]
+
+
+def make_optimizer(model: Rescaler, recipe: Recipe) -> torch.optim.Optimizer:
+    """Build the recipe's optimiser for the parameters of `model` that require a gradient.
+
+    Every parameter group's ``lr`` is its peak, to be scaled by `lr_factor`.
+    """
+    halves = [(model.downscaler, recipe.downscaler_lr), (model.upscaler, 1.0)]
+    if recipe.optimizer == "muon":
+        return MuonAdam(
+            halves,
+            muon_lr=recipe.muon_lr,
+            lr=recipe.lr,
+            beta2=recipe.beta2,
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+        )
+    groups = [
+        {"params": trained, "lr": recipe.lr * factor}
+        for half, factor in halves
+        if (trained := [p for p in half.parameters() if p.requires_grad])
+    ]
+    betas = (0.9, recipe.beta2)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=betas, eps=recipe.eps, weight_decay=recipe.weight_decay)
+    return torch.optim.Adam(groups, betas=betas, eps=recipe.eps)
+
+
+# of the paper: each for a fifth of the training
+_FIFTHS = (1.0, 0.5, 0.1, 0.05, 0.01)
+
+
+def lr_factor(recipe: Recipe, progress: float) -> float:
+    """Return the share of the peak learning rate at `progress` (0 to 1) of the training."""
+    done = min(max(progress, 0.0), 1.0)
+    if recipe.schedule == "constant":
+        return 1.0
+    if recipe.schedule == "fifths":
+        return _FIFTHS[min(int(5 * done), 4)]
+    if recipe.schedule == "onecycle":  # Smith & Topin 2017: up over 30 %, down to almost nothing
+        if done < 0.3:
+            return _half_cosine(1 / 25, 1.0, done / 0.3)
+        return _half_cosine(1.0, 1e-4, (done - 0.3) / 0.7)
+    if done < recipe.warmup:
+        return max(done / recipe.warmup, 1e-3)
+    return _half_cosine(1.0, 0.0, (done - recipe.warmup) / (1 - recipe.warmup))
+
+
+def _half_cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))

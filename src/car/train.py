@@ -1,135 +1,21 @@
-"""Training of the compact models: recipes as data, a time-budgeted loop, resumable checkpoints."""
+"""Training: from one CPU process to many accelerators, stopped and resumed at will."""
 
-import io
-import json
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from safetensors.torch import save
-from torch import nn
+from typing import TYPE_CHECKING
 
 from car.data import ImageStore, load_store, split_held_out
-from car.errors import TrainingError, UsageError, did_you_mean
-from car.images import atomic_write
-from car.losses import out_of_range, restoration_l1
-from car.metrics import psnr
-from car.models import create, quantize
-from car.ops import bicubic_downscale
-from car.optim import MuonAdam
+from car.devices import resolve_device
+from car.errors import ImageError, TrainingError, UsageError
+from car.models import create
+from car.recipes import Recipe
+from car.trainer import Progress, RunPlan, Trainer
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a compact model is trained. Learning rates are peaks; see `lr_factor` for the schedule.
-
-    Attributes:
-        model: name of the architecture.
-        minutes: training time, spread over as many runs as it takes; validation and start-up not counted.
-        steps: train for so many steps instead, however long they take, where this is not 0.
-        crop: side of the square HR crops, in pixels.
-        batch: crops a step.
-        muon_lr: for the convolutions of residual blocks.
-        adam_lr: for everything else.
-        warmup: share of the time during which the learning rate rises.
-        luma_weight: share of luma in the restoration loss, 0 to 1.
-        fidelity_weight: weight of the L1 distance between the LR and the bicubic LR.
-        range_weight: weight of LR values outside [0, 1].
-        ema: decay a step of the averaged weights that are shipped.
-        clip: largest gradient norm.
-        bf16: run the networks under bfloat16 autocast.
-        seed: of crops and initial weights.
-        hold_out: patterns of image names kept for validation, beside eight that are spread evenly.
-    """
-
-    model: str
-    minutes: float = 40
-    steps: int = 0
-    crop: int = 128
-    batch: int = 8
-    muon_lr: float = 5e-3
-    adam_lr: float = 1e-3
-    warmup: float = 0.02
-    luma_weight: float = 0.5
-    fidelity_weight: float = 0.05
-    range_weight: float = 1.0
-    ema: float = 0.998
-    clip: float = 0.5
-    bf16: bool = True
-    seed: int = 0
-    hold_out: tuple[str, ...] = field(default=())
-
-    def validate(self) -> None:
-        """Raise `UsageError` where a value makes no sense."""
-        scale = create(self.model).geometry.scale
-        checks = {
-            "minutes": self.minutes > 0,
-            "steps": self.steps >= 0,
-            "crop": self.crop >= 8 * scale and self.crop % create(self.model).geometry.multiple == 0,
-            "batch": self.batch >= 1,
-            "muon_lr": self.muon_lr > 0,
-            "adam_lr": self.adam_lr > 0,
-            "warmup": 0 <= self.warmup < 1,
-            "luma_weight": 0 <= self.luma_weight <= 1,
-            "fidelity_weight": self.fidelity_weight >= 0,
-            "range_weight": self.range_weight >= 0,
-            "ema": 0 <= self.ema < 1,
-            "clip": self.clip > 0,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise UsageError(f"{name} = {getattr(self, name)} is out of range for {self.model}")
-
-
-# the photograph that the demonstration restores must be new to the weights
-_DEMO = ("*b939ac34faa94b5d0e753d570edc7048*",)
-
-RECIPES = {
-    recipe.model: recipe
-    for recipe in (
-        Recipe("car_plus_x4", minutes=48, crop=128, hold_out=_DEMO),
-        Recipe("car_plus_x2", minutes=44, crop=80, hold_out=_DEMO),
-        Recipe("car_lite_x4", minutes=48, crop=128, hold_out=_DEMO),
-        Recipe("car_lite_x2", minutes=44, crop=80, hold_out=_DEMO),
-    )
-}
-
-
-def recipe_for(model: str, **changes: Any) -> Recipe:
-    """Return the committed recipe of `model` with `changes` (those that are None are ignored).
-
-    Raises:
-        UsageError: there is no recipe for `model`, or a changed value is out of range.
-    """
-    if model not in RECIPES:
-        raise UsageError(f"no training recipe for {model!r}{did_you_mean(model, RECIPES)}")
-    recipe = replace(RECIPES[model], **{k: v for k, v in changes.items() if v is not None})
-    recipe.validate()
-    return recipe
-
-
-def lr_factor(progress: float, warmup: float) -> float:
-    """Return the share of the peak learning rate at `progress` (0 to 1): linear rise, then half a cosine."""
-    if progress < warmup:
-        return max(progress / warmup, 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a running training reports: once every few steps, with `psnr` after a validation."""
-
-    step: int
-    seconds: float
-    done: float  # 0 to 1
-    loss: float
-    psnr: float | None
-    lr_psnr: float | None
+_EXTRA = "training needs more packages: pip install 'content-adaptive-resampler[train]'"
 
 
 def train(
@@ -137,181 +23,194 @@ def train(
     folders: Sequence[Path],
     out: Path,
     *,
+    valid: Path | None = None,
     cache: Path | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    save_seconds: float = 60.0,
     on_progress: Callable[[Progress], None] | None = None,
     on_decode: Callable[[int, int], None] | None = None,
-    on_skip: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Path:
     """Train `recipe` on the images below `folders`, or go on with what `out` holds.
 
-    `out` receives ``state.pt`` (everything needed to go on, written once a minute and at an interrupt),
-    ``log.jsonl`` (a line a validation) and at each validation ``model.safetensors`` (averaged weights).
+    Started by ``torchrun`` or ``accelerate launch`` it trains on all their processes: each takes its share
+    of every batch, the first one writes. `out` receives
+
+    - ``state.pt``: everything needed to go on, written every `save_seconds` and at an interrupt,
+    - ``model.safetensors`` and ``best.safetensors``: the (averaged) weights at the last validation, and at
+      the one with the highest PSNR,
+    - ``log.jsonl``, ``tensorboard/`` and, at the end, ``curves.png``,
+    - ``recipe.json``.
+
+    Where the loss stops being finite or runs away, training goes back to the last good state and on at
+    half the learning rate, three times at most.
 
     Args:
         recipe: what to train and how.
         folders: searched recursively for images.
-        out: the run's folder, made where missing.
+        out: the run's folder, made where missing; all machines of a run must see it.
+        valid: folder of images to validate on; by default some of the training images are held out.
         cache: folder for decoded pixels; ``out / "cache"`` by default.
-        on_progress: called every ten steps and at each validation.
-        on_decode: called with (images done, images in all) while images are decoded.
-        on_skip: called with one line for each image that cannot be used.
+        device: see `car.devices.resolve_device`.
+        workers: threads that decode and cut crops ahead of the training.
+        save_seconds: between two writings of the state.
+        on_progress: called every ten steps and at each validation, in the first process.
+        on_decode: called with (images done, images in all) while images are decoded, likewise.
+        on_note: called with a line for each image left out and for whatever else is worth knowing, likewise.
 
     Returns:
         The path of ``model.safetensors``.
 
     Raises:
-        TrainingError: no usable image, `out` cannot be written or holds another recipe's run, or the loss
-            stopped being finite (the last checkpoint before that is kept).
+        UsageError: a setting or the device cannot be used.
+        TrainingError: a package is missing, no usable image, `out` cannot be written, is in use or holds
+            another recipe's run, or the training diverged for good (the last good state is kept).
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state written before.
     """
+    with _trainer(
+        recipe, folders, out, valid, cache, device, workers, on_decode=on_decode, on_note=on_note
+    ) as trainer:
+        return trainer.run(save_seconds, on_progress)
+
+
+def plan_run(
+    recipe: Recipe,
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    valid: Path | None = None,
+    cache: Path | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    on_decode: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> RunPlan:
+    """Return what `train` would do with these arguments, timed on a few steps that are thrown away.
+
+    Images are decoded into the cache, from where the real run takes them; nothing else is written.
+
+    Raises:
+        UsageError, TrainingError: as `train`.
+    """
+    with _trainer(
+        recipe, folders, out, valid, cache, device, workers, on_decode=on_decode, on_note=on_note
+    ) as trainer:
+        return trainer.plan()
+
+
+@contextmanager
+def _trainer(
+    recipe: Recipe,
+    folders: Sequence[Path],
+    out: Path,
+    valid: Path | None,
+    cache: Path | None,
+    device: str,
+    workers: int,
+    *,
+    on_decode: Callable[[int, int], None] | None,
+    on_note: Callable[[str], None] | None,
+) -> Generator["Trainer"]:
     recipe.validate()
     try:
+        import tensorboard as _tensorboard
+        from accelerate.state import AcceleratorState, is_initialized
+        from filelock import FileLock, Timeout
+    except ImportError as error:
+        raise TrainingError(f"{_EXTRA} ({error})") from error
+    del _tensorboard
+    own_state = not is_initialized()
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        accelerator = _accelerator(recipe, device)
+        note = on_note if on_note and accelerator.is_main_process else _ignore
         out.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            lock.acquire()
+            for left_over in out.glob(".*.tmp~"):  # of a run that was killed while it wrote
+                left_over.unlink()
+        store = _stores(recipe, folders, out, valid, cache, workers, accelerator, on_decode, note)
+        trainer = Trainer(recipe, *store, out, accelerator=accelerator, workers=workers, on_note=note)
+        try:
+            yield trainer
+        finally:
+            trainer.close()
+    except Timeout as error:
+        raise TrainingError(f"{out} is in use by another run") from error
     except OSError as error:
-        raise TrainingError(f"cannot write to {out}: {error.strerror}") from error
-    store = load_store(
-        folders, cache or out / "cache", min_size=recipe.crop, on_progress=on_decode, on_skip=on_skip
-    )
-    run = _Run(recipe, store, out)
-    return run.go(on_progress)
+        raise TrainingError(f"cannot write to {out}: {error.strerror or error}") from error
+    except ImageError as error:  # what writing a file raises
+        raise TrainingError(str(error)) from error
+    finally:
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+        if own_state:
+            AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
 
 
-class _Run:
-    """One training run: networks, averaged weights, optimiser, clock and random state."""
+def _accelerator(recipe: Recipe, name: str) -> "Accelerator":
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    def __init__(self, recipe: Recipe, store: ImageStore, out: Path) -> None:
-        self.recipe, self.out = recipe, out
-        self.training, self.validation = split_held_out(store, recipe.hold_out)
-        torch.manual_seed(recipe.seed)
-        self.rng = np.random.default_rng(recipe.seed)
-        self.model = create(recipe.model)
-        self.average = create(recipe.model)
-        self.average.load_state_dict(self.model.state_dict())
-        self.optimizer = MuonAdam(self.model, recipe.muon_lr, recipe.adam_lr)
-        self.step = 0
-        self.seconds = 0.0
-        state_path = out / "state.pt"
-        if state_path.exists():
-            self._restore(state_path)
-
-    def go(self, on_progress: Callable[[Progress], None] | None) -> Path:
-        loss = math.nan
-        self.model.train()
-        atomic_write(self.out / "recipe.json", json.dumps(asdict(self.recipe), indent=1).encode())
-        self._save()  # a folder that cannot be written is found out before the work, not after
-        last_saved = last_validated = time.monotonic()
-        try:
-            while self._done() < 1:
-                start = time.monotonic()
-                loss = self._train_step(self._done())
-                now = time.monotonic()
-                self.seconds += now - start
-                if not math.isfinite(loss):
-                    raise TrainingError(
-                        f"the loss is {loss} at step {self.step}; {self.out / 'state.pt'} holds the last "
-                        "good state: start anew with lower learning rates"
-                    )
-                if on_progress and self.step % 10 == 0:
-                    on_progress(Progress(self.step, self.seconds, self._done(), loss, None, None))
-                if now - last_saved > 60:
-                    self._save()
-                    last_saved = time.monotonic()
-                if now - last_validated > 240:
-                    self._report(loss, on_progress)
-                    last_validated = time.monotonic()
-        except KeyboardInterrupt:
-            self._save()
-            raise
-        self._save()
-        self._report(loss, on_progress)
-        return self.out / "model.safetensors"
-
-    def _done(self) -> float:
-        recipe = self.recipe
-        return self.step / recipe.steps if recipe.steps else self.seconds / (60 * recipe.minutes)
-
-    def _train_step(self, progress: float) -> float:
-        recipe = self.recipe
-        hr = self.training.sample(self.rng, recipe.batch, recipe.crop).float().div_(255)
-        hr = hr.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            lr, restored = self.model(hr)
-        loss = restoration_l1(restored, hr, recipe.luma_weight)
-        loss = (
-            loss
-            + recipe.fidelity_weight * (lr - bicubic_downscale(hr, self.model.geometry.scale)).abs().mean()
+    device = resolve_device(name)
+    if device.index:
+        raise UsageError(f"cannot train on {name} by number: use CUDA_VISIBLE_DEVICES={device.index}")
+    if recipe.precision == "fp16" and device.type == "cpu":
+        raise UsageError("precision fp16 needs an accelerator; bf16 works on the CPU")
+    try:
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision={"float32": "no"}.get(recipe.precision, recipe.precision),
+            dynamo_backend="inductor" if recipe.compile else None,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=recipe.downscaler_delay > 0)
+            ],
         )
-        loss = loss + recipe.range_weight * out_of_range(lr)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        self.optimizer.step(lr_factor(progress, recipe.warmup))
-        self.step += 1
-        # a short memory at first, so that the average does not carry the initial weights along
-        decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
-        return loss.item()
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"cannot train on {name} in {recipe.precision}: {error}") from error
+    if accelerator.device.type != device.type:
+        raise UsageError(f"cannot train on {name}: {accelerator.device.type} is what accelerate finds")
+    shares = accelerator.num_processes * recipe.accumulate
+    if recipe.batch % shares:
+        raise UsageError(f"batch = {recipe.batch} cannot be shared by processes x accumulate = {shares}")
+    return accelerator
 
-    def _report(self, loss: float, on_progress: Callable[[Progress], None] | None) -> None:
-        restored, small = self._validate()
-        weights = {k: v.contiguous() for k, v in self.average.state_dict().items()}
-        metadata = {
-            "model": self.recipe.model,
-            "recipe": json.dumps(asdict(self.recipe)),
-            "step": str(self.step),
-        }
-        atomic_write(self.out / "model.safetensors", save(weights, metadata))
-        record = {
-            "step": self.step,
-            "seconds": round(self.seconds, 1),
-            "loss": loss if math.isfinite(loss) else None,
-        }
-        with (self.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(record | {"psnr": restored, "lr_psnr": small}) + "\n")
-        if on_progress:
-            on_progress(Progress(self.step, self.seconds, self._done(), loss, restored, small))
 
-    @torch.inference_mode()
-    def _validate(self) -> tuple[float, float]:
-        """Return mean luma PSNR of restored images and of the LR against bicubic, on centre crops."""
-        scale = self.model.geometry.scale
-        pairs: list[tuple[float, float]] = []
-        for image in self.validation.images:
-            side = min(256, min(image.shape[:2]) // 8 * 8)
-            top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-            crop = torch.from_numpy(np.array(image[top : top + side, left : left + side]))
-            hr = crop.permute(2, 0, 1)[None].float().div(255).contiguous(memory_format=torch.channels_last)
-            lr = quantize(self.average.downscale(hr))
-            restored = quantize(self.average.upscale(lr))
-            reference = quantize(bicubic_downscale(hr, scale))
-            pairs.append((min(psnr(restored, hr, border=scale), 99.0), min(psnr(lr, reference), 99.0)))
-        return float(np.mean([p[0] for p in pairs])), float(np.mean([p[1] for p in pairs]))
+def _stores(
+    recipe: Recipe,
+    folders: Sequence[Path],
+    out: Path,
+    valid: Path | None,
+    cache: Path | None,
+    workers: int,
+    accelerator: "Accelerator",
+    on_decode: Callable[[int, int], None] | None,
+    note: Callable[[str], None],
+) -> tuple[ImageStore, ImageStore]:
+    """Return images to train and to validate on; one process a machine decodes, the others wait for it."""
+    place = cache or out / "cache"
 
-    def _save(self) -> None:
-        state = {
-            "recipe": asdict(self.recipe) | {"hold_out": list(self.recipe.hold_out)},
-            "step": self.step,
-            "seconds": self.seconds,
-            "rng": json.dumps(self.rng.bit_generator.state),
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        atomic_write(self.out / "state.pt", buffer.getvalue())
+    def open_store(which: Sequence[Path], where: Path, min_size: int) -> ImageStore:
+        first = accelerator.is_local_main_process
+        return load_store(
+            which,
+            where,
+            min_size=min_size,
+            workers=workers,
+            on_progress=on_decode if first else None,
+            on_skip=note if first else None,
+        )
 
-    def _restore(self, path: Path) -> None:
-        try:
-            state = torch.load(path, weights_only=True)
-            saved = Recipe(**(state["recipe"] | {"hold_out": tuple(state["recipe"]["hold_out"])}))
-        except Exception as error:
-            raise TrainingError(f"{path} cannot be read ({error}); use another --out folder") from error
-        # a longer budget is the one thing that may change on the way
-        if replace(saved, minutes=self.recipe.minutes, steps=self.recipe.steps) != self.recipe:
-            raise TrainingError(f"{self.out} holds a run with another recipe; use another --out folder")
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.rng.bit_generator.state = json.loads(state["rng"])
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+    with accelerator.local_main_process_first():
+        store = open_store(folders, place, recipe.crop)
+        if valid is None:
+            return split_held_out(store, recipe.hold_out)
+        store, _ = split_held_out(store, recipe.hold_out, 0)
+        # a validation crop must leave something to measure inside the border
+        smallest = max(8 * create(recipe.model).geometry.scale, 32)
+        return store, open_store([valid], place / "valid", smallest)
+
+
+def _ignore(_: str) -> None:
+    """Take no note."""

@@ -3,6 +3,15 @@
 from car.models import compact as compact
 from car.models import published as published
 from car.models.registry import create, model_names, register
-from car.models.rescaler import Geometry, Rescaler, quantize
+from car.models.rescaler import BicubicDownscaler, Geometry, ResamplingDownscaler, Rescaler, quantize
 
-__all__ = ["Geometry", "Rescaler", "create", "model_names", "quantize", "register"]
+__all__ = [
+    "BicubicDownscaler",
+    "Geometry",
+    "ResamplingDownscaler",
+    "Rescaler",
+    "create",
+    "model_names",
+    "quantize",
+    "register",
+]

@@ -15,8 +15,8 @@ import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
 from car.models.registry import register
-from car.models.rescaler import Geometry, Rescaler
-from car.ops import adaptive_resample, bicubic_downscale
+from car.models.rescaler import BicubicDownscaler, Geometry, ResamplingDownscaler, Rescaler
+from car.ops import bicubic_downscale
 
 
 class ResidualBlock(nn.Module):
@@ -87,7 +87,7 @@ class ResidualDownscaler(nn.Module):
         return base + residual.to(base.dtype)
 
 
-class KernelDownscaler(nn.Module):
+class KernelDownscaler(ResamplingDownscaler):
     """Shrink HR by content-adaptive resampling with signed kernels that sum to one (family `car_lite`).
 
     The network predicts what a pixel's kernel and offsets add to a fixed start: the cubic kernel and no
@@ -111,12 +111,7 @@ class KernelDownscaler(nn.Module):
         self.offsets = zero_init(nn.Conv2d(width, 2 * k * k, 1))
         self.register_buffer("taps", cubic_taps(scale).view(1, k * k, 1, 1), persistent=False)
 
-    def forward(self, hr: torch.Tensor) -> torch.Tensor:
-        kernels, offsets_h, offsets_v = self.kernels_and_offsets(hr)
-        return adaptive_resample(hr, kernels, offsets_h, offsets_v, self.scale)
-
     def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return kernels and both offsets, each ``[B, k*k, H/s, W/s]``; offsets in (-1, 1) units of s."""
         features = F.leaky_relu(self.trunk(F.pixel_unshuffle(hr - 0.5, self.scale)), 0.2)
         change = self.kernels(features).to(hr.dtype)
         kernels = self.taps + change - change.mean(dim=1, keepdim=True)
@@ -177,7 +172,17 @@ def _lite(scale: int, width: int, depth_down: int, depth_up: int) -> Callable[[]
     )
 
 
+def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
+    return lambda: Rescaler(
+        BicubicDownscaler(scale),
+        CompactUpscaler(scale, width, depth_up),
+        _geometry(scale, 0, depth_up, reach=2 * scale),
+    )
+
+
 register("car_plus_x2", _plus(2, width=48, depth_down=3, depth_up=6))
 register("car_plus_x4", _plus(4, width=48, depth_down=3, depth_up=9))
 register("car_lite_x2", _lite(2, width=48, depth_down=3, depth_up=6))
 register("car_lite_x4", _lite(4, width=48, depth_down=3, depth_up=9))
+register("car_lite_bicubic_x2", _bicubic(2, width=48, depth_up=6), control=True)
+register("car_lite_bicubic_x4", _bicubic(4, width=48, depth_up=9), control=True)

@@ -6,10 +6,16 @@ from car.errors import UsageError, did_you_mean
 from car.models.rescaler import Rescaler
 
 _FACTORIES: dict[str, Callable[[], Rescaler]] = {}
+_CONTROLS: set[str] = set()
 
 
-def register(name: str, factory: Callable[[], Rescaler]) -> None:
+def register(name: str, factory: Callable[[], Rescaler], *, control: bool = False) -> None:
     """Add a model under `name` (``family_xS``).
+
+    Args:
+        name: unique.
+        factory: builds it with fresh parameters.
+        control: it exists to be compared with, not to be used: lists of models leave it out.
 
     Raises:
         ValueError: the name is taken.
@@ -17,11 +23,13 @@ def register(name: str, factory: Callable[[], Rescaler]) -> None:
     if name in _FACTORIES:
         raise ValueError(f"model {name!r} is already registered")
     _FACTORIES[name] = factory
+    if control:
+        _CONTROLS.add(name)
 
 
-def model_names() -> tuple[str, ...]:
-    """Return the names of all known architectures, sorted."""
-    return tuple(sorted(_FACTORIES))
+def model_names(*, controls: bool = True) -> tuple[str, ...]:
+    """Return the names of all known architectures, sorted; on request without the controls."""
+    return tuple(sorted(name for name in _FACTORIES if controls or name not in _CONTROLS))
 
 
 def create(name: str) -> Rescaler:

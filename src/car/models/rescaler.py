@@ -1,9 +1,14 @@
 """The contract that every model family fulfils: a downscaler and an upscaler trained as a pair."""
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
+
+from car.ops import adaptive_resample, bicubic_downscale
 
 
 @dataclass(frozen=True)
@@ -75,32 +80,68 @@ class Rescaler(nn.Module):
         return lr, self.upscale(quantize(lr))
 
 
+class ResamplingDownscaler(nn.Module, ABC):
+    """A downscaler that resamples HR with kernels and offsets of its own making (Sun & Chen 2020)."""
+
+    scale: int
+
+    @abstractmethod
+    def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return kernels, offsets_h and offsets_v for RGB ``[B, 3, H, W]``, each ``[B, k*k, H/s, W/s]``.
+
+        Kernels sum to one; offsets lie in (-1, 1), in units of the scale. See `car.ops.adaptive_resample`.
+        """
+
+    def forward(self, hr: torch.Tensor) -> torch.Tensor:
+        kernels, offsets_h, offsets_v = self.kernels_and_offsets(hr)
+        return adaptive_resample(hr, kernels, offsets_h, offsets_v, self.scale)
+
+
+class BicubicDownscaler(nn.Module):
+    """Antialiased bicubic downscaling, without parameters: what learned downscalers are compared with."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, hr: torch.Tensor) -> torch.Tensor:
+        return bicubic_downscale(hr, self.scale)
+
+
 # Just outside [0, 1] values may still be pulled back by the loss; far outside, a gradient that ignores
 # the clamp lets them run away for good.
 _GRADIENT_MARGIN = 0.01
 
+Rounding = Literal["gated", "straight", "soft"]
+
 
 class _Quantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, lr: torch.Tensor, levels: int) -> torch.Tensor:
-        ctx.save_for_backward((lr >= -_GRADIENT_MARGIN) & (lr <= 1 + _GRADIENT_MARGIN))
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, lr: torch.Tensor, levels: int, gradient: Rounding
+    ) -> torch.Tensor:
+        if gradient == "gated":
+            ctx.save_for_backward((lr >= -_GRADIENT_MARGIN) & (lr <= 1 + _GRADIENT_MARGIN))
+        elif gradient == "soft":
+            ctx.save_for_backward(1 - torch.cos(2 * math.pi * levels * lr))
         return lr.clamp(0, 1).mul(levels).round().div(levels)
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, *grad_outputs: torch.Tensor
-    ) -> tuple[torch.Tensor, None]:
-        (inside,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad_outputs[0] * inside, None
+    ) -> tuple[torch.Tensor, None, None]:
+        saved = ctx.saved_tensors  # type: ignore[attr-defined]
+        return (grad_outputs[0] * saved[0] if saved else grad_outputs[0]), None, None
 
 
-def quantize(lr: torch.Tensor, levels: int = 255) -> torch.Tensor:
-    """Clamp to [0, 1] and round to multiples of ``1/levels``, with a straight-through gradient.
-
-    The gradient is passed on unchanged where the value lies within [-0.01, 1.01] and is zero elsewhere.
+def quantize(lr: torch.Tensor, levels: int = 255, gradient: Rounding = "gated") -> torch.Tensor:
+    """Clamp to [0, 1] and round to multiples of ``1/levels``, with a gradient made for training.
 
     Args:
         lr: any shape, floating point, any device.
         levels: 255 for 8 bit, 65535 for 16 bit.
+        gradient: "gated" passes the gradient on where the value lies within [-0.01, 1.01] and stops it
+            elsewhere; "straight" passes it on everywhere (Bengio et al. 2013); "soft" is the derivative of
+            ``x - sin(2 pi x) / (2 pi)`` in units of a level, which is 0 at a level and 2 half-way.
     """
-    return _Quantize.apply(lr, levels)  # type: ignore[no-any-return]
+    return _Quantize.apply(lr, levels, gradient)  # type: ignore[no-any-return]

@@ -94,7 +94,7 @@ def manifest() -> tuple[ManifestEntry, ...]:
 
 def list_models() -> tuple[ModelInfo, ...]:
     """Return every model that `load` and training know, sorted by name."""
-    tags = {name: tuple(e.tag for e in manifest() if e.model == name) for name in model_names()}
+    tags = {name: tuple(e.tag for e in manifest() if e.model == name) for name in model_names(controls=False)}
     return tuple(
         ModelInfo(name, name.rsplit("_x", 1)[0], int(name.rsplit("_x", 1)[1]), tags[name]) for name in tags
     )

@@ -1,0 +1,223 @@
+"""Speed of training on this machine's CPU: against a straightforward loop, and against a constant batch.
+
+    python benchmarks/train.py --data photos/      # about ten minutes on two cores; let nothing else run
+
+- `car_plus_x4` by its recipe: steps of the trainer with crops from the cache, alternating with steps on one
+  constant batch, several rounds; medians and their ratio say what the data path costs.
+- The same network, loss and optimiser in the loop that one would write first: a DataLoader that decodes a PNG
+  file for every crop, default memory layout, float32. Alternating with the above.
+- `car_x4`, batch 16, as published: seconds and peak memory of a step, in a process of its own.
+
+Results go to ``benchmarks/train.json`` and ``docs/training.md``.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from car.data import load_store
+from car.losses import Objective
+from car.models import create
+from car.optim import make_optimizer
+from car.recipes import RECIPES, Recipe
+from car.train import _trainer
+from car.trainer import Trainer
+from run import machine
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "benchmarks" / "train.json", ROOT / "docs" / "training.md"
+BEGIN, END = "<!-- speed: made by benchmarks/train.py -->", "<!-- end of speed -->"
+ROUNDS, STEPS = 7, 10
+
+
+class PNGFolder(torch.utils.data.Dataset[torch.Tensor]):
+    """What one would write first: open the file, crop, flip, divide."""
+
+    def __init__(self, files: list[Path], crop: int, length: int) -> None:
+        self.files, self.crop, self.length = files, crop, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        rng = np.random.default_rng(index)
+        image = np.asarray(Image.open(self.files[rng.integers(len(self.files))]).convert("RGB"))
+        top, left = (int(rng.integers(n - self.crop + 1)) for n in image.shape[:2])
+        patch = image[top : top + self.crop, left : left + self.crop]
+        patch = np.rot90(patch, rng.integers(4))[:, :: rng.choice((1, -1))]
+        return torch.from_numpy(patch.copy()).permute(2, 0, 1).float() / 255
+
+
+def straightforward(recipe: Recipe, files: list[Path], workers: int) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model = create(recipe.model)
+    objective, optimizer = Objective(model, recipe), make_optimizer(model, recipe)
+    batches = torch.utils.data.DataLoader(
+        PNGFolder(files, recipe.crop, 10**6), batch_size=recipe.batch, num_workers=workers
+    )
+    stream = iter(batches)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = objective(next(stream))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+@contextmanager
+def trainer_for(recipe: Recipe, data: list[Path], cache: Path, workers: int) -> Iterator[Trainer]:
+    with (
+        tempfile.TemporaryDirectory() as out,
+        _trainer(
+            recipe, data, Path(out), None, cache, "cpu", workers, on_decode=None, on_note=None
+        ) as trainer,
+    ):
+        yield trainer
+
+
+def seconds_of(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    return (time.perf_counter() - start) / STEPS
+
+
+def compact(data: list[Path], cache: Path) -> dict[str, Any]:
+    recipe = RECIPES["car_plus_x4"]
+    with tempfile.TemporaryDirectory() as folder, trainer_for(recipe, data, cache, 1) as trainer:
+        store = load_store(data, cache, min_size=recipe.crop)
+        files: list[Path] = []
+        for i, image in enumerate(store.images[::8]):
+            files.append(Path(folder) / f"{i}.png")
+            Image.fromarray(np.array(image)).save(files[-1])
+        constant = trainer.crops.get(0)
+        from_cache = trainer.batches.get
+
+        def ours() -> None:
+            trainer.batches.get = from_cache
+            trainer._train_step(0.5).item()
+
+        def no_data() -> None:
+            trainer.batches.get = lambda step: constant
+            trainer._train_step(0.5).item()
+
+        cases = {
+            "trainer, crops from the cache": ours,
+            "trainer, one constant batch": no_data,
+            "straightforward loop, 2 workers": straightforward(recipe, files, 2),
+            "straightforward loop, no worker": straightforward(recipe, files, 0),
+        }
+        times: dict[str, list[float]] = {name: [] for name in cases}
+        for round_number in range(ROUNDS + 1):
+            for name, step in cases.items():
+                took = seconds_of(step)
+                if round_number:  # the first is the warm-up
+                    times[name].append(took)
+        crops: list[float] = []
+        for i in range(200):
+            start = time.perf_counter()
+            trainer.crops.get(i)
+            crops.append(time.perf_counter() - start)
+    found = {
+        name: {"median_s": statistics.median(t), "min_s": min(t), "max_s": max(t)}
+        for name, t in times.items()
+    }
+    paired = [
+        a / b
+        for a, b in zip(
+            times["trainer, crops from the cache"], times["trainer, one constant batch"], strict=True
+        )
+    ]
+    return {
+        "batch": recipe.batch,
+        "crop": recipe.crop,
+        "steps": found,
+        "data_over_constant": statistics.median(paired),
+        "crops_s": statistics.median(crops),
+    }
+
+
+def published() -> dict[str, Any]:
+    recipe = replace(RECIPES["car_x4"], hold_out=())
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(4):
+            noise = rng.integers(0, 256, (200, 200, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(Path(folder) / f"{i}.png")
+        with trainer_for(recipe, [Path(folder)], Path(folder) / "cache", 0) as trainer:
+            times: list[float] = []
+            for _ in range(3):
+                start = time.perf_counter()
+                trainer._train_step(0.5).item()
+                times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"first_s": times[0], "median_s": statistics.median(times[1:]), "peak_bytes": peak}
+
+
+def page(results: dict[str, Any]) -> str:
+    info, small, large = results["machine"], results["compact"], results["published"]
+    steps = small["steps"]
+    ours = steps["trainer, crops from the cache"]["median_s"]
+    lines = [
+        f"{info['cpu']}, {info['threads']} threads, PyTorch {info['torch']}, {info['date']}. `car_plus_x4`, "
+        f"{small['batch']} crops of {small['crop']} pixels a step, {ROUNDS} rounds of {STEPS} steps each:",
+        "",
+        "| loop | seconds a step, median (min - max) | steps a second | to the trainer |",
+        "|---|---|---|---|",
+    ]
+    for name, t in steps.items():
+        spread = f"{t['median_s']:.4f} ({t['min_s']:.4f} - {t['max_s']:.4f})"
+        lines.append(f"| {name} | {spread} | {1 / t['median_s']:.2f} | {ours / t['median_s']:.2f} |")
+    lines += [
+        "",
+        "Real data against a constant batch, median over rounds: "
+        f"{small['data_over_constant']:.3f} times the step time. "
+        f"Cutting a batch takes {small['crops_s'] * 1000:.2f} ms, on another thread.",
+        "",
+        f"`car_x4` as published, batch 16, float32: {large['median_s']:.1f} s a step, "
+        f"{large['peak_bytes'] / 1e9:.1f} GB peak memory of the process.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "car-benchmark")
+    parser.add_argument("--published", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.published:
+        print(json.dumps(published()))
+        return
+    if not options.data:
+        parser.error("--data is needed: a folder of photographs")
+    results: dict[str, Any] = {"machine": machine(), "compact": compact(options.data, options.cache)}
+    print(json.dumps(results["compact"], indent=1), flush=True)
+    done = subprocess.run([sys.executable, __file__, "--published"], check=True, capture_output=True)
+    results["published"] = json.loads(done.stdout.splitlines()[-1])
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{page(results)}\n{END}{rest.split(END)[1]}")
+    print(page(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""How models are trained, as data: one dataclass of settings, one committed recipe for each model."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
+
+from car.errors import UsageError, did_you_mean
+from car.models import create
+
+_T = TypeVar("_T")
+
+
+def _setting(default: _T, text: str, *flags: str) -> _T:
+    """Return a dataclass field whose help, and further names on the command line, ride in its metadata."""
+    value: Any = field(default=default, metadata={"help": text, "flags": flags})
+    return value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; every setting is an option of ``car train`` with the help given here.
+
+    One of `minutes`, `steps` and `epochs` says how long; the schedule of the learning rate is laid over it.
+    """
+
+    model: str
+
+    minutes: float = _setting(0.0, "Train so long, over as many runs as it takes; start-up not counted.")
+    steps: int = _setting(0, "Train for so many steps.")
+    epochs: int = _setting(0, "Train for so many passes over the images times --repeats.", "--end-epoch")
+
+    crop: int = _setting(128, "Side of the square HR crops, in pixels.", "--resize")
+    batch: int = _setting(8, "Crops a step, over all processes.", "--train-batchsize")
+    repeats: int = _setting(8, "Crops of each image in an epoch.", "--train-repeat-num")
+    sampling: Literal["area", "image"] = _setting(
+        "area", "Draw crops by area, each region as likely as any, or let each image come --repeats times."
+    )
+    orientations: Literal[4, 8] = _setting(8, "Flips only (4), or flips and quarter turns (8).")
+
+    luma_weight: float = _setting(0.5, "Share of luma in the L1 loss of the restored image, 0 to 1.")
+    fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
+    range_weight: float = _setting(1.0, "Weight of LR values outside [0, 1].")
+    tv_weight: float = _setting(0.0, "Weight of the total variation of offsets (families car, car_lite).")
+    offset_weight: float = _setting(0.0, "Weight of the offsets' length (families car, car_lite).")
+    rounding: Literal["gated", "straight", "soft"] = _setting(
+        "gated", "Gradient of rounding the LR: straight-through inside [0, 1] only, everywhere, or soft."
+    )
+
+    optimizer: Literal["muon", "adam", "adamw"] = _setting(
+        "muon", "Muon on inner convolutions with Adam on the rest, Adam, or AdamW."
+    )
+    lr: float = _setting(1e-3, "Peak learning rate of Adam.", "--base-lr")
+    muon_lr: float = _setting(5e-3, "Peak learning rate of Muon.")
+    downscaler_lr: float = _setting(1.0, "Factor on the learning rates of the downscaler.")
+    downscaler_delay: float = _setting(
+        0.0, "Share of the training during which the downscaler stays as it is while the upscaler learns."
+    )
+    beta2: float = _setting(0.99, "Memory of Adam's second moment.")
+    eps: float = _setting(1e-8, "Adam's epsilon.")
+    weight_decay: float = _setting(0.0, "Decoupled weight decay (adamw, muon).")
+    schedule: Literal["cosine", "onecycle", "fifths", "constant"] = _setting(
+        "cosine", "Learning rate: warm-up and half a cosine, one cycle, the paper's five steps, or constant."
+    )
+    warmup: float = _setting(0.02, "Share of the training during which a cosine schedule rises first.")
+    clip: float = _setting(0.5, "Largest norm of the gradient; 0 for no limit.")
+    ema: float = _setting(0.998, "Decay a step of the averaged weights that are kept; 0 for no average.")
+
+    precision: Literal["float32", "bf16", "fp16"] = _setting("bf16", "Arithmetic of the networks.")
+    channels_last: bool = _setting(True, "Lay activations out with channels last.")
+    compile: bool = _setting(False, "Compile the networks with torch.compile (needs a C++ compiler).")
+    accumulate: int = _setting(1, "Split each step's crops into so many parts, for less memory.")
+
+    init: str = _setting("", "Start from these weights: a model, a tag or a .safetensors file.")
+    freeze: Literal["none", "downscaler", "upscaler"] = _setting("none", "Keep one half as it is.")
+    kernel_start: Literal["published", "classical"] = _setting(
+        "published", "First kernels of family car: as random weights give them, or a classical kernel."
+    )
+
+    eval_minutes: float = _setting(4.0, "Validate every so many minutes of training.")
+    eval_epochs: int = _setting(0, "Validate every so many epochs, instead of minutes.", "--eval-proid")
+    eval_crop: int = _setting(256, "Side of the centre crops that are validated on, at most.")
+    eval_images: int = _setting(0, "Validate on so many images, evenly spread; 0 for all.")
+    hold_out: tuple[str, ...] = _setting(
+        (), "Pattern of image names kept for validation, beside eight that are spread evenly; repeatable."
+    )
+    seed: int = _setting(0, "Of initial weights and crops.")
+
+    def validate(self) -> None:
+        """Raise `UsageError` where a value makes no sense."""
+        geometry = create(self.model).geometry
+        checks = {
+            "minutes": self.minutes >= 0,
+            "steps": self.steps >= 0,
+            "epochs": self.epochs >= 0,
+            "crop": self.crop >= max(8 * geometry.scale, geometry.min_size)
+            and self.crop % geometry.multiple == 0,
+            "batch": self.batch >= 1 and self.batch % max(self.accumulate, 1) == 0,
+            "accumulate": self.accumulate >= 1,
+            "repeats": self.repeats >= 1,
+            "luma_weight": 0 <= self.luma_weight <= 1,
+            "lr": self.lr > 0,
+            "muon_lr": self.muon_lr > 0,
+            "downscaler_lr": self.downscaler_lr > 0,
+            "beta2": 0 <= self.beta2 < 1,
+            "eps": self.eps > 0,
+            "warmup": 0 <= self.warmup < 1,
+            "downscaler_delay": 0 <= self.downscaler_delay < 1,
+            "ema": 0 <= self.ema < 1,
+            "eval_crop": self.eval_crop >= max(8 * geometry.scale, geometry.min_size),
+            "eval_minutes": self.eval_minutes > 0,
+            "seed": self.seed >= 0,
+            "orientations": self.orientations in (4, 8),
+        }
+        not_negative = ("fidelity_weight", "range_weight", "tv_weight", "offset_weight", "weight_decay")
+        not_negative += ("clip", "eval_epochs", "eval_images")
+        checks |= {name: getattr(self, name) >= 0 for name in not_negative}
+        for name, good in checks.items():
+            if not good:
+                raise UsageError(f"{name} = {getattr(self, name)} is out of range for {self.model}")
+        if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
+            raise UsageError("one of minutes, steps and epochs says how long to train")
+
+
+BUDGETS = ("minutes", "steps", "epochs")
+
+# the photograph that the demonstration restores must be new to the weights
+_DEMO = ("*b939ac34faa94b5d0e753d570edc7048*",)
+
+# Sun & Chen 2020, section IV-A, as the MindSpore port of CAR trains it; Adam's other values are its defaults
+_PUBLISHED = Recipe(
+    "car_x4",
+    epochs=500,
+    crop=192,
+    batch=16,
+    repeats=8,
+    sampling="image",
+    orientations=4,
+    luma_weight=0.0,
+    fidelity_weight=0.0,
+    range_weight=0.0,
+    tv_weight=0.005,
+    offset_weight=0.001,
+    rounding="straight",
+    optimizer="adam",
+    lr=1e-4,
+    beta2=0.999,
+    eps=1e-6,
+    schedule="fifths",
+    clip=0.0,
+    ema=0.0,
+    precision="float32",
+    eval_epochs=1,
+    eval_images=10,
+)
+
+_SMALL = Recipe(
+    "car_small_x4",
+    minutes=20,
+    crop=128,
+    tv_weight=0.005,
+    offset_weight=0.001,
+    fidelity_weight=0.0,
+    kernel_start="classical",
+    downscaler_lr=0.4,
+    downscaler_delay=0.3,
+    hold_out=_DEMO,
+)
+
+_ALL = (
+    _PUBLISHED,
+    replace(_PUBLISHED, model="car_x2", crop=96, batch=24),
+    _SMALL,
+    replace(_SMALL, model="car_small_x2", crop=80),
+    Recipe("car_plus_x4", minutes=48, crop=128, hold_out=_DEMO),
+    Recipe("car_plus_x2", minutes=44, crop=80, hold_out=_DEMO),
+    Recipe("car_lite_x4", minutes=48, crop=128, hold_out=_DEMO),
+    Recipe("car_lite_x2", minutes=44, crop=80, hold_out=_DEMO),
+)
+
+
+def _control(recipe: Recipe) -> Recipe:
+    """Return the recipe that trains the same upscaler just as long on bicubic LR images."""
+    family, scale = recipe.model.rsplit("_", 1)
+    return replace(recipe, model=f"{family}_bicubic_{scale}", downscaler_delay=0.0)
+
+
+_WITH_CONTROLS = [
+    *_ALL,
+    *(_control(recipe) for recipe in _ALL if recipe.model.startswith(("car_small", "car_lite"))),
+]
+RECIPES = {recipe.model: recipe for recipe in _WITH_CONTROLS}
+
+
+def recipe_for(model: str, **changes: Any) -> Recipe:
+    """Return the committed recipe of `model` with `changes` (those that are None are ignored).
+
+    A changed budget (minutes, steps or epochs) replaces the recipe's own.
+
+    Raises:
+        UsageError: there is no recipe for `model`, or a changed value is out of range.
+    """
+    if model not in RECIPES:
+        raise UsageError(f"no training recipe for {model!r}{did_you_mean(model, RECIPES)}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    if any(name in given for name in BUDGETS):
+        given = dict.fromkeys(BUDGETS, 0) | given
+    recipe = replace(RECIPES[model], **given)
+    recipe.validate()
+    return recipe
+
+
+def settings() -> dict[str, tuple[Any, str, tuple[str, ...]]]:
+    """Return name -> (type annotation, help, further flags) of every setting but the model."""
+    return {
+        f.name: (f.type, f.metadata["help"], f.metadata["flags"]) for f in fields(Recipe) if f.name != "model"
+    }

@@ -1,0 +1,89 @@
+"""What a training run leaves to look at: JSON lines, TensorBoard events, a picture of the curves."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the community's name for it
+
+from car.errors import TrainingError
+from car.images import atomic_write
+
+LOG = "log.jsonl"
+CURVES = "curves.png"
+
+
+class RunLog:
+    """Writes ``log.jsonl`` and ``tensorboard/`` below `out`; what lies after `step` is forgotten."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = out / LOG
+        kept = [record for record in read_log(out) if record["step"] <= step]
+        atomic_write(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._events = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write one record: "step" and any other values; numbers go to TensorBoard too."""
+        with self._path.open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        for name, value in record.items():
+            if name != "step" and isinstance(value, (int, float)):
+                self._events.add_scalar(name, value, record["step"])
+
+    def add_images(
+        self, step: int, triples: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    ) -> None:
+        """Write one picture for each (hr, lr, restored), ``[3, H, W]`` in [0, 1], side by side."""
+        for i, (hr, lr, restored) in enumerate(triples):
+            small = F.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
+            row = torch.cat([hr, small, restored], dim=-1).clamp(0, 1)
+            self._events.add_image(f"original, small, restored/{i}", row, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        """Finish the event file."""
+        self._events.close()
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """Return the records of the run in `out`; none where there is no log, and no half-written line."""
+    try:
+        lines = (out / LOG).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    # the last line of a run that was killed may be half a line
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def write_curves(out: Path) -> Path:
+    """Draw loss and validation PSNR over the steps of the run in `out` as ``curves.png``.
+
+    Raises:
+        TrainingError: the run has no log.
+    """
+    from matplotlib.figure import Figure
+
+    records = read_log(out)
+    if not records:
+        raise TrainingError(f"{out}: no {LOG} to draw")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for axes, names, unit in zip(
+        figure.subplots(1, 2), (("loss",), ("psnr", "lr_psnr")), ("loss", "PSNR on luma, dB"), strict=True
+    ):
+        for name in names:
+            points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+            if points:
+                label = {"psnr": "restored", "lr_psnr": "small picture to bicubic"}.get(name, name)
+                axes.plot(*zip(*points, strict=True), label=label)
+        axes.set_xlabel("step")
+        axes.set_ylabel(unit)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        if unit == "loss":
+            axes.set_yscale("log")
+    atomic_write(out / CURVES, lambda file: figure.savefig(file, format="png", dpi=100))
+    return out / CURVES

@@ -1,0 +1,484 @@
+"""One process of a training run: steps, validation, checkpoints."""
+
+import io
+import json
+import math
+import shutil
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from car.data import Crops, ImageStore, Prefetcher
+from car.errors import ImageError, TrainingError, UsageError
+from car.images import atomic_write
+from car.losses import LossWatch, Objective
+from car.metrics import psnr
+from car.models import Rescaler, create, quantize
+from car.models.published import AdaptiveDownscaler
+from car.ops import bicubic_downscale
+from car.optim import lr_factor, make_optimizer
+from car.recipes import BUDGETS, Recipe
+from car.runlog import RunLog, read_log, write_curves
+from car.weights import load
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STATE, LATEST, BEST = "state.pt", "model.safetensors", "best.safetensors"
+_CHECK_STEPS = 10  # between looks at the loss: reading it makes an accelerator wait
+_MAX_ROLLBACKS = 3
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running training reports every few steps, with both PSNR (dB) after a validation."""
+
+    step: int
+    seconds: float
+    done: float  # 0 to 1
+    loss: float
+    images_per_second: float
+    psnr: float | None
+    lr_psnr: float | None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would be: see `plan_run`. Seconds are measured on a few steps."""
+
+    images: int
+    validation_images: int
+    downscaler_parameters: int
+    upscaler_parameters: int
+    device: str
+    processes: int
+    epoch_steps: int
+    steps: int
+    step_seconds: float
+    seconds: float
+
+
+class Trainer:
+    """One training run in one process: networks, averaged weights, optimiser, clock and random state."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        training: ImageStore,
+        validation: ImageStore,
+        out: Path,
+        *,
+        accelerator: "Accelerator",
+        workers: int = 0,
+        on_note: Callable[[str], None] | None = None,
+    ) -> None:
+        self.recipe, self.out, self.accelerator = recipe, out, accelerator
+        self.note = on_note or _ignore
+        self.validation = _spread(validation, recipe.eval_images)
+        torch.manual_seed(recipe.seed)
+        model = _fresh_model(recipe)
+        self.average = create(recipe.model).to(accelerator.device).requires_grad_(False)
+        self.average.load_state_dict(model.state_dict())
+        self._inner_objective = Objective(model, recipe)
+        self.objective: nn.Module = accelerator.prepare_model(self._inner_objective)
+        self.model = model
+        inner = make_optimizer(model, recipe)
+        self._peaks = [float(group["lr"]) for group in inner.param_groups]
+        self.optimizer: Any = accelerator.prepare_optimizer(inner)
+        self.crops = Crops(
+            training,
+            batch=recipe.batch,
+            crop=recipe.crop,
+            repeats=recipe.repeats,
+            by_area=recipe.sampling == "area",
+            orientations=recipe.orientations,
+            seed=recipe.seed,
+        )
+        share = recipe.batch // accelerator.num_processes
+        first = share * accelerator.process_index
+        self.batches = Prefetcher(lambda step: self._to_device(self.crops.get(step, first, share)), workers)
+        self.step, self.seconds, self.rollbacks = 0, 0.0, 0
+        self.best = -math.inf
+        self.watch = LossWatch()
+        self._losses: list[torch.Tensor] = []
+        self._stop: int | None = None
+        if (out / STATE).exists():
+            self._restore(budget_may_change=True)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.batches.close()
+
+    def plan(self) -> RunPlan:
+        """Time a few steps, which changes the weights, and lay the recipe's budget over them."""
+        recipe = self.recipe
+        self._train_step(0.5)
+        times: list[float] = []
+        while len(times) < 5 and sum(times) < 60:
+            start = time.monotonic()
+            self._train_step(0.5)
+            self._mean_loss()  # waits for the device
+            times.append(time.monotonic() - start)
+        step_seconds = statistics.median(times)
+        steps = recipe.steps or recipe.epochs * self.crops.epoch_steps
+        steps = steps or max(1, round(60 * recipe.minutes / step_seconds))
+
+        def trained(half: nn.Module) -> int:
+            return sum(p.numel() for p in half.parameters() if p.requires_grad)
+
+        return RunPlan(
+            images=len(self.crops.store.images),
+            validation_images=len(self.validation.images),
+            downscaler_parameters=trained(self.model.downscaler),
+            upscaler_parameters=trained(self.model.upscaler),
+            device=str(self.accelerator.device),
+            processes=self.accelerator.num_processes,
+            epoch_steps=self.crops.epoch_steps,
+            steps=steps,
+            step_seconds=step_seconds,
+            seconds=steps * step_seconds,
+        )
+
+    def run(self, save_seconds: float, on_progress: Callable[[Progress], None] | None) -> Path:
+        """Train to the end of the budget; see `train`."""
+        report = on_progress if on_progress and self.accelerator.is_main_process else None
+        self._check_disk()
+        if self.accelerator.is_main_process:
+            record = json.dumps(asdict(self.recipe), indent=1)
+            atomic_write(self.out / "recipe.json", record.encode())
+        self._save()  # a folder that cannot be written is found out before the work, not after
+        log = RunLog(self.out, self.step) if self.accelerator.is_main_process else None
+        try:
+            with self._signals_wait():
+                self._loop(save_seconds, report, log)
+            if self._stop is not None:
+                raise KeyboardInterrupt
+        finally:
+            if log:
+                log.close()
+        if self.accelerator.is_main_process and read_log(self.out):
+            write_curves(self.out)
+        self.accelerator.wait_for_everyone()
+        return self.out / LATEST
+
+    def _loop(
+        self, save_seconds: float, report: Callable[[Progress], None] | None, log: RunLog | None
+    ) -> None:
+        last_saved = last_validated = mark = time.monotonic()
+        validated_step, mark_step = self.step, self.step
+        while True:
+            now = time.monotonic()
+            done, validate, saving, stop = self._agree(
+                self._done(),
+                self._validation_due(now - last_validated, validated_step),
+                now - last_saved >= save_seconds,
+                self._stop is not None,
+            )
+            finished = done >= 1
+            if self._losses and (finished or validate or saving or stop or self.step % _CHECK_STEPS == 0):
+                steps = len(self._losses)
+                loss = self._mean_loss()
+                self.watch.update(loss, steps)
+                if self.watch.diverged:
+                    self._roll_back(loss)
+                    validated_step = mark_step = self.step
+                    continue
+                speed = (self.step - mark_step) * self.recipe.batch / max(now - mark, 1e-9)
+                state = Progress(self.step, self.seconds, done, loss, speed, None, None)
+                if report:
+                    report(state)
+                if validate or finished:
+                    state = self._report(state, log, may_fail=not finished)
+                    if report:
+                        report(state)
+                    last_validated, validated_step = time.monotonic(), self.step
+                mark, mark_step = time.monotonic(), self.step
+            if saving or stop or finished:
+                self._save(may_fail=not (stop or finished))
+                last_saved = time.monotonic()
+            if finished or stop:
+                if stop and self._stop is None:
+                    self._stop = signal.SIGTERM  # another process was told
+                return
+            start = time.monotonic()
+            self._losses.append(self._train_step(done))
+            self.seconds += time.monotonic() - start
+
+    def _train_step(self, progress: float) -> torch.Tensor:
+        """Do one step on this process's share of the batch; return its loss, without waiting for it."""
+        recipe, accelerator = self.recipe, self.accelerator
+        factor = lr_factor(recipe, progress) * 0.5**self.rollbacks
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        self._inner_objective.learn_downscaler = progress >= recipe.downscaler_delay
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        batch = self.batches.get(self.step)
+        total = torch.zeros((), device=accelerator.device)
+        parts = batch.chunk(recipe.accumulate)
+        for i, part in enumerate(parts):
+            hr = part.to(accelerator.device, non_blocking=True).float().div(255)
+            with nullcontext() if i + 1 == len(parts) else accelerator.no_sync(self.objective):
+                loss = self.objective(hr.contiguous(memory_format=layout)) / len(parts)
+                accelerator.backward(loss)
+            total += loss.detach()
+        if recipe.clip:
+            accelerator.clip_grad_norm_(self.objective.parameters(), recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        # a short memory at first, so that the average does not carry the initial weights along
+        decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+        return total
+
+    def _to_device(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch.pin_memory() if self.accelerator.device.type == "cuda" else batch
+
+    def _done(self) -> float:
+        recipe = self.recipe
+        steps = recipe.steps or recipe.epochs * self.crops.epoch_steps
+        return self.step / steps if steps else self.seconds / (60 * recipe.minutes)
+
+    def _validation_due(self, seconds: float, validated_step: int) -> bool:
+        period = self.recipe.eval_epochs * self.crops.epoch_steps
+        if period:
+            return self.step > validated_step and self.step % period == 0
+        return seconds >= 60 * self.recipe.eval_minutes
+
+    def _agree(self, done: float, validate: bool, saving: bool, stop: bool) -> tuple[float, bool, bool, bool]:
+        """Follow the first process's clock, and stop where any process was told to."""
+        if self.accelerator.num_processes == 1:
+            return done, validate, saving, stop
+        first = self.accelerator.is_main_process
+        flags = [done, float(validate), float(saving)] if first else [0.0, 0.0, 0.0]
+        values = torch.tensor([*flags, float(stop)], dtype=torch.float32, device=self.accelerator.device)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+        agreed = values.tolist()
+        return agreed[0], bool(agreed[1]), bool(agreed[2]), bool(agreed[3])
+
+    def _mean_loss(self) -> float:
+        """Return the mean loss of the steps since the last call, over all processes."""
+        mean = torch.stack(self._losses).mean() if self._losses else torch.zeros(())
+        self._losses = []
+        reduced: Any = self.accelerator.reduce(mean.to(self.accelerator.device), "mean")
+        return float(reduced)
+
+    def _roll_back(self, loss: float) -> None:
+        step, rollbacks = self.step, self.rollbacks + 1
+        what = f"the loss is {loss:.4g}" if math.isfinite(loss) else f"the loss is {loss}"
+        if rollbacks > _MAX_ROLLBACKS:
+            raise TrainingError(
+                f"the training diverged again ({what} at step {step}) at "
+                f"1/{2**self.rollbacks} of the learning rates; {self.out / STATE} holds the last good state"
+            )
+        self._restore(budget_may_change=False)
+        self.rollbacks = rollbacks
+        self.note(
+            f"diverged: {what} at step {step}; back to step {self.step}, "
+            f"on at 1/{2**rollbacks} of the learning rates"
+        )
+
+    def _report(self, state: Progress, log: RunLog | None, *, may_fail: bool) -> Progress:
+        """Validate, write the weights and the log."""
+        restored, small, pictures = self._validate()
+        if log:
+            try:
+                self._write_weights(LATEST)
+                if restored > self.best:
+                    self._write_weights(BEST)
+                log.add(
+                    {
+                        "step": state.step,
+                        "epoch": round(state.step / self.crops.epoch_steps, 3),
+                        "seconds": round(state.seconds, 1),
+                        "loss": state.loss,
+                        "psnr": restored,
+                        "lr_psnr": small,
+                        "lr": lr_factor(self.recipe, state.done) * self.recipe.lr * 0.5**self.rollbacks,
+                        "images_per_second": round(state.images_per_second, 2),
+                    }
+                )
+                log.add_images(state.step, pictures)
+            except (ImageError, OSError) as error:
+                if not may_fail:
+                    raise
+                self.note(f"weights or log could not be written, which is tried again: {error}")
+        self.best = max(self.best, restored)
+        return replace(state, psnr=restored, lr_psnr=small)
+
+    def _write_weights(self, name: str) -> None:
+        weights = {k: v.contiguous().cpu() for k, v in self.average.state_dict().items()}
+        metadata = {
+            "model": self.recipe.model,
+            "recipe": json.dumps(asdict(self.recipe)),
+            "step": str(self.step),
+        }
+        atomic_write(self.out / name, save(weights, metadata))
+
+    @torch.inference_mode()
+    def _validate(self) -> tuple[float, float, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+        """Return mean luma PSNR of restored images and of the LR against bicubic, and a few pictures.
+
+        Both are measured on centre crops, of which each process takes its share.
+        """
+        accelerator, geometry = self.accelerator, self.model.geometry
+        sums = np.zeros(2)
+        pictures: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        unit = math.lcm(8, geometry.multiple)
+        for image in self.validation.images[accelerator.process_index :: accelerator.num_processes]:
+            side = min(self.recipe.eval_crop, *image.shape[:2]) // unit * unit
+            top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+            crop = torch.from_numpy(np.array(image[top : top + side, left : left + side]))
+            hr = crop.permute(2, 0, 1)[None].to(accelerator.device).float().div(255)
+            hr = hr.contiguous(memory_format=torch.channels_last)
+            lr = quantize(self.average.downscale(hr))
+            restored = quantize(self.average.upscale(lr)).cpu()
+            bicubic, small, hr = quantize(bicubic_downscale(hr, geometry.scale)).cpu(), lr.cpu(), hr.cpu()
+            sums += (
+                min(psnr(restored, hr, border=geometry.scale), 99.0),
+                min(psnr(small, bicubic), 99.0),
+            )
+            if len(pictures) < 3:
+                pictures.append((hr[0], small[0], restored[0]))
+        total: Any = accelerator.reduce(torch.from_numpy(sums).float().to(accelerator.device), "sum")
+        mean = (total / len(self.validation.images)).tolist()
+        return mean[0], mean[1], pictures
+
+    @contextmanager
+    def _signals_wait(self) -> Generator[None]:
+        """Let the first SIGINT or SIGTERM wait for the end of the step; the second acts as ever."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's; what it does about them is not ours to say
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def handle(number: int, _: Any) -> None:
+            self._stop = number
+            restore()
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        for number in before:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            restore()
+
+    def _check_disk(self) -> None:
+        parameters = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        # state (weights, average, two moments), its temporary copy, and two files of weights
+        needed = parameters * (2 * 4 + 3)
+        free = shutil.disk_usage(self.out).free
+        if free < needed:
+            raise TrainingError(
+                f"{self.out}: {free / 1e6:.0f} MB free, the run's state needs {needed / 1e6:.0f} MB"
+            )
+
+    def _save(self, *, may_fail: bool = False) -> None:
+        """Write the state; if it may fail, also not where the loss says that the state may be a bad one."""
+        if may_fail and self.watch.suspect:
+            return
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "recipe": asdict(self.recipe) | {"hold_out": list(self.recipe.hold_out)},
+                "step": self.step,
+                "seconds": self.seconds,
+                "rollbacks": self.rollbacks,
+                "best": self.best,
+                "watch": self.watch.state(),
+                "images": len(self.crops.store.images),
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler else {},
+                "torch_rng": torch.get_rng_state(),
+            }
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            try:
+                atomic_write(self.out / STATE, buffer.getvalue())
+            except ImageError as error:
+                if not may_fail:
+                    raise
+                self.note(f"the state could not be saved, which is tried again: {error}")
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, *, budget_may_change: bool) -> None:
+        path = self.out / STATE
+        try:
+            state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            saved = Recipe(**(state["recipe"] | {"hold_out": tuple(state["recipe"]["hold_out"])}))
+        except Exception as error:
+            raise TrainingError(f"{path} cannot be read ({error}); use another --out folder") from error
+        if budget_may_change:
+            budget = {name: getattr(self.recipe, name) for name in BUDGETS}
+            if replace(saved, **budget) != self.recipe:
+                raise TrainingError(
+                    f"{self.out} holds a run with another recipe ({_differences(saved, self.recipe)}); "
+                    "use another --out folder"
+                )
+            if state["images"] != len(self.crops.store.images):
+                self.note(f"the run began with {state['images']} images, now {len(self.crops.store.images)}")
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.rollbacks, self.best = state["rollbacks"], state["best"]
+        self.watch.restore(state["watch"])
+        self._losses = []
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["torch_rng"].cpu())
+
+
+def _fresh_model(recipe: Recipe) -> Rescaler:
+    model = create(recipe.model)
+    if recipe.kernel_start == "classical" and isinstance(model.downscaler, AdaptiveDownscaler):
+        model.downscaler.start_classical()
+    if recipe.init:
+        loaded = load(recipe.init)
+        if loaded.name != recipe.model:
+            raise UsageError(f"{recipe.init} are weights of {loaded.name}, not of {recipe.model}")
+        model.load_state_dict(loaded.rescaler.state_dict())
+    frozen = {"downscaler": model.downscaler, "upscaler": model.upscaler}.get(recipe.freeze)
+    if frozen is not None:
+        frozen.requires_grad_(False)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError(f"{recipe.model} with {recipe.freeze} frozen has nothing to train")
+    return model
+
+
+def _spread(store: ImageStore, count: int) -> ImageStore:
+    """Return `count` images evenly spread over `store`, or all of them for 0."""
+    total = len(store.names)
+    if not 0 < count < total:
+        return store
+    chosen = {store.names[i * total // count] for i in range(count)}
+    return store.subset(lambda name: name in chosen)
+
+
+def _differences(saved: Recipe, asked: Recipe) -> str:
+    names = [name for name in asdict(saved) if name not in BUDGETS]
+    pairs = [(name, getattr(saved, name), getattr(asked, name)) for name in names]
+    return ", ".join(f"{name} {was!r} there, {now!r} here" for name, was, now in pairs if was != now)
+
+
+def _ignore(_: str) -> None:
+    """Take no note."""

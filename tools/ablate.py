@@ -1,0 +1,64 @@
+"""Train one recipe with one change at a time, each for the same time, and print what came out.
+
+    python tools/ablate.py car_plus_x4 --data photos/ --out runs/ablate luma_weight=0,1 rounding=soft ema=0
+
+The first run is the recipe as it is. Numbers are validation PSNR on luma and of the LR against the bicubic
+LR, on centre crops of images held out of training; the test sets are not looked at. Nothing else should run
+on the machine. Runs that are there already are not done again. With --page the table goes into that file,
+between ``<!-- ablation MODEL -->`` and ``<!-- end of ablation MODEL -->``.
+"""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from car.recipes import Recipe, recipe_for
+from car.runlog import read_log
+from car.train import train
+
+
+def parsed(name: str, text: str) -> Any:
+    default = {f.name: f.default for f in fields(Recipe)}[name]
+    if isinstance(default, bool):
+        return {"true": True, "false": False}[text.lower()]
+    return type(default)(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("changes", nargs="*", metavar="SETTING=VALUE,...")
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--minutes", type=float, default=2)
+    parser.add_argument("--page", type=Path)
+    options = parser.parse_args()
+    runs: list[dict[str, Any]] = [{}]
+    for change in options.changes:
+        name, values = change.split("=", 1)
+        runs += [{name: parsed(name, value)} for value in values.split(",")]
+    lines = [
+        "| changed | steps | restored, dB | small to bicubic, dB |",
+        "|---|---|---|---|",
+    ]
+    for run in runs:
+        label = ", ".join(f"{name} = {value}" for name, value in run.items())
+        out = options.out / options.model / (label.replace(" ", "") or "recipe")
+        if not (out / "curves.png").exists():
+            recipe = recipe_for(options.model, minutes=options.minutes, **run)
+            train(recipe, options.data, out, cache=options.cache or options.out / "cache")
+        last = read_log(out)[-1]
+        cells = f"{last['step']:,} | {last['psnr']:.2f} | {last['lr_psnr']:.1f}"
+        lines.append(f"| {f'`{label}`' if label else 'nothing'} | {cells} |")
+        print(lines[-1], flush=True)
+    if options.page:
+        begin, end = f"<!-- ablation {options.model} -->", f"<!-- end of ablation {options.model} -->"
+        before, rest = options.page.read_text().split(begin)
+        table = "\n".join(lines)
+        options.page.write_text(f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}")
+
+
+if __name__ == "__main__":
+    main()
