@@ -163,15 +163,24 @@ class AdaptiveDownscaler(ResamplingDownscaler):
         return self.kgn(hr)
 
     def start_classical(self) -> None:
-        """Let every pixel begin with a Gaussian kernel and no offsets, and no tap be lost in training.
+        """Prepare an untrained kernel generator for a short training.
 
-        From random weights the first kernels are an average over all k x k pixels, and most of a short
-        training goes into narrowing them. The Gaussian has a deviation of 0.3 LR pixels, about as sharp
-        as a kernel without negative values can be that does not alias badly.
+        PyTorch's default weights lose most of the image on the way: after a dozen layers what reaches the
+        kernels is the layers' biases, so that kernels hardly depend on the image for thousands of steps,
+        and the first ones are an average over all k x k pixels. Here weights keep the signal's size
+        (He et al. 2015), biases and residual branches start at zero, every pixel begins with the same
+        Gaussian kernel of 0.3 LR pixels and no offsets, and no tap is lost to the clamp while training.
         """
+        self.kgn.returning_clamp = True
+        for layer in self.kgn.modules():
+            if isinstance(layer, nn.Conv2d) and not isinstance(layer, MeanShift):
+                nn.init.kaiming_normal_(layer.weight, a=0.2)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        for block in self.kgn.res_4:
+            nn.init.zeros_([p for p in block.parameters() if p.ndim > 1][-1])
         axis = (torch.arange(3 * self.scale + 1) - (3 * self.scale) // 2) / self.scale
         taps = torch.exp(-(axis[:, None].square() + axis[None, :].square()) / (2 * 0.3**2)).flatten()
-        self.kgn.returning_clamp = True
         heads = (self.kgn.kernels_weight, self.kgn.offsets_h_generation, self.kgn.offsets_v_generation)
         # a little more than nothing everywhere: below the clamp a tap would get no gradient
         for head, start in zip(heads, (0.5 * taps + 1e-5, 0.0, 0.0), strict=True):
