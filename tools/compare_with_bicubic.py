@@ -42,8 +42,8 @@ def measure(weights: Path, img_dir: Path, sets: list[str]) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     sets = list(next(iter(results.values()))["learned"]["sets"])
     lines = [
-        "| trained | steps | minutes | " + " | ".join(f"{s}, dB" for s in sets) + " |",
-        "|---|---|---|" + "---|" * len(sets),
+        "| trained | steps | " + " | ".join(f"{s}, dB" for s in sets) + " |",
+        "|---|---|" + "---|" * len(sets),
     ]
     for _, result in sorted(results.items()):
         ours = result["learned"]
@@ -53,8 +53,7 @@ def table(results: dict[str, Any]) -> str:
                 value = run["sets"][name]["psnr"]
                 gain = "" if run is ours else f" (gain {ours['sets'][name]['psnr'] - value:+.2f})"
                 cells.append(f"{value:.2f}{gain}")
-            row = f"| `{run['model']}` | {run['steps']:,} | {run['seconds'] / 60:.1f} | "
-            lines.append(row + " | ".join(cells) + " |")
+            lines.append(f"| `{run['model']}` | {run['steps']:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
