@@ -180,7 +180,7 @@ def page(results: dict[str, Any]) -> str:
         f"{info['cpu']}, {info['threads']} threads, PyTorch {info['torch']}, {info['date']}. `car_plus_x4`, "
         f"{small['batch']} crops of {small['crop']} pixels a step, {ROUNDS} rounds of {STEPS} steps each:",
         "",
-        "| loop | seconds a step, median (min - max) | steps a second | to the trainer |",
+        "| loop | seconds a step, median (min - max) | steps a second | relative speed |",
         "|---|---|---|---|",
     ]
     for name, t in steps.items():
