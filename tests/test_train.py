@@ -530,6 +530,30 @@ def test_validation_each_epoch_keeps_the_best(folder: Path, tmp_path: Path) -> N
         assert file.metadata()["step"] == str(best["step"])
 
 
+def test_a_damaged_log_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(replace(TINY, steps=2), [folder], out)
+    with (out / "log.jsonl").open("ab") as log:
+        log.write(b'{"step": 9}\n[1}\n"text"\n{"no": 1}\n\xff\n{"step": 3, "ps')
+    train(replace(TINY, steps=4), [folder], out)
+    assert [record["step"] for record in read_log(out)] == [2, 4]
+
+
+def test_damaged_caches_are_made_again(folder: Path, tmp_path: Path) -> None:
+    def names() -> tuple[str, ...]:
+        return load_store([folder], tmp_path / "c", min_size=100).names
+
+    first = names()
+    for file, content in (
+        ("pixels.u8", b"short"),
+        ("index.json", b"{"),
+        ("index.json", b"[]"),
+        ("index.json", b'{"entries": 3}'),
+    ):
+        (tmp_path / "c" / file).write_bytes(content)
+        assert names() == first
+
+
 def test_plan_measures_without_training(folder: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPES["car_small_x2"], crop=32, batch=2, minutes=0, epochs=7, hold_out=())
     plan = plan_run(recipe, [folder], tmp_path / "run", valid=folder / "more", cache=tmp_path / "cache")

@@ -52,11 +52,20 @@ class RunLog:
 def read_log(out: Path) -> list[dict[str, Any]]:
     """Return the records of the run in `out`; none where there is no log, and no half-written line."""
     try:
-        lines = (out / LOG).read_text().splitlines()
+        lines = (out / LOG).read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    # the last line of a run that was killed may be half a line
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    return [record for line in lines if (record := _record(line))]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """Return the record, or None: a run that was killed may have left half a line."""
+    try:
+        record: Any = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if whole else None
 
 
 def write_curves(out: Path) -> Path:
