@@ -597,7 +597,7 @@ def train_command(
         bar.update(decoding, completed=done, total=total)
 
     def on_note(line: str) -> None:
-        bar.console.print(f"car: note: {line}")
+        bar.console.print(f"car: note: {' '.join(line.split())}")
 
     place: dict[str, Any] = {
         "valid": valid,
