@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--minutes", type=float, default=2)
     parser.add_argument("--page", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     runs: list[dict[str, Any]] = [{}]
     for change in options.changes:
         name, values = change.split("=", 1)

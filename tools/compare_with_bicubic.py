@@ -77,7 +77,6 @@ def main() -> None:
         done = {
             "model": model,
             "steps": steps,
-            "seconds": log[-1]["seconds"],
             "validation": [[r["step"], r["psnr"]] for r in log],
             "sets": measure(weights, options.img_dir, options.sets),
         }
