@@ -38,6 +38,9 @@ class Recipe:
 
     luma_weight: float = _setting(0.5, "Share of luma in the L1 loss of the restored image, 0 to 1.")
     fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
+    gradient_weight: float = _setting(
+        0.0, "Pull of the LR's gradients towards those of the bicubic LR (L1): keeps its PNG small."
+    )
     range_weight: float = _setting(1.0, "Weight of LR values outside [0, 1].")
     tv_weight: float = _setting(0.0, "Weight of the total variation of offsets (families car, car_lite).")
     offset_weight: float = _setting(0.0, "Weight of the offsets' length (families car, car_lite).")
@@ -110,7 +113,14 @@ class Recipe:
             "seed": self.seed >= 0,
             "orientations": self.orientations in (4, 8),
         }
-        not_negative = ("fidelity_weight", "range_weight", "tv_weight", "offset_weight", "weight_decay")
+        not_negative = (
+            "fidelity_weight",
+            "gradient_weight",
+            "range_weight",
+            "tv_weight",
+            "offset_weight",
+            "weight_decay",
+        )
         not_negative += ("clip", "eval_epochs", "eval_images")
         checks |= {name: getattr(self, name) >= 0 for name in not_negative}
         for name, good in checks.items():
