@@ -25,7 +25,7 @@ from car.files import Job, Renamer, check_target, plan
 from car.images import inspect_info, read
 from car.models import create
 
-CLI = [sys.executable, "-m", "car.cli"]
+CLI = [sys.executable, "-m", "car"]
 
 
 def run(

@@ -129,7 +129,7 @@ def test_comparison_picture_shows_every_panel(size: tuple[int, int]) -> None:
 
 
 def test_csv_has_a_row_an_image(codec: Codec, photo: Path) -> None:
-    from car.cli import _csv
+    from car.cli.measures import _csv
 
     rows = list(csv.DictReader(io.StringIO(_csv([round_trip(codec, photo).record]).decode())))
     assert rows[0]["name"] == "photo.png"

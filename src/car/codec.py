@@ -16,7 +16,7 @@ from car.images import Picture, from_pil, read, to_pil
 from car.lr_info import LRInfo
 from car.ops import bicubic_resize
 from car.tiling import split
-from car.weights import LoadedModel, default_model, find, load
+from car.weights import LoadedModel, ModelName, default_model, find, load
 
 DEFAULT_TILE = 512
 """LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
@@ -158,7 +158,7 @@ def downscale(
     image: ImageLike | str | Path,
     scale: int | None = None,
     *,
-    model: str | Path | None = None,
+    model: ModelName | None = None,
     device: str = "auto",
 ) -> ImageLike | Image.Image:
     """Shrink one image; the result is an ordinary small picture that `upscale` restores.
@@ -194,7 +194,7 @@ def upscale(
     image: ImageLike | str | Path,
     scale: int | None = None,
     *,
-    model: str | Path | None = None,
+    model: ModelName | None = None,
     size: tuple[int, int] | None = None,
     device: str = "auto",
 ) -> ImageLike | Image.Image:
@@ -228,7 +228,7 @@ def upscale(
 def codec_for_picture(
     picture: Picture,
     *,
-    model: str | Path | None = None,
+    model: ModelName | None = None,
     scale: int | None = None,
     device: str = "auto",
     tile: int = DEFAULT_TILE,
@@ -250,7 +250,7 @@ def codec_for_picture(
 
 
 def open_codec(
-    model: str | Path | None = None,
+    model: ModelName | None = None,
     scale: int | None = None,
     *,
     device: str = "auto",

@@ -18,8 +18,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device(
             "cuda" if torch.cuda.is_available() else "npu" if npu and npu.is_available() else "cpu"
         )
+    kind, colon, index = name.partition(":")
     try:
-        device = torch.device(_SEED_NAMES.get(name, name))
+        device = torch.device(_SEED_NAMES.get(kind, kind) + colon + index)
         torch.zeros(1, device=device)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -13,17 +13,24 @@ from safetensors import SafetensorError, safe_open
 
 from car.errors import UsageError, WeightsError, did_you_mean
 from car.models import Rescaler, create, model_names
+from car.weights.convert import PAIR_SUFFIXES, read_pair, weights_bytes
+from car.weights.store import pulled, pulled_models
 
 __all__ = [
     "LoadedModel",
     "ManifestEntry",
     "ModelInfo",
+    "ModelName",
     "default_model",
     "find",
     "list_models",
     "load",
+    "load_file",
     "manifest",
 ]
+
+ModelName = str | Path | tuple[str | Path, str | Path]
+"""What `load` takes."""
 
 HASH_DIGITS = 16  # of the SHA-256, kept in LR files: enough to tell weights apart
 
@@ -71,7 +78,8 @@ class ModelInfo:
 class LoadedModel:
     """A pair of networks with its weights: in evaluation mode, without gradients, on the CPU.
 
-    `tag` is None for weights from a file of one's own; `sha256` is that of the weights file.
+    `tag` is that of shipped weights, the name of pulled ones, None for a file of one's own; `sha256` is
+    that of the ``.safetensors`` file, for two published checkpoints that of what `car convert` makes of them.
     """
 
     name: str
@@ -113,63 +121,88 @@ def default_model(scale: int) -> str:
 
 
 def find(model: str, short_hash: str) -> str:
-    """Return the tag of the shipped weights that an LR file names.
+    """Return the tag of the shipped weights, or the name of the pulled ones, that an LR file names.
 
     Raises:
-        WeightsError: none of the shipped weights has this hash.
+        WeightsError: no weights at hand have this hash.
     """
     for entry in manifest():
         if entry.model == model and entry.sha256.startswith(short_hash):
             return entry.tag
+    for record in pulled_models():
+        if record.model == model and record.sha256.startswith(short_hash):
+            return record.name
     raise WeightsError(
-        f"made with weights {short_hash} of {model}, which this version does not ship; "
-        "give the file of those weights as the model"
+        f"made with weights {short_hash} of {model}, which this version does not ship and `car pull` did not "
+        "fetch; give the file of those weights as the model"
     )
 
 
-def load(name: str | Path) -> LoadedModel:
-    """Load a model by name (its newest weights), by tag, or from a ``.safetensors`` file.
+def load(name: ModelName) -> LoadedModel:
+    """Load a model by name (its newest weights), by tag, or from files.
 
     Args:
-        name: ``car_plus_x4``, ``car_plus_x4.v1`` or the path of a file that `car train` wrote.
+        name: ``car_plus_x4``, ``car_plus_x4.v1``, the name of a model that `car pull` fetched, the path of a
+            ``.safetensors`` file that `car train` or `car convert` wrote, or the two files of a published
+            model, kernel generator and upscaler, as a tuple or as ``"kgn.ckpt,usn.ckpt"``.
 
     Raises:
         UsageError: no such model, tag or file.
         WeightsError: there are no weights, or they are damaged or do not fit the architecture; nothing
             is ever loaded in part.
     """
+    if isinstance(name, tuple):
+        return _load_pair(Path(name[0]), Path(name[1]))
     text = str(name)
-    if text.endswith(".safetensors"):
-        path = Path(text)
-        if not path.is_file():
-            raise UsageError(f"{path}: no such file")
-        return _load_file(path, None, None)
+    if text.endswith(".safetensors") and "," not in text:
+        return load_file(Path(text))
+    if text.endswith(PAIR_SUFFIXES) or "," in text:
+        files = text.split(",")
+        if len(files) != 2:
+            raise UsageError(f"{text}: a published model is two files: kernel generator,upscaler")
+        return _load_pair(Path(files[0]), Path(files[1]))
     entries = {entry.tag: entry for entry in manifest()}
     newest = {entry.model: entry for entry in manifest()}
     entry = entries.get(text) or newest.get(text)
-    if entry is None:
-        if text in model_names():
-            raise WeightsError(f"{text} ships without weights: train it, or give a .safetensors file")
-        raise UsageError(
-            f"no model is called {text!r}{did_you_mean(text, {*entries, *newest, *model_names()})}"
-        )
-    with resources.as_file(resources.files("car.weights").joinpath(entry.file)) as path:
-        return _load_file(path, entry, entry.tag)
+    if entry is not None:
+        with resources.as_file(resources.files("car.weights").joinpath(entry.file)) as path:
+            return _load(path, entry.sha256, entry.model, entry.tag, "install the package again")
+    record = pulled(text)
+    if record is not None:
+        again = f"`car pull --force --name {text}` replaces it"
+        return _load(record.path, record.sha256, record.model, record.name, again)
+    if text in ("car_x2", "car_x4"):
+        raise WeightsError(f"{text} ships without weights: `car pull {text}` fetches the published ones")
+    if text in model_names():
+        raise WeightsError(f"{text} ships without weights: train it, or give a .safetensors file")
+    known = {*entries, *newest, *model_names(), *(r.name for r in pulled_models())}
+    raise UsageError(f"no model is called {text!r}{did_you_mean(text, known)}")
 
 
-def _load_file(path: Path, entry: ManifestEntry | None, tag: str | None) -> LoadedModel:
+def load_file(path: Path) -> LoadedModel:
+    """Load a ``.safetensors`` file of whatever name; raises as `load` does."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    return _load(path, None, None, None, "")
+
+
+def _load_pair(kgn: Path, usn: Path) -> LoadedModel:
+    pair = read_pair(kgn, usn)
+    digest = hashlib.sha256(weights_bytes(pair.model, pair.rescaler)).hexdigest()
+    return LoadedModel(pair.model, None, digest, pair.rescaler)
+
+
+def _load(path: Path, sha256: str | None, model: Any, tag: str | None, remedy: str) -> LoadedModel:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if entry and digest != entry.sha256:
-            raise WeightsError(
-                f"{path.name} is damaged (SHA-256 {digest[:12]}...): install the package again"
-            )
+        if sha256 and digest != sha256:
+            raise WeightsError(f"{path.name} is damaged (SHA-256 {digest[:12]}...): {remedy}")
         with safe_open(path, "pt") as file:
             metadata: dict[str, Any] = file.metadata() or {}
             state: dict[str, torch.Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
-    model = entry.model if entry else metadata.get("model")
+    model = model or metadata.get("model")
     if not isinstance(model, str) or model not in model_names():
         raise WeightsError(f"{path}: does not say which model it belongs to (metadata 'model': {model!r})")
     rescaler = create(model)

@@ -1,0 +1,5 @@
+"""The command line `car`."""
+
+from car.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,138 @@
+"""What all commands share: the application, its consoles and options, errors, progress, printing."""
+
+import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from car.codec import DEFAULT_TILE as DEFAULT_TILE
+from car.errors import UsageError
+from car.images import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
+from car.weights import ModelName
+
+
+def _hyphens(option: str) -> str:
+    """Accept options as the MindSpore code spells them, with underscores."""
+    return option.replace("_", "-")
+
+
+app = typer.Typer(
+    name="car",
+    context_settings={"token_normalize_func": _hyphens},
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Shrink photographs to small ordinary pictures that restore far better than thumbnails.",
+)
+# file names are no markup
+stdout = Console(soft_wrap=True, markup=False, emoji=False)
+stderr = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
+
+
+class FileFormat(str, Enum):
+    """Formats that pictures are written in."""
+
+    png = "png"
+    webp = "webp"
+    tiff = "tiff"
+    avif = "avif"
+    jpg = "jpg"
+    bmp = "bmp"
+
+
+Inputs = Annotated[list[str], typer.Argument(help="Image files, folders (searched recursively) or globs.")]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", help="A file (for one input) or a folder. Default: beside each input."),
+]
+Scale = Annotated[int | None, typer.Option("--scale", "-s", help="2 or 4; picks the default model.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model name, tag or .safetensors file; see `car models`.")
+]
+Kgn = Annotated[
+    Path | None,
+    typer.Option(
+        "--kgn", "--kgn-ckpt-name", help="Instead of --model: published kernel generator, with --usn."
+    ),
+]
+Usn = Annotated[
+    Path | None, typer.Option("--usn", "--usn-ckpt-name", help="Published upscaler (.ckpt or .pth).")
+]
+Format = Annotated[
+    FileFormat, typer.Option("--format", "-f", help="File format where --output names no file.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")]
+DeviceId = Annotated[
+    int | None, typer.Option("--device-id", min=0, help="Number of the device; or say --device cuda:1.")
+]
+Tile = Annotated[
+    int, typer.Option("--tile", min=16, help="LR pixels a side processed at once; less needs less memory.")
+]
+MaxPixels = Annotated[
+    int, typer.Option("--max-pixels", min=1, help="Refuse larger images (guards against bombs).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+def chosen_device(device: str, device_id: int | None) -> str:
+    """Return what --device and the MindSpore code's --device-id stand for together."""
+    return device if device_id is None or device.lower() in ("auto", "cpu") else f"{device}:{device_id}"
+
+
+def chosen_model(model: str | None, kgn: Path | None, usn: Path | None) -> ModelName | None:
+    """Return what --model, or --kgn and --usn, stand for.
+
+    Raises:
+        UsageError: they contradict each other, or half of a pair is missing.
+    """
+    if kgn is None and usn is None:
+        return model
+    if model is not None:
+        raise UsageError("give either --model or --kgn and --usn")
+    if kgn is None or usn is None:
+        raise UsageError(f"--kgn and --usn go together; {'--kgn' if kgn is None else '--usn'} is missing")
+    return kgn, usn
+
+
+def duration(seconds: float) -> str:
+    """Say how long `seconds` are."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def error_line(message: str) -> None:
+    """Print one line on standard error."""
+    stderr.print(f"car: {' '.join(message.split())}")
+
+
+def reason(error: BaseException) -> str:
+    """Say why an error of the system happened."""
+    if isinstance(error, MemoryError):
+        return "not enough memory; a smaller --tile needs less"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+@contextmanager
+def progress(total: int, verb: str, hidden: bool) -> Generator[Callable[[], None], None, None]:
+    """Show a bar on a terminal; give the function that moves it on by one."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=hidden or not stderr.is_terminal) as bar:
+        task = bar.add_task(verb, total=total)
+        yield lambda: bar.advance(task)
+
+
+def print_json(value: Any) -> None:
+    """Print what scripts read."""
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,93 @@
+"""The command line: options in, calls to the library, results and exit codes out.
+
+Exit codes: 0 all done, 1 something could not be done, 2 the request makes no sense, 130 interrupted.
+"""
+
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import typer
+
+from car._version import __version__
+from car.cli import measures, models, pictures, training
+from car.cli.common import app, error_line, reason, stdout
+from car.errors import CarError, UsageError
+
+# importing them added their commands to the application; this is the order in which help shows them
+_ORDER = [c for part in (pictures, measures, models, training) for c in vars(part).values()]
+app.registered_commands.sort(key=lambda command: _ORDER.index(command.callback))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        stdout.print(f"car {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads of the networks.", envvar="CAR_THREADS"),
+    ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code; every failure is one line on standard error."""
+    sys.exit(_main())
+
+
+def _main() -> int:
+    # without any handler, Python prints what decoders log about damaged files
+    logging.getLogger().addHandler(logging.NullHandler())
+    # and what they warn of; only here, as the filters belong to the whole process
+    warnings.filterwarnings("ignore", module=r"(PIL|tifffile|imagecodecs)\b")
+    try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names may be no valid text
+        code = typer.main.get_command(app).main(standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # the reader of our output left; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except CarError as error:
+        return _fail(str(error), 1)
+    except (OSError, MemoryError) as error:
+        return _fail(f"{getattr(error, 'filename', None) or ''} {reason(error)}".strip(), 1)
+    except typer.Abort:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        # typer brings its own copy of click from 0.20 on, so the class of its errors has no stable name
+        message: Callable[[], str] | None = getattr(error, "format_message", None)
+        if message is not None:
+            return _fail(message(), 2) if message() else 2
+        if os.environ.get("CAR_DEBUG"):
+            raise
+        return _fail(f"internal error: {type(error).__name__}: {error}; CAR_DEBUG=1 shows where", 1)
+    # typer turns an interrupt into this exit code without a word
+    return _fail("interrupted", 130) if code == 130 else code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    error_line(message)
+    return code

@@ -1,0 +1,271 @@
+"""Commands that measure: compare, evaluate."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from car import evaluate as evaluation
+from car.cli.common import (
+    DEFAULT_MAX_PIXELS,
+    DEFAULT_TILE,
+    Device,
+    DeviceId,
+    Json,
+    Kgn,
+    MaxPixels,
+    Model,
+    Overwrite,
+    Quiet,
+    Scale,
+    Tile,
+    Usn,
+    app,
+    chosen_device,
+    chosen_model,
+    error_line,
+    print_json,
+    progress,
+    stdout,
+)
+from car.codec import open_codec
+from car.errors import CarError, UsageError
+from car.files import Job, check_target, find_images, means_folder
+from car.images import Picture, atomic_write, from_pil, write
+from car.report import Caption, comparison_picture
+
+
+@app.command("compare")
+def compare_command(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A folder for small picture, restored picture and comparison, or a picture file.",
+        ),
+    ] = "comparison.png",
+    scale: Scale = None,
+    model: Model = None,
+    kgn: Kgn = None,
+    usn: Usn = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shrink and restore one image, measure it against bicubic and draw the comparison.
+
+    The image is taken as 8-bit RGB and cropped to multiples of 8, as in the published tables.
+
+    For example:
+
+    ```
+    car compare photo.jpg --scale 4
+    car compare photo.png --model car_plus_x2 -o out/
+    ```
+    """
+    codec = open_codec(chosen_model(model, kgn, usn), scale, device=device, tile=tile)
+    if not image.is_file():
+        raise UsageError(
+            f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
+        )
+    folder, place = means_folder(output), Path(output)
+    stem = image.stem
+    names = {
+        "comparison": place / f"{stem}.comparison.png" if folder else place,
+        **(
+            {"small": place / f"{stem}.x{codec.scale}.png", "restored": place / f"{stem}.restored.png"}
+            if folder
+            else {}
+        ),
+    }
+    for target in names.values():
+        check_target(Job(image, target), overwrite)
+    trip = evaluation.round_trip(codec, image, max_pixels=max_pixels)
+    record = trip.record
+    if folder:
+        info = codec.info(record.width, record.height)
+        write(names["small"], Picture(trip.lr, None, False, None, None, ()), info=info)
+        write(names["restored"], Picture(trip.restored, None, False, None, None, ()))
+    bytes_of = {name: path.stat().st_size for name, path in names.items() if path.exists() and folder}
+    ours, theirs = record.model, record.bicubic
+    picture = comparison_picture(
+        trip.hr,
+        trip.lr,
+        trip.bicubic,
+        trip.restored,
+        (
+            Caption("Original"),
+            Caption("Small picture"),
+            Caption("Bicubic, from a bicubic small picture", f"{theirs.psnr:.2f} dB, SSIM {theirs.ssim:.4f}"),
+            Caption(f"{codec.loaded.name}", f"{ours.psnr:.2f} dB, SSIM {ours.ssim:.4f}"),
+        ),
+    )
+    write(names["comparison"], from_pil(picture))
+    files = {name: str(path) for name, path in names.items()}
+    if as_json:
+        source = {
+            "source": str(image),
+            "source_bytes": image.stat().st_size,
+            "bytes": bytes_of,
+            "files": files,
+        }
+        print_json(record.to_dict() | source | {"name": codec.loaded.name, "scale": codec.scale})
+        return
+    if quiet:
+        return
+    stdout.print(
+        _quality_table(f"{image.name}, {record.width}x{record.height}", codec.loaded.name, ours, theirs)
+    )
+    stdout.print(f"original: {image.stat().st_size:,} bytes")
+    for name, path in names.items():
+        stdout.print(f"{name}: {path} ({path.stat().st_size:,} bytes)")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None,
+    scale: Scale = None,
+    model: Model = None,
+    kgn: Kgn = None,
+    usn: Usn = None,
+    img_dir: Annotated[
+        Path | None,
+        typer.Option("--img-dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"),
+    ] = None,
+    target_dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--target-dataset",
+            help=f"Test set below --img-dir: {', '.join(evaluation.DATASETS)}.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option("--device", "--device-target", help="auto, cpu, cuda, cuda:1, mps, ..."),
+    ] = "auto",
+    device_id: DeviceId = None,
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure round trips by the protocol of the published tables, beside bicubic down + bicubic up.
+
+    PSNR and SSIM are on luma, with as many pixels shaved on each side as the scale.
+
+    For example:
+
+    ```
+    car evaluate Set5/ --scale 4
+    car evaluate --img-dir datasets --target-dataset Set14 --scale 2 -o set14.json
+    ```
+    """
+    if output is not None and output.suffix not in (".json", ".csv"):
+        raise UsageError(f"{output}: records are written as .json or .csv")
+    if target_dataset:
+        if inputs:
+            raise UsageError("give either inputs or --target-dataset")
+        inputs = [str(evaluation.find_dataset(img_dir or Path("datasets"), target_dataset))]
+    if not inputs:
+        raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
+    if output is not None:
+        check_target(Job(Path(inputs[0]), output), overwrite)
+    codec = open_codec(
+        chosen_model(model, kgn, usn), scale, device=chosen_device(device, device_id), tile=tile
+    )
+    files = [path for path, _ in find_images(inputs)[0]]
+    records: list[evaluation.ImageRecord] = []
+    failures: list[dict[str, str]] = []
+    with progress(len(files), "measuring", as_json or quiet) as advance:
+        for path in files:
+            try:
+                records.append(evaluation.round_trip(codec, path, max_pixels=max_pixels).record)
+            except CarError as error:
+                failures.append({"source": str(path), "error": str(error)})
+            advance()
+    result = evaluation.summary(
+        records, model=codec.loaded.name, weights=codec.loaded.short_hash, scale=codec.scale
+    )
+    result["failures"] = failures
+    if output:
+        atomic_write(
+            output, _csv(records) if output.suffix == ".csv" else json.dumps(result, indent=1).encode()
+        )
+    if as_json:
+        print_json(result)
+    elif records and not quiet:
+        ours = evaluation.mean_quality(r.model for r in records)
+        theirs = evaluation.mean_quality(r.bicubic for r in records)
+        if len(records) <= 20:
+            stdout.print(_per_image_table(records))
+        title = f"{target_dataset or inputs[0]}: mean of {len(records)} images, {codec.scale}x"
+        stdout.print(_quality_table(title, codec.loaded.tag or codec.loaded.name, ours, theirs))
+    for failure in failures:
+        error_line(failure["error"])
+    if failures:
+        raise typer.Exit(1)
+
+
+def _csv(records: Iterable[evaluation.ImageRecord]) -> bytes:
+    text = io.StringIO()
+    writer: Any = None
+    for record in records:
+        nested = record.to_dict()
+        row = {key: nested[key] for key in ("name", "width", "height")}
+        row |= {
+            f"{side}_{key}": value for side in ("model", "bicubic") for key, value in nested[side].items()
+        }
+        if writer is None:
+            writer = csv.DictWriter(text, list(row))
+            writer.writeheader()
+        writer.writerow(row)
+    return text.getvalue().encode()
+
+
+def _quality_table(title: str, name: str, ours: evaluation.Quality, theirs: evaluation.Quality) -> Table:
+    """Return the numbers of a model beside those of bicubic."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", name, "bicubic"):
+        table.add_column(column, justify="right" if column else "left")
+    for label, key, form in (
+        ("PSNR, dB", "psnr", ".2f"),
+        ("SSIM", "ssim", ".4f"),
+        ("PSNR of RGB, dB", "psnr_rgb", ".2f"),
+        ("small picture to bicubic, dB", "lr_psnr", ".2f"),
+        ("the same on RGB, dB", "lr_psnr_rgb", ".2f"),
+        ("small PNG, bytes per HR pixel", "lr_bytes", ".3f"),
+        ("shrinking, s", "downscale_seconds", ".2f"),
+        ("restoring, s", "upscale_seconds", ".2f"),
+    ):
+        values = [getattr(quality, key) for quality in (ours, theirs)]
+        table.add_row(label, *("equal" if math.isinf(v) else format(v, form) for v in values))
+    return table
+
+
+def _per_image_table(records: Iterable[evaluation.ImageRecord]) -> Table:
+    table = Table("image", "size", "PSNR dB", "SSIM", "bicubic dB", "bicubic SSIM")
+    for r in records:
+        table.add_row(
+            r.name,
+            f"{r.width}x{r.height}",
+            f"{r.model.psnr:.2f}",
+            f"{r.model.ssim:.4f}",
+            f"{r.bicubic.psnr:.2f}",
+            f"{r.bicubic.ssim:.4f}",
+        )
+    return table

@@ -1,0 +1,174 @@
+"""Commands about weights: models, pull, convert."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from car.cli.common import Json, Overwrite, Quiet, app, print_json, stderr, stdout
+from car.errors import UsageError
+from car.files import Job, check_target, means_folder
+from car.images import atomic_write
+from car.weights import list_models, load, manifest
+from car.weights.convert import pair_files, read_pair, weights_bytes
+from car.weights.pull import pull
+from car.weights.store import pulled_models
+
+_SETS = ("Set5", "Set14", "BSDS100")
+
+
+@app.command("models")
+def models_command(as_json: Json = False) -> None:
+    """List the models, their weights and what they measure."""
+    if as_json:
+        print_json(
+            {
+                "models": [asdict(m) for m in list_models()],
+                "weights": [asdict(e) for e in manifest()],
+                "pulled": [asdict(p) for p in pulled_models()],
+            }
+        )
+        return
+    table = Table("model", "scale", "weights", "parameters", *_SETS, title="PSNR in dB on luma")
+    entries = {entry.tag: entry for entry in manifest()}
+    own = pulled_models()
+    for model in list_models():
+        names = [record.name for record in own if record.model == model.name]
+        if not model.tags and not names:
+            table.add_row(model.name, f"{model.scale}x", "none yet", "", "", "", "")
+        for tag in model.tags:
+            entry = entries[tag]
+            values = [f"{entry.metrics[s]['psnr']:.2f}" if s in entry.metrics else "" for s in _SETS]
+            table.add_row(model.name, f"{model.scale}x", tag, f"{entry.parameters:,}", *values)
+        for name in names:
+            table.add_row(model.name, f"{model.scale}x", f"{name} (pulled)", "", "", "", "")
+    stdout.print(table)
+
+
+@app.command("pull")
+def pull_command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="car_x2 or car_x4 (the published weights); or the URL or path of a .safetensors file; or "
+            "those of a kernel generator and an upscaler (.ckpt or .pth)."
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Name to keep it under. Default: its architecture.")
+    ] = None,
+    sha256: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sha256", help="Expected digest, once for each file. Default: that of the first pull."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch again, and accept what has changed at the address.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch weights, check them, and keep them in the cache folder, to be used by their name.
+
+    A download that breaks off goes on where it stopped. The cache folder is the usual one of the system, or
+    that in CAR_CACHE.
+
+    For example:
+
+    ```
+    car pull car_x4
+    car pull https://example.org/kgn.pth https://example.org/usn.pth --name theirs
+    car pull runs/x4/model.safetensors --name mine
+    ```
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=stderr,
+        transient=True,
+        disable=quiet or as_json or not stderr.is_terminal,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def on_bytes(address: str, here: int, total: int | None) -> None:
+        if address not in tasks:
+            tasks[address] = bar.add_task(address.rsplit("/", 1)[-1])
+        bar.update(tasks[address], completed=here, total=total)
+
+    with bar:
+        record = pull(sources, name, sha256=sha256 or (), force=force, on_bytes=on_bytes)
+    if as_json:
+        print_json(asdict(record) | {"path": str(record.path)})
+    elif not quiet:
+        for source in record.sources:
+            stdout.print(f"{source.address}: {source.bytes:,} bytes, SHA-256 {source.sha256}")
+        stdout.print(f"{record.name}: {record.model}, in {record.path}; use it with --model {record.name}")
+
+
+@app.command("convert")
+def convert_command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Kernel generator and upscaler (.ckpt, .pth), or one model: name, tag or .safetensors file."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .safetensors file, or the folder for kgn and usn.")
+    ],
+    to: Annotated[
+        Literal["ckpt", "pth"] | None,
+        typer.Option("--to", help="Write the pair that the MindSpore (ckpt) or PyTorch (pth) code reads."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn published checkpoints into a .safetensors file, and models of family car into checkpoints.
+
+    Nothing in a checkpoint is executed. What a training left in it besides weights is dropped and listed.
+
+    For example:
+
+    ```
+    car convert kgn.ckpt usn.ckpt -o car_x4.safetensors
+    car convert kgn.pth usn.pth -o for-mindspore/ --to ckpt
+    car convert runs/published/model.safetensors -o for-pytorch/ --to pth
+    ```
+    """
+    if len(sources) > 2:
+        raise UsageError("give a kernel generator and an upscaler, or one model")
+    dropped: tuple[str, ...] = ()
+    if len(sources) == 2:
+        pair = read_pair(Path(sources[0]), Path(sources[1]))
+        model, rescaler, dropped = pair.model, pair.rescaler, pair.dropped
+    else:
+        loaded = load(sources[0])
+        model, rescaler = loaded.name, loaded.rescaler
+    if to is None:
+        if output.suffix != ".safetensors":
+            raise UsageError(f"{output}: name a .safetensors file, or say --to ckpt or --to pth")
+        contents = {output: weights_bytes(model, rescaler)}
+    else:
+        if not means_folder(str(output)):
+            raise UsageError(f"{output}: two files are written, so a folder is needed")
+        contents = {output / name: content for name, content in pair_files(model, rescaler, to).items()}
+    for path in contents:
+        check_target(Job(Path(sources[0]), path), overwrite)
+    for path, content in contents.items():
+        atomic_write(path, content)
+    if as_json:
+        print_json({"model": model, "files": [str(path) for path in contents], "dropped": list(dropped)})
+        return
+    if quiet:
+        return
+    for path in contents:
+        stdout.print(f"{path}: {model}")
+    if dropped:
+        stdout.print(f"dropped, as no weights: {', '.join(dropped)}")

@@ -1,0 +1,302 @@
+"""Commands that make pictures: downscale, upscale, info, inspect."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from car.cli.common import (
+    DEFAULT_MAX_PIXELS,
+    DEFAULT_TILE,
+    Device,
+    FileFormat,
+    Format,
+    Inputs,
+    Json,
+    Kgn,
+    MaxPixels,
+    Model,
+    Output,
+    Overwrite,
+    Quiet,
+    Scale,
+    Tile,
+    Usn,
+    app,
+    chosen_model,
+    error_line,
+    print_json,
+    progress,
+    reason,
+    stderr,
+    stdout,
+)
+from car.codec import Codec, codec_for_picture, open_codec
+from car.errors import CarError, ImageError, UsageError
+from car.files import Job, Plan, Renamer, check_target, plan
+from car.images import Picture, from_pil, inspect_info, read, write
+from car.inspection import inspect_kernels, kernels_picture
+from car.weights import list_models
+
+
+@app.command("downscale")
+def downscale_command(
+    inputs: Inputs,
+    output: Output = None,
+    scale: Scale = None,
+    model: Model = None,
+    kgn: Kgn = None,
+    usn: Usn = None,
+    format: Format = FileFormat.png,
+    quality: Annotated[
+        int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shrink images to small ordinary pictures that `car upscale` restores.
+
+    The small file says which weights made it and how large the original was.
+
+    For example:
+
+    ```
+    car downscale photo.jpg --scale 4
+    car downscale photos/ -o small/ --scale 2 --format webp
+    car downscale 'shots/*.tif' -o small/ --model car_plus_x4
+    ```
+    """
+    codec = open_codec(chosen_model(model, kgn, usn), scale, device=device, tile=tile)
+    todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
+
+    def shrink(job: Job) -> dict[str, Any]:
+        picture = read(job.source, max_pixels=max_pixels)
+        small, info = codec.shrink(picture)
+        notes = picture.notes + write(job.target, small, info=info, quality=quality, overwrite=overwrite)
+        return _sizes(job, picture, small) | {"model": codec.loaded.name, "notes": list(notes)}
+
+    _run(todo, shrink, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="shrinking")
+
+
+@app.command("upscale")
+def upscale_command(
+    inputs: Inputs,
+    output: Output = None,
+    scale: Scale = None,
+    model: Model = None,
+    kgn: Kgn = None,
+    usn: Usn = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="WIDTHxHEIGHT to restore, where the file does not say.")
+    ] = None,
+    format: Format = FileFormat.png,
+    quality: Annotated[
+        int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Restore large images from small ones, to the exact size of the original.
+
+    Files made by `car downscale` need no option; for other pictures name a scale or a model.
+
+    For example:
+
+    ```
+    car upscale photo.x4.png
+    car upscale small/ -o restored/ --format jpg --quality 92
+    car upscale thumbnail.png --model car_plus_x4 -o large.png
+    ```
+    """
+    wanted = _parse_size(size)
+    named = chosen_model(model, kgn, usn)
+    asked = named is not None or scale is not None
+    chosen = open_codec(named, scale, device=device, tile=tile) if asked else None
+    codecs: dict[tuple[str, str], Codec] = {}
+    endings = sorted({f".x{m.scale}" for m in list_models()})
+    add = ".restored" if output is None else ""
+    todo = plan(inputs, output, Renamer(f".{format.value}", add=add, remove=endings))
+
+    def codec_of(picture: Picture) -> Codec:
+        info = picture.info
+        if info is None or named is not None or scale not in (None, info.scale):
+            return chosen or codec_for_picture(picture)
+        key = (info.model, info.weights)
+        if key not in codecs:
+            codecs[key] = codec_for_picture(picture, device=device, tile=tile)
+        return codecs[key]
+
+    def restore(job: Job) -> dict[str, Any]:
+        picture = read(job.source, max_pixels=max_pixels)
+        codec = codec_of(picture)
+        _check_restored_pixels(job.source, picture, codec.scale, max_pixels)
+        large = codec.restore(picture, wanted)
+        notes = picture.notes + large.notes + write(job.target, large, quality=quality, overwrite=overwrite)
+        return _sizes(job, picture, large) | {"model": codec.loaded.name, "notes": list(notes)}
+
+    _run(todo, restore, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="restoring")
+
+
+@app.command("info")
+def info_command(
+    image: Annotated[Path, typer.Argument(help="An image file.")], as_json: Json = False
+) -> None:
+    """Show what a small picture says about itself: model, weights, scale and original size."""
+    info = inspect_info(image)
+    if as_json:
+        print_json(None if info is None else asdict(info))
+    elif info is None:
+        stdout.print(f"{image}: not made by `car downscale`, or its metadata was lost")
+    else:
+        stdout.print(
+            f"{image}: made by {info.model} (weights {info.weights or 'unknown'}) at {info.scale}x "
+            f"from {info.size[0]}x{info.size[1]}",
+        )
+
+
+inspect_app = typer.Typer(help="Look inside a model.", no_args_is_help=True)
+app.add_typer(inspect_app, name="inspect")
+
+
+@inspect_app.callback()
+def _inspect() -> None:
+    """Look inside a model."""
+
+
+@inspect_app.command("kernels")
+def inspect_kernels_command(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    model: Model = None,
+    kgn: Kgn = None,
+    usn: Usn = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path(
+        "kernels.png"
+    ),
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+) -> None:
+    """Show the kernels and offsets with which a model resamples the middle of an image.
+
+    For example:
+
+    ```
+    car inspect kernels photo.jpg --model runs/small/model.safetensors -o kernels.png
+    ```
+    """
+    check_target(Job(image, output), overwrite)
+    codec = open_codec(chosen_model(model, kgn, usn), None, device=device)
+    statistics, view = inspect_kernels(codec, image, max_pixels=max_pixels)
+    write(output, from_pil(kernels_picture(view, statistics)), overwrite=overwrite)
+    if as_json:
+        print_json(asdict(statistics) | {"picture": str(output)})
+        return
+    table = Table("of kernels and offsets", "", title=f"{image.name}, {statistics.model}; HR pixels")
+    x, y = statistics.mean_offset
+    table.add_row("mean offset, x and y", f"{x:+.4f}, {y:+.4f}")
+    table.add_row("mean length of an offset", f"{statistics.mean_length:.4f}")
+    table.add_row("the same, weighted by the kernel", f"{statistics.weighted_length:.4f}")
+    table.add_row("longest offset", f"{statistics.largest:.4f}")
+    table.add_row("mean change to the next LR pixel", f"{statistics.roughness:.4f}")
+    table.add_row("deviation of the sampling pattern", f"{statistics.width:.4f}")
+    table.add_row("negative share of the weights", f"{statistics.negative:.4f}")
+    stdout.print(table)
+    stdout.print(f"picture: {output}")
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and len(part) < 10 and int(part) for part in parts):
+        raise UsageError(f"--size wants WIDTHxHEIGHT, as 1920x1080, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def _check_restored_pixels(source: Path, picture: Picture, scale: int, max_pixels: int) -> None:
+    pixels = picture.width * picture.height * scale**2
+    if pixels > max_pixels:
+        raise ImageError(
+            f"{source}: restores to {pixels} pixels, over the limit of {max_pixels}; "
+            "raise it with --max-pixels"
+        )
+
+
+def _sizes(job: Job, source: Picture, target: Picture) -> dict[str, Any]:
+    return {
+        "source_size": [source.width, source.height],
+        "target_size": [target.width, target.height],
+        "source_bytes": job.source.stat().st_size,
+        "target_bytes": job.target.stat().st_size,
+    }
+
+
+def _run(
+    todo: Plan,
+    work: Callable[[Job], dict[str, Any]],
+    *,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    verb: str,
+) -> None:
+    """Do every job; report the failed ones at the end and leave with 1 if there are any."""
+    results: list[dict[str, Any]] = []
+    failures = [{"error": problem} for problem in todo.problems]
+    with progress(len(todo.jobs), verb, as_json or quiet or not todo.many) as advance:
+        for job in todo.jobs:
+            if todo.many and not overwrite and job.target.exists() and not job.target.is_dir():
+                results.append({"source": str(job.source), "target": str(job.target), "skipped": "exists"})
+                advance()
+                continue
+            start = time.perf_counter()
+            try:
+                check_target(job, overwrite)
+                done = work(job)
+                done["seconds"] = round(time.perf_counter() - start, 3)
+                results.append({"source": str(job.source), "target": str(job.target)} | done)
+            except (CarError, OSError, MemoryError) as error:
+                if isinstance(error, UsageError) and not todo.many:
+                    raise
+                text = str(error) if isinstance(error, CarError) else f"{job.source}: {reason(error)}"
+                failures.append({"source": str(job.source), "error": text})
+            advance()
+    if as_json:
+        print_json({"results": results, "failures": failures})
+    elif not quiet:
+        _print_results(results)
+    for failure in failures:
+        error_line(failure["error"])
+    if failures:
+        if todo.many:
+            error_line(f"{len(failures)} of {len(todo.jobs) + len(todo.problems)} images failed")
+        raise typer.Exit(1)
+
+
+def _print_results(results: list[dict[str, Any]]) -> None:
+    skipped = [r for r in results if "skipped" in r]
+    for result in results:
+        if "skipped" in result:
+            continue
+        for note in result["notes"]:
+            stderr.print(f"car: note: {result['source']}: {note}")
+        (width, height), (new_width, new_height) = result["source_size"], result["target_size"]
+        stdout.print(
+            f"{result['source']} {width}x{height} ({result['source_bytes']:,} bytes) -> {result['target']} "
+            f"{new_width}x{new_height} ({result['target_bytes']:,} bytes), {result['seconds']:.1f} s",
+        )
+    if skipped:
+        stdout.print(f"{len(skipped)} skipped: their targets exist; --overwrite does them again")

@@ -1,0 +1,215 @@
+"""The command that trains; its options are the settings of a recipe."""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from car import train as training
+from car.cli.common import (
+    DeviceId,
+    Json,
+    Quiet,
+    Scale,
+    app,
+    chosen_device,
+    duration,
+    error_line,
+    print_json,
+    stderr,
+    stdout,
+)
+from car.data import TRAINING_SETS, find_training_set
+from car.errors import UsageError
+from car.recipes import RECIPES, Recipe, recipe_for, settings
+from car.runlog import CURVES, read_log
+from car.trainer import STATE, RunPlan
+from car.trainer import Progress as TrainingProgress
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command`, which takes the settings of a recipe as keywords, an option for each of them."""
+    named = inspect.signature(command).parameters.values()
+    own = [p for p in named if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    added: list[inspect.Parameter] = []
+    for name, (kind, text, flags) in settings().items():
+        flag = f"--{name.replace('_', '-')}"
+        many, choice = name == "hold_out", name == "orientations"
+        annotation: Any = list[str] if many else int if choice else kind
+        names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag, *flags)
+        option = typer.Option(*names, help=text, rich_help_panel="Settings, where not as in the recipe")
+        added.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[annotation | None, option],
+            )
+        )
+    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    return command
+
+
+@app.command("train")
+@_with_settings
+def train_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(help=f"{', '.join(RECIPES)}. Default: the published recipe of --scale, `car_xS`."),
+    ] = None,
+    *,
+    scale: Scale = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", "-d", help="Folder of images; may be given repeatedly.")
+    ] = None,
+    image_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--image-path", help="Instead of --data: the folder that holds DIV2K/.", envvar="CAR_DATA"
+        ),
+    ] = None,
+    target_dataset: Annotated[
+        str, typer.Option("--target-dataset", help=f"With --image-path: {', '.join(TRAINING_SETS)}.")
+    ] = "DIV2KHR",
+    valid: Annotated[
+        Path | None,
+        typer.Option("--valid", help="Folder of images to validate on. Default: some are held out."),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", "--checkpoint-path", help="Folder of the run; an unfinished run goes on."
+        ),
+    ] = Path("checkpoint"),
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for decoded pixels. Default: inside --out.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", "--device-target", help="auto, cpu, cuda, npu or mps.")
+    ] = "auto",
+    device_id: DeviceId = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that decode images and cut crops ahead of the training.")
+    ] = 1,
+    save_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds between two writings of the state.")
+    ] = 60.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, timed on a few steps, and stop.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    **changes: Any,
+) -> None:
+    """Train a model on a folder of images; stop and resume it at will.
+
+    Run the same command again to go on after an interrupt. The weights are `model.safetensors` in the
+    run's folder, usable as --model everywhere; `tensorboard --logdir FOLDER` shows the run.
+
+    For example:
+
+    ```
+    car train car_plus_x4 --data photos/ --out runs/x4 --minutes 40
+    car train --scale 4 --image-path datasets --dry-run
+    car train car_plus_x4 --data photos/ --out runs/fine --init car_plus_x4 --lr 2e-4 --minutes 5
+    torchrun --nproc-per-node 8 -m car train car_x4 --image-path datasets --out runs/published
+    ```
+    """
+    if model is None:
+        if scale is None:
+            raise UsageError("name a model, or --scale for the published recipe")
+        model = f"car_x{scale}"
+    hold_out = changes.pop("hold_out", None)
+    recipe = recipe_for(model, hold_out=tuple(hold_out) if hold_out else None, **changes)
+    if scale is not None and not model.endswith(f"_x{scale}"):
+        raise UsageError(f"{model} is not a model of scale {scale}")
+    if not data:
+        if image_path is None:
+            raise UsageError("name a folder of images with --data, or the folder of DIV2K/ with --image-path")
+        data, valid = find_training_set(image_path, target_dataset, valid)
+    hidden = quiet or as_json
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=hidden or not stderr.is_terminal,
+    )
+    decoding = bar.add_task("reading images", total=None)
+
+    def on_decode(done: int, total: int) -> None:
+        bar.update(decoding, completed=done, total=total)
+
+    def on_note(line: str) -> None:
+        bar.console.print(f"car: note: {' '.join(line.split())}")
+
+    place: dict[str, Any] = {
+        "valid": valid,
+        "cache": cache,
+        "device": chosen_device(device, device_id),
+        "workers": workers,
+        "on_decode": on_decode,
+        "on_note": on_note,
+    }
+    if dry_run:
+        with bar:
+            found = training.plan_run(recipe, data, out, **place)
+        _print_plan(recipe, found, as_json)
+        return
+    running = bar.add_task("training", total=1, visible=False)
+    newest = ""
+
+    def on_progress(state: TrainingProgress) -> None:
+        nonlocal newest
+        bar.update(decoding, visible=False)
+        if state.psnr is not None:
+            newest = f", {state.psnr:.2f} dB"
+            if not hidden:
+                bar.console.print(
+                    f"{state.seconds / 60:.1f} min, step {state.step}: loss {state.loss:.4f}, "
+                    f"validation PSNR {state.psnr:.2f} dB, LR to bicubic {state.lr_psnr:.2f} dB"
+                )
+        speed = f"{state.images_per_second:.1f} images/s"
+        text = f"step {state.step}, loss {state.loss:.4f}{newest}, {speed}"
+        bar.update(running, visible=True, completed=state.done, description=text)
+
+    try:
+        with bar:
+            path = training.train(
+                recipe, data, out, save_seconds=save_seconds, on_progress=on_progress, **place
+            )
+    except KeyboardInterrupt:
+        if (out / STATE).exists():
+            error_line(f"the state is saved in {out}; the same command goes on from there")
+        raise
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process speaks for all
+    if as_json:
+        print_json({"weights": str(path), "log": read_log(out)})
+    elif not quiet:
+        stdout.print(f"weights: {path}; curves: {out / CURVES}")
+
+
+def _print_plan(recipe: Recipe, found: RunPlan, as_json: bool) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        print_json({"recipe": asdict(recipe), "plan": asdict(found)})
+        return
+    table = Table("setting", "value", title=f"{recipe.model}: the recipe", title_justify="left")
+    for name, value in asdict(recipe).items():
+        table.add_row(name, ", ".join(value) if isinstance(value, tuple) else str(value))
+    stdout.print(table)
+    stdout.print(
+        f"{found.images} images to train on, {found.validation_images} to validate on\n"
+        f"{found.downscaler_parameters:,} + {found.upscaler_parameters:,} parameters to train "
+        "(downscaler + upscaler)\n"
+        f"{found.processes} process(es) on {found.device}; {found.epoch_steps} steps an epoch\n"
+        f"{found.steps:,} steps of {found.step_seconds:.3g} s: about {duration(found.seconds)}"
+    )

@@ -1,0 +1,272 @@
+"""Weights from elsewhere: downloaded or copied, checked, converted and kept in the cache folder."""
+
+import hashlib
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock
+
+from car._version import __version__
+from car.errors import UsageError, WeightsError, did_you_mean
+from car.images import atomic_write
+from car.weights import load_file, manifest
+from car.weights.convert import MAX_CHECKPOINT_BYTES, read_pair, weights_bytes
+from car.weights.store import Pulled, Source, cache_folder, check_name, install, pulled
+
+OFFICIAL = {
+    scale: tuple(f"https://download.mindspore.cn/vision/car/{scale}x/{half}.ckpt" for half in ("kgn", "usn"))
+    for scale in (2, 4)
+}
+"""Addresses of the weights that the MindSpore project publishes, kernel generator and upscaler, by scale."""
+
+_CHUNK = 1 << 20
+_TIMEOUT = 60.0  # seconds without a byte
+_ATTEMPTS = 5
+_PAUSE = 1.0  # seconds before the second attempt; longer before each further one
+
+OnBytes = Callable[[str, int, int | None], None]
+"""Called with an address, the bytes that are here and the bytes that there are, if the server says so."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a download may take: bytes of a file, seconds without a byte, attempts, seconds between two."""
+
+    bytes: int = MAX_CHECKPOINT_BYTES
+    timeout: float = _TIMEOUT
+    attempts: int = _ATTEMPTS
+    pause: float = _PAUSE
+
+
+def pull(
+    sources: Sequence[str],
+    name: str | None = None,
+    *,
+    sha256: Sequence[str] = (),
+    force: bool = False,
+    limits: Limits = Limits(),
+    on_bytes: OnBytes | None = None,
+) -> Pulled:
+    """Fetch a model and keep it in the cache folder, where `car.load` finds it by its name.
+
+    Args:
+        sources: ``car_x2`` or ``car_x4`` for the published weights; or the URL or path of a
+            ``.safetensors`` file; or those of a kernel generator and an upscaler, in this order.
+        name: to keep it under; by default the name of its architecture.
+        sha256: expected digests, hex, in the order of the files. Without them, the digest of the first
+            download from an address is recorded, and later ones must have the same.
+        force: fetch again what is there, and accept that an address has other content than before.
+        limits: of each download.
+        on_bytes: progress.
+
+    Raises:
+        UsageError: the sources or the name make no sense, or a file does not exist.
+        WeightsError: a download failed, has another digest than expected, or holds no usable model.
+    """
+    addresses, expected_model = _resolve(sources)
+    name = name or expected_model
+    if sha256 and len(sha256) != len(addresses):
+        raise UsageError(f"{len(addresses)} files need as many digests, got {len(sha256)}")
+    digests = [digest.lower() for digest in sha256] or [None] * len(addresses)
+    if name is not None:
+        _check_free(name)
+        known = pulled(name) if not force else None
+        if known is not None and known.path.is_file():
+            if [source.address for source in known.sources] != addresses:
+                raise UsageError(
+                    f"{name} is there already, from {known.sources[0].address}; --force replaces it"
+                )
+            return known
+    files = [
+        _fetch(address, digest, force=force, limits=limits, on_bytes=on_bytes)
+        for address, digest in zip(addresses, digests, strict=True)
+    ]
+    model, content = _content([path for path, _ in files])
+    if expected_model is not None and model != expected_model:
+        raise WeightsError(f"{addresses[0]} holds weights of {model}, not of {expected_model}")
+    if name is None:
+        name = model
+        _check_free(name)
+    record = Pulled(
+        name,
+        model,
+        hashlib.sha256(content).hexdigest(),
+        tuple(source for _, source in files),
+        date.today().isoformat(),
+    )
+    install(record, content)
+    for (path, _), address in zip(files, addresses, strict=True):
+        if _is_url(address):
+            path.unlink(missing_ok=True)  # its content is in the cache now, converted
+    return record
+
+
+def _resolve(sources: Sequence[str]) -> tuple[list[str], str | None]:
+    official = {f"car_x{scale}": list(addresses) for scale, addresses in OFFICIAL.items()}
+    if len(sources) == 1 and sources[0] in official:
+        return official[sources[0]], sources[0]
+    for source in sources:
+        if not _is_url(source) and not Path(source).exists():
+            raise UsageError(
+                f"{source}: no such file, URL or published model{did_you_mean(source, official)}"
+            )
+    if len(sources) not in (1, 2):
+        raise UsageError("give one model, or a kernel generator and an upscaler")
+    return [s if _is_url(s) else str(Path(s).absolute()) for s in sources], None
+
+
+def _check_free(name: str) -> None:
+    check_name(name)
+    if any(name in (entry.model, entry.tag) for entry in manifest()):
+        raise UsageError(f"{name} ships with the package; choose another --name")
+
+
+def _content(paths: list[Path]) -> tuple[str, bytes]:
+    """Return the architecture and the ``.safetensors`` content of what was fetched, checked in full."""
+    if len(paths) == 2:
+        pair = read_pair(*paths)
+        return pair.model, weights_bytes(pair.model, pair.rescaler)
+    loaded = load_file(paths[0])
+    return loaded.name, weights_bytes(loaded.name, loaded.rescaler)
+
+
+def _is_url(source: str) -> bool:
+    return "://" in source
+
+
+def _fetch(
+    address: str, digest: str | None, *, force: bool, limits: Limits, on_bytes: OnBytes | None
+) -> tuple[Path, Source]:
+    if not _is_url(address):
+        path = Path(address)
+        return path, _checked(address, path, digest, "as asked for")
+    if not address.startswith(("http://", "https://")):
+        raise UsageError(f"{address}: only http and https are fetched")
+    folder = cache_folder() / "downloads"
+    key = hashlib.sha256(address.encode()).hexdigest()[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{key}.lock"):
+            path = _download(address, folder / key, limits, on_bytes)
+            record = folder / f"{key}.sha256"
+            first = record.read_text().split()[0] if record.is_file() and not force else None
+            source = _checked(address, path, digest or first, "as asked for" if digest else "as at first")
+            atomic_write(record, f"{source.sha256}  {address}\n".encode())
+    except OSError as error:
+        raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return path, source
+
+
+def _checked(address: str, path: Path, digest: str | None, which: str) -> Source:
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            sha.update(chunk)
+    if digest is not None and sha.hexdigest() != digest:
+        if _is_url(address):
+            path.unlink()
+        raise WeightsError(
+            f"{address}: SHA-256 {sha.hexdigest()[:16]}... is not {digest[:16]}..., {which}"
+            + ("" if which == "as asked for" else "; --force accepts the change")
+        )
+    return Source(address, path.stat().st_size, sha.hexdigest())
+
+
+def _download(address: str, target: Path, limits: Limits, on_bytes: OnBytes | None) -> Path:
+    """Fetch `address` into `target`, going on where an earlier attempt stopped, if the server can."""
+    part, notes = target.with_suffix(".part"), target.with_suffix(".part.json")
+    reason = "no answer"
+    for attempt in range(limits.attempts):
+        if attempt:
+            time.sleep(limits.pause * 2 ** (attempt - 1))
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _attempt(address, part, notes, limits, on_bytes)
+        except urllib.error.HTTPError as error:
+            reason = f"HTTP {error.code} {error.reason}"
+            if error.code == 416:  # what is here is no beginning of what is there
+                part.unlink(missing_ok=True)
+            elif error.code < 500 and error.code not in (408, 425, 429):
+                break
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # the disk, not the network
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        else:
+            part.replace(target)
+            notes.unlink(missing_ok=True)
+            return target
+        after = part.stat().st_size if part.exists() else 0
+        if attempt == limits.attempts - 1 and after > before:
+            reason += "; the same command goes on from there"
+    raise WeightsError(f"{address}: cannot be fetched ({reason})")
+
+
+def _attempt(address: str, part: Path, notes: Path, limits: Limits, on_bytes: OnBytes | None) -> None:
+    headers = {"User-Agent": f"car/{__version__}", "Accept-Encoding": "identity"}
+    start = part.stat().st_size if part.exists() else 0
+    version = _noted(notes) if start else None
+    if version is None:
+        start = 0  # without a word of the server, old and new bytes might be of different files
+    else:
+        headers |= {"Range": f"bytes={start}-", "If-Range": version}
+    request = urllib.request.Request(address, headers=headers)
+    with urllib.request.urlopen(request, timeout=limits.timeout) as answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise WeightsError(f"{address}: answers with a web page instead of a file")
+        goes_on = answer.status == 206 and _starts_at(answer.headers.get("Content-Range"), start)
+        if answer.status == 206 and not goes_on:
+            raise http.client.HTTPException("the server sent another part than was asked for")
+        here = start if goes_on else 0
+        announced = answer.headers.get("Content-Length", "")
+        total = here + int(announced) if announced.isdecimal() else None
+        _check_size(address, total or 0, limits)
+        etag, modified = answer.headers.get("ETag"), answer.headers.get("Last-Modified")
+        strong = etag if etag and not etag.startswith("W/") else modified
+        if not goes_on:
+            notes.unlink(missing_ok=True)
+        with part.open("ab" if goes_on else "wb", buffering=0) as file:
+            if strong and not goes_on:
+                atomic_write(notes, json.dumps(strong).encode())
+            while chunk := answer.read(_CHUNK):
+                here += len(chunk)
+                _check_size(address, here, limits)
+                _write(part, file, chunk)
+                if on_bytes:
+                    on_bytes(address, here, total)
+    if total is not None and here < total:
+        raise http.client.HTTPException(f"the connection ended after {here:,} of {total:,} bytes")
+
+
+def _write(path: Path, file: BinaryIO, chunk: bytes) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:  # not to be taken for the network's
+        raise WeightsError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _noted(notes: Path) -> str | None:
+    try:
+        value: Any = json.loads(notes.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, str) and value.isprintable() else None
+
+
+def _starts_at(content_range: str | None, start: int) -> bool:
+    return content_range is not None and content_range.replace("bytes ", "").split("-")[0].strip() == str(
+        start
+    )
+
+
+def _check_size(address: str, size: int, limits: Limits) -> None:
+    if size > limits.bytes:
+        raise WeightsError(f"{address}: {size:,} bytes is over the limit of {limits.bytes:,}")

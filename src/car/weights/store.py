@@ -1,0 +1,99 @@
+"""The cache folder: models pulled from elsewhere, each a checked file with a record of its origin."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import platformdirs
+
+from car.errors import UsageError, WeightsError
+from car.images import atomic_write
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a file came from (URL or path), its size in bytes and its SHA-256, hex."""
+
+    address: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A model in the cache folder: its name there, its architecture, the SHA-256 of its file, its origin."""
+
+    name: str
+    model: str
+    sha256: str
+    sources: tuple[Source, ...]
+    pulled: str
+
+    @property
+    def path(self) -> Path:
+        """The ``.safetensors`` file."""
+        return models_folder() / f"{self.name}.safetensors"
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads: ``CAR_CACHE``, or the usual place of the operating system."""
+    return Path(os.environ.get("CAR_CACHE") or platformdirs.user_cache_dir("car", appauthor=False))
+
+
+def models_folder() -> Path:
+    """Return the folder of pulled models."""
+    return cache_folder() / "models"
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError` unless `name` can name a model in the cache, and so a file."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name a model: letters, digits, _ . and - only, 64 at most")
+
+
+def pulled(name: str) -> Pulled | None:
+    """Return the record of the pulled model `name`, if there is one.
+
+    Raises:
+        WeightsError: its record is damaged.
+    """
+    record = models_folder() / f"{name}.json"
+    if not _NAME.fullmatch(name) or not record.is_file():
+        return None
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        sources = tuple(Source(**source) for source in values.pop("sources"))
+        return Pulled(**values, sources=sources)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{record} is damaged: pull {name} again with --force") from error
+
+
+def pulled_models() -> tuple[Pulled, ...]:
+    """Return the models in the cache folder whose records are whole, sorted by name."""
+    try:
+        names = sorted(path.stem for path in models_folder().glob("*.json"))
+    except OSError:
+        return ()
+    found: list[Pulled] = []
+    for name in names:
+        try:
+            record = pulled(name)
+        except WeightsError:
+            continue  # loading it by name says what is wrong
+        if record is not None:
+            found.append(record)
+    return tuple(found)
+
+
+def install(record: Pulled, content: bytes) -> None:
+    """Put a model into the cache: the file first, then the record that makes it known."""
+    try:
+        record.path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"{record.path.parent}: cannot make this folder ({error.strerror})") from error
+    atomic_write(record.path, content)
+    atomic_write(record.path.with_suffix(".json"), json.dumps(asdict(record), indent=1).encode())
