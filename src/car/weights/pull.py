@@ -72,7 +72,7 @@ def pull(
         WeightsError: a download failed, has another digest than expected, or holds no usable model.
     """
     addresses, expected_model = _resolve(sources)
-    name = name or expected_model
+    name = expected_model if name is None else name
     if sha256 and len(sha256) != len(addresses):
         raise UsageError(f"{len(addresses)} files need as many digests, got {len(sha256)}")
     digests = [digest.lower() for digest in sha256] or [None] * len(addresses)
