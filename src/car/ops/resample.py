@@ -1,5 +1,10 @@
 """The public operator: argument checks, registration with PyTorch, derivatives."""
 
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -32,8 +37,9 @@ def adaptive_resample(
     Differentiable once with respect to all four tensors; a second derivative raises RuntimeError. Works
     under ``torch.compile``. On the CPU a compiled kernel runs on ``torch.get_num_threads()`` threads, gives
     the same bits for any number of them, and is compiled at its first call (some seconds; cached on disk
-    where the cache folder is writable). Other devices run plain PyTorch operators; there the gradient for
-    the image is a scattered sum, which CUDA does not repeat to the last bit.
+    where the cache folder is writable). On NVIDIA and AMD GPUs Triton kernels run where Triton is installed
+    (it comes with PyTorch on Linux). Other devices run plain PyTorch operators. Beyond the CPU, the gradient
+    for the image is a sum in no fixed order, so that its last bits vary from call to call.
 
     Args:
         image: ``[B, C, H, W]``, any range; float32 or float64, or float16 or bfloat16, which are computed in
@@ -53,10 +59,36 @@ def adaptive_resample(
 
     """
     check_arguments(image, kernels, offsets_h, offsets_v, scale)
-    if image.dtype in HALF_DTYPES:
-        wide = _forward(image.float(), kernels.float(), offsets_h.float(), offsets_v.float(), scale)
-        return wide.to(image.dtype)
     return _forward(image, kernels, offsets_h, offsets_v, scale)
+
+
+def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `function`, which knows float32 and float64, work on tensors of 16-bit values, too."""
+
+    @functools.wraps(function)
+    def wide(*arguments: Any) -> Any:
+        dtype = arguments[0].dtype
+        if dtype not in HALF_DTYPES:
+            return function(*arguments)
+        result = function(*(a.float() if isinstance(a, torch.Tensor) else a for a in arguments))
+        return result.to(dtype) if isinstance(result, torch.Tensor) else tuple(r.to(dtype) for r in result)
+
+    return wide
+
+
+@functools.cache
+def _gpu() -> ModuleType | None:
+    """Return the Triton kernels, or None, not without a word, where there is no Triton."""
+    if importlib.util.find_spec("triton") is None:
+        warnings.warn(
+            "Triton is not installed: on this GPU adaptive resampling runs on plain PyTorch operators, which "
+            "takes longer and more memory",
+            stacklevel=2,
+        )
+        return None
+    from car.ops import triton_kernels
+
+    return triton_kernels
 
 
 @torch.library.custom_op("car::adaptive_resample", mutates_args=())
@@ -67,7 +99,7 @@ def _forward(
     offsets_v: torch.Tensor,
     scale: int,
 ) -> torch.Tensor:
-    return reference.resample(image, kernels, offsets_h, offsets_v, scale)
+    return _in_float32(reference.resample)(image, kernels, offsets_h, offsets_v, scale)
 
 
 # Gradients that nobody asked for come back empty: an operator cannot return None in place of a tensor.
@@ -82,11 +114,26 @@ def _backward(
     for_image: bool,
     for_taps: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return reference.resample_backward(grad, image, kernels, offsets_h, offsets_v, scale, for_image, for_taps)
+    return _in_float32(reference.resample_backward)(
+        grad, image, kernels, offsets_h, offsets_v, scale, for_image, for_taps
+    )
 
 
-_forward.register_kernel("cpu")(cpu.resample)
-_backward.register_kernel("cpu")(cpu.resample_backward)
+_forward.register_kernel("cpu")(_in_float32(cpu.resample))
+_backward.register_kernel("cpu")(_in_float32(cpu.resample_backward))
+
+
+@_forward.register_kernel("cuda")
+def _(*arguments: Any) -> torch.Tensor:
+    kernels = _gpu()
+    return kernels.resample(*arguments) if kernels else _in_float32(reference.resample)(*arguments)
+
+
+@_backward.register_kernel("cuda")
+def _(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    kernels = _gpu()
+    backward = kernels.resample_backward if kernels else _in_float32(reference.resample_backward)
+    return backward(*arguments)
 
 
 @_forward.register_fake
