@@ -1,9 +1,11 @@
 """Images through a model: pad, tile, round, restore the exact size. Pixels are rounded here and only here."""
 
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -21,6 +23,11 @@ from car.weights import LoadedModel, ModelName, default_model, find, load
 DEFAULT_TILE = 512
 """LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
 
+Precision = Literal["float32", "bf16", "fp16"]
+"""Arithmetic of the networks; float32 is exact to within a rounding error on every device."""
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", torch.Tensor)
 
 
@@ -32,14 +39,26 @@ class Codec:
         device: see `car.devices.resolve_device`.
         tile: side of the square processed at once, in LR pixels. Memory grows with its square; results
             agree with whole-image processing up to float rounding.
+        precision: ``bf16`` and ``fp16`` are faster where the hardware has them, and change single pixels by
+            several levels; docs/devices.md has what that costs.
 
     Raises:
         UsageError: the device cannot be used or `tile` is not positive.
     """
 
-    def __init__(self, loaded: LoadedModel, *, device: str = "auto", tile: int = DEFAULT_TILE) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        device: str = "auto",
+        tile: int = DEFAULT_TILE,
+        precision: Precision = "float32",
+    ) -> None:
         if tile < 1:
             raise UsageError(f"tile must be positive, got {tile}")
+        if precision not in get_args(Precision):
+            raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        self.precision = precision
         self.loaded = loaded
         self.device = resolve_device(device)
         self.tile = tile
@@ -131,7 +150,7 @@ class Codec:
             rows = np.minimum(np.arange(tile.window.top, tile.window.bottom), height - 1)
             columns = np.minimum(np.arange(tile.window.left, tile.window.right), width - 1)
             window = pixels[rows[:, None], columns]
-            with torch.inference_mode():
+            with self._arithmetic():
                 lr = self.loaded.rescaler.downscale(self._tensor(window))
             out[tile.core_scaled(1, s).slices] = _rounded(lr, pixels.dtype)[tile.core_in_window(1, s).slices]
         return out[:lr_height, :lr_width]
@@ -142,10 +161,26 @@ class Codec:
         height, width = pixels.shape[:2]
         out = np.empty((height * s, width * s, 3), pixels.dtype)
         for tile in split(height, width, self.tile, g.halo_up):
-            with torch.inference_mode():
+            with self._arithmetic():
                 hr = self.loaded.rescaler.upscale(self._tensor(pixels[tile.window.slices]))
             out[tile.core_scaled(s, 1).slices] = _rounded(hr, pixels.dtype)[tile.core_in_window(s, 1).slices]
         return out
+
+    @contextmanager
+    def _arithmetic(self) -> Generator[None, None, None]:
+        dtype = _DTYPES.get(self.precision)
+        cudnn = torch.backends.cudnn
+        tf32 = cudnn.allow_tf32
+        try:
+            # PyTorch's default for convolutions on NVIDIA GPUs has 10 bits of mantissa: not float32
+            cudnn.allow_tf32 = tf32 and dtype is not None
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, dtype) if dtype else nullcontext(),
+            ):
+                yield
+        finally:
+            cudnn.allow_tf32 = tf32
 
     def _tensor(self, pixels: NDArray[Any]) -> torch.Tensor:
         levels = np.iinfo(pixels.dtype).max
@@ -160,6 +195,7 @@ def downscale(
     *,
     model: ModelName | None = None,
     device: str = "auto",
+    precision: Precision = "float32",
 ) -> ImageLike | Image.Image:
     """Shrink one image; the result is an ordinary small picture that `upscale` restores.
 
@@ -169,7 +205,8 @@ def downscale(
             ``[B, 3, H, W]`` in [0, 1].
         scale: 2 or 4; picks the default model. Needless with `model`.
         model: name, tag or ``.safetensors`` file; see `car.load`.
-        device: ``auto``, ``cpu``, ``cuda``, ...
+        device: see `car.devices.resolve_device`.
+        precision: see `Codec`.
 
     Returns:
         The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
@@ -182,7 +219,7 @@ def downscale(
         ImageError: the file cannot be read.
         WeightsError: the weights cannot be loaded.
     """
-    codec = open_codec(model, scale, device=device)
+    codec = open_codec(model, scale, device=device, precision=precision)
 
     def shrink(picture: Picture) -> tuple[Picture, LRInfo | None]:
         return codec.shrink(picture)
@@ -197,6 +234,7 @@ def upscale(
     model: ModelName | None = None,
     size: tuple[int, int] | None = None,
     device: str = "auto",
+    precision: Precision = "float32",
 ) -> ImageLike | Image.Image:
     """Restore the large image from a small one.
 
@@ -206,7 +244,8 @@ def upscale(
         scale: picks the default model where the image says nothing.
         model: overrides what the image says.
         size: (width, height) to restore; by default that of the original, or s times the picture.
-        device: ``auto``, ``cpu``, ``cuda``, ...
+        device: see `car.devices.resolve_device`.
+        precision: see `Codec`.
 
     Returns:
         The same kind as `image` (a PIL image for a path).
@@ -218,9 +257,8 @@ def upscale(
     """
 
     def restore(picture: Picture) -> tuple[Picture, LRInfo | None]:
-        return codec_for_picture(picture, model=model, scale=scale, device=device).restore(
-            picture, size
-        ), None
+        codec = codec_for_picture(picture, model=model, scale=scale, device=device, precision=precision)
+        return codec.restore(picture, size), None
 
     return _apply(image, restore)
 
@@ -232,6 +270,7 @@ def codec_for_picture(
     scale: int | None = None,
     device: str = "auto",
     tile: int = DEFAULT_TILE,
+    precision: Precision = "float32",
 ) -> Codec:
     """Return the codec that restores `picture`: `model` if given, else what its metadata names.
 
@@ -241,12 +280,11 @@ def codec_for_picture(
     """
     if model is None and picture.info is not None and scale in (None, picture.info.scale):
         info = picture.info
-        return Codec(
-            load(find(info.model, info.weights) if info.weights else info.model), device=device, tile=tile
-        )
+        loaded = load(find(info.model, info.weights) if info.weights else info.model)
+        return Codec(loaded, device=device, tile=tile, precision=precision)
     if model is None and scale is None:
         raise UsageError("the picture does not say which model made it; name a model or a scale")
-    return open_codec(model, scale, device=device, tile=tile)
+    return open_codec(model, scale, device=device, tile=tile, precision=precision)
 
 
 def open_codec(
@@ -255,6 +293,7 @@ def open_codec(
     *,
     device: str = "auto",
     tile: int = DEFAULT_TILE,
+    precision: Precision = "float32",
 ) -> Codec:
     """Load `model`, or the default model for `scale`, ready to work.
 
@@ -266,7 +305,7 @@ def open_codec(
         if scale is None:
             raise UsageError("give a scale (2 or 4) or the name of a model")
         model = default_model(scale)
-    codec = Codec(load(model), device=device, tile=tile)
+    codec = Codec(load(model), device=device, tile=tile, precision=precision)
     if scale is not None and scale != codec.scale:
         raise UsageError(f"{model} works at scale {codec.scale}, not {scale}")
     return codec

@@ -1,17 +1,29 @@
-"""Names of devices, as users and the MindSpore code write them."""
+"""Names of devices, as users and the MindSpore code write them, and what to do where one is missing."""
+
+import importlib
 
 import torch
 
 from car.errors import UsageError
 
 _SEED_NAMES = {"GPU": "cuda", "CPU": "cpu", "Ascend": "npu"}
+_NEEDS = {
+    "cuda": "an NVIDIA GPU with its driver and a CUDA build of PyTorch, or an AMD GPU and a ROCm build",
+    "npu": "an Ascend NPU with its driver and CANN, and the package torch_npu (the extra [npu])",
+    "xpu": "an Intel GPU with its driver and an XPU build of PyTorch",
+    "mps": "a Mac with Apple silicon",
+}
 
 
 def resolve_device(name: str) -> torch.device:
     """Return the device called `name`; ``auto`` is a GPU or NPU where PyTorch sees one, else the CPU.
 
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` (also for ROCm), ``npu``, ``xpu``, ``mps``, the MindSpore names GPU,
+            CPU and Ascend, or one of them with a number, as ``cuda:1``.
+
     Raises:
-        UsageError: no such device, or it cannot be used here.
+        UsageError: no such device, or it cannot be used here; the message says what it needs.
     """
     if name == "auto":
         npu = getattr(torch, "npu", None)  # there once torch_npu is loaded
@@ -19,10 +31,15 @@ def resolve_device(name: str) -> torch.device:
             "cuda" if torch.cuda.is_available() else "npu" if npu and npu.is_available() else "cpu"
         )
     kind, colon, index = name.partition(":")
+    kind = _SEED_NAMES.get(kind, kind)
     try:
-        device = torch.device(_SEED_NAMES.get(kind, kind) + colon + index)
+        if kind == "npu" and not hasattr(torch, "npu"):
+            importlib.import_module("torch_npu")
+        device = torch.device(kind + colon + index)
         torch.zeros(1, device=device)
-    except Exception as error:
+    except Exception as error:  # each backend has errors of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"device {name!r} cannot be used here: {reason}") from error
+        needs = f"; it needs {_NEEDS[kind]} (this is PyTorch {torch.__version__})" if kind in _NEEDS else ""
+        known = "" if kind in _NEEDS else "; known: auto, cpu, cuda, npu, xpu, mps"
+        raise UsageError(f"device {name!r} cannot be used here: {reason}{needs or known}") from error
     return device

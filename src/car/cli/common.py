@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from car.codec import DEFAULT_TILE as DEFAULT_TILE
+from car.codec import Precision
 from car.errors import UsageError
 from car.images import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
 from car.weights import ModelName
@@ -70,9 +71,13 @@ Format = Annotated[
     FileFormat, typer.Option("--format", "-f", help="File format where --output names no file.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, npu, xpu or mps.")]
 DeviceId = Annotated[
     int | None, typer.Option("--device-id", min=0, help="Number of the device; or say --device cuda:1.")
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option("--precision", help="Arithmetic of the networks; bf16 and fp16 are faster on some devices."),
 ]
 Tile = Annotated[
     int, typer.Option("--tile", min=16, help="LR pixels a side processed at once; less needs less memory.")

@@ -22,6 +22,7 @@ from car.cli.common import (
     MaxPixels,
     Model,
     Overwrite,
+    PrecisionOption,
     Quiet,
     Scale,
     Tile,
@@ -58,6 +59,7 @@ def compare_command(
     usn: Usn = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    precision: PrecisionOption = "float32",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
@@ -74,7 +76,7 @@ def compare_command(
     car compare photo.png --model car_plus_x2 -o out/
     ```
     """
-    codec = open_codec(chosen_model(model, kgn, usn), scale, device=device, tile=tile)
+    codec = open_codec(chosen_model(model, kgn, usn), scale, device=device, tile=tile, precision=precision)
     if not image.is_file():
         raise UsageError(
             f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
@@ -155,9 +157,10 @@ def evaluate_command(
     ] = None,
     device: Annotated[
         str,
-        typer.Option("--device", "--device-target", help="auto, cpu, cuda, cuda:1, mps, ..."),
+        typer.Option("--device", "--device-target", help="auto, cpu, cuda, cuda:1, npu, xpu or mps."),
     ] = "auto",
     device_id: DeviceId = None,
+    precision: PrecisionOption = "float32",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     overwrite: Overwrite = False,

@@ -22,6 +22,7 @@ from car.cli.common import (
     Model,
     Output,
     Overwrite,
+    PrecisionOption,
     Quiet,
     Scale,
     Tile,
@@ -57,6 +58,7 @@ def downscale_command(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    precision: PrecisionOption = "float32",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
@@ -74,7 +76,7 @@ def downscale_command(
     car downscale 'shots/*.tif' -o small/ --model car_plus_x4
     ```
     """
-    codec = open_codec(chosen_model(model, kgn, usn), scale, device=device, tile=tile)
+    codec = open_codec(chosen_model(model, kgn, usn), scale, device=device, tile=tile, precision=precision)
     todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
 
     def shrink(job: Job) -> dict[str, Any]:
@@ -103,6 +105,7 @@ def upscale_command(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    precision: PrecisionOption = "float32",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
@@ -123,7 +126,7 @@ def upscale_command(
     wanted = _parse_size(size)
     named = chosen_model(model, kgn, usn)
     asked = named is not None or scale is not None
-    chosen = open_codec(named, scale, device=device, tile=tile) if asked else None
+    chosen = open_codec(named, scale, device=device, tile=tile, precision=precision) if asked else None
     codecs: dict[tuple[str, str], Codec] = {}
     endings = sorted({f".x{m.scale}" for m in list_models()})
     add = ".restored" if output is None else ""
@@ -135,7 +138,7 @@ def upscale_command(
             return chosen or codec_for_picture(picture)
         key = (info.model, info.weights)
         if key not in codecs:
-            codecs[key] = codec_for_picture(picture, device=device, tile=tile)
+            codecs[key] = codec_for_picture(picture, device=device, tile=tile, precision=precision)
         return codecs[key]
 
     def restore(job: Job) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def train_command(
         Path | None, typer.Option(help="Folder for decoded pixels. Default: inside --out.")
     ] = None,
     device: Annotated[
-        str, typer.Option("--device", "--device-target", help="auto, cpu, cuda, npu or mps.")
+        str, typer.Option("--device", "--device-target", help="auto, cpu, cuda, npu, xpu or mps.")
     ] = "auto",
     device_id: DeviceId = None,
     workers: Annotated[

@@ -1,0 +1,166 @@
+"""Devices and precisions: what is asked for is what runs, or a line says what is missing."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import car
+from car.codec import Codec
+from car.devices import resolve_device
+from car.errors import UsageError
+from car.images import read
+from car.losses import Objective
+from car.metrics import psnr
+from car.models import create, rescaler
+from car.ops import adaptive_resample_reference, reference
+from car.recipes import recipe_for
+
+LIST = Path(__file__).parent / "fixtures" / "aten_operators.txt"
+
+
+class Recorder(TorchDispatchMode):
+    """Collects the names of the operators that reach a backend."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operators(monkeypatch):
+    """Return which operators training and inference of each family, and the op, want of a device."""
+    found: dict[str, set[str]] = {}
+    rng = torch.Generator().manual_seed(0)
+    inputs = [torch.rand(shape, generator=rng) for shape in ((1, 3, 16, 16), *[(1, 49, 8, 8)] * 3)]
+    with Recorder() as seen:
+        out = reference.resample(*inputs, 2)
+        reference.resample_backward(torch.ones_like(out), *inputs, 2, True, True)
+    found["adaptive_resample"] = set(seen.names)
+    # what a device without kernels of its own runs, with autograd through the operators themselves
+    monkeypatch.setattr(rescaler, "adaptive_resample", adaptive_resample_reference)
+    monkeypatch.setattr("car.losses.adaptive_resample", adaptive_resample_reference)
+    for name in ("car_small_x2", "car_lite_x2", "car_plus_x2"):
+        model = create(name)
+        hr = torch.rand(1, 3, 32, 32, generator=rng)
+        with Recorder() as seen, torch.inference_mode():
+            model.upscale(rescaler.quantize(model.downscale(hr)))
+        found[f"{name}, inference"] = set(seen.names)
+        objective = Objective(
+            model, recipe_for(name, tv_weight=0.005, offset_weight=0.001, gradient_weight=0.01)
+        )
+        with Recorder() as seen:
+            objective(hr).backward()
+        found[f"{name}, training"] = set(seen.names)
+    return found
+
+
+def test_operators_that_a_device_must_have(monkeypatch):
+    """Anything new here must be looked up for NPU, MPS and XPU before it is added to the list."""
+    found = set().union(*operators(monkeypatch).values())
+    known = set(LIST.read_text().split())
+    assert found == known, f"new: {sorted(found - known)}, gone: {sorted(known - found)}"
+    assert all(name.startswith("aten.") for name in known)
+
+
+def test_names_of_devices(monkeypatch):
+    assert resolve_device("cpu") == resolve_device("CPU") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if not hasattr(torch, "npu"):
+        assert resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("cuda", "an NVIDIA GPU with its driver"),
+        ("GPU", "an NVIDIA GPU with its driver"),
+        ("cuda:7", "an NVIDIA GPU with its driver"),
+        ("npu", r"the package torch_npu \(the extra \[npu\]\)"),
+        ("Ascend", r"the package torch_npu \(the extra \[npu\]\)"),
+        ("xpu", "an Intel GPU with its driver"),
+        ("mps", "a Mac with Apple silicon"),
+        ("tpu", "known: auto, cpu, cuda"),
+        ("", "known: auto, cpu, cuda"),
+        ("cpu:x", "cannot be used here"),
+    ],
+)
+def test_what_a_missing_device_needs_is_said(name, needs):
+    kind = name.split(":")[0]
+    if kind in ("cuda", "GPU") and torch.cuda.is_available() and name != "cuda:7":
+        pytest.skip("there is a GPU")
+    if kind in ("mps", "xpu") and getattr(torch, kind).is_available():
+        pytest.skip(f"there is {kind}")
+    with pytest.raises(UsageError, match=needs) as caught:
+        resolve_device(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_torch_npu_is_imported_only_when_asked_for(monkeypatch):
+    asked = []
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torch_npu":
+                asked.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    resolve_device("auto")
+    resolve_device("cpu")
+    assert not asked
+    with pytest.raises(UsageError):
+        resolve_device("npu")
+    assert asked == ["torch_npu"] or hasattr(torch, "npu")
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_reduced_precision_costs_little(photo, scale):
+    """The differences are rounding errors of 8 bits of mantissa, not another picture."""
+    picture = read(photo)
+    luma = {}
+    for precision in ("float32", "bf16"):
+        codec = Codec(car.load(f"car_plus_x{scale}"), device="cpu", precision=precision)
+        small, info = codec.shrink(picture)
+        large = codec.restore(small, info.size).pixels
+        one, other = (torch.tensor(p).permute(2, 0, 1).double() / 255 for p in (large, picture.pixels))
+        luma[precision] = psnr(one, other)
+    assert luma["bf16"] != luma["float32"]  # it was not ignored
+    assert luma["bf16"] == pytest.approx(luma["float32"], abs=1.0)
+
+
+def test_float32_is_not_tf32(monkeypatch):
+    """On NVIDIA GPUs PyTorch rounds the operands of convolutions to 10 bits unless told otherwise."""
+    inside = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for precision in ("float32", "bf16"):
+        codec = Codec(car.load("car_plus_x4"), device="cpu", precision=precision)
+        forward = codec.loaded.rescaler.upscaler.forward
+        monkeypatch.setattr(
+            codec.loaded.rescaler.upscaler,
+            "forward",
+            lambda lr, forward=forward: (
+                inside.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled)) or forward(lr)
+            ),
+        )
+        codec.upscale_pixels(np.zeros((8, 8, 3), np.uint8))
+    assert inside == [(False, True), (True, True)]
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(UsageError, match="precision must be one of float32, bf16, fp16, got 'int8'"):
+        car.downscale(np.zeros((8, 8, 3), np.uint8), 4, precision="int8")
+
+
+if __name__ == "__main__":  # writes the list anew
+    with pytest.MonkeyPatch.context() as patch:
+        LIST.write_text("\n".join(sorted(set().union(*operators(patch).values()))) + "\n")
