@@ -29,7 +29,7 @@ from car.errors import ImageError, TrainingError, UsageError
 from car.images import read
 from car.losses import LossWatch
 from car.models import create
-from car.recipes import RECIPES, Recipe
+from car.recipes import RECIPES, Recipe, recipe_for
 from car.runlog import read_log
 from car.train import _trainer, plan_run, train
 from car.trainer import Progress, Trainer
@@ -88,6 +88,66 @@ def test_training_improves_and_writes_all_it_promises(folder: Path, tmp_path: Pa
     stored = json.loads((out / "recipe.json").read_text())
     assert Recipe(**stored | {"hold_out": tuple(stored["hold_out"])}) == TINY
     assert not is_initialized()
+
+
+def test_a_finished_run_makes_again_what_was_deleted(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = replace(TINY, steps=3)
+    path = train(recipe, [folder], out)
+    before = car.load(path).rescaler.state_dict()
+    path.unlink()
+    (out / "log.jsonl").write_text("")  # as if it had been killed between its last step and the validation
+    after = car.load(train(recipe, [folder], out)).rescaler.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert [record["step"] for record in read_log(out)] == [3]
+
+
+def test_a_budget_below_what_is_done_is_refused(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(replace(TINY, steps=3), [folder], out)
+    for budget in ({"steps": 2}, {"steps": 0, "minutes": 1e-6}):
+        with pytest.raises(UsageError, match=r"3 steps, .* behind it: ask for more"):
+            train(replace(TINY, **budget), [folder], out)
+    assert json.loads((out / "recipe.json").read_text())["steps"] == 3
+    train(replace(TINY, steps=4), [folder], out)
+    assert [record["step"] for record in read_log(out)] == [3, 4]
+
+
+def test_other_images_than_before_are_noticed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(replace(TINY, steps=2), [folder], out)
+    notes: list[str] = []
+    train(replace(TINY, steps=3), [folder], out, on_note=notes.append)
+    assert not any("other images" in line for line in notes)
+    assert any("going on from step 2" in line for line in notes)
+    (folder / "1.png").rename(folder / "9.png")
+    train(replace(TINY, steps=4), [folder], out, on_note=notes.append)
+    assert any("other images" in line for line in notes)
+
+
+def test_links_to_nowhere_and_its_own_pictures_are_no_images(folder: Path) -> None:
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    out = folder / "run"
+    notes: list[str] = []
+    train(replace(TINY, steps=2), [folder], out, on_note=notes.append)
+    assert (out / "curves.png").exists()
+    for name in ("gone.png", "loop.png"):
+        assert sum(name in line for line in notes) == 1
+    train(replace(TINY, steps=3), [folder], out, on_note=notes.append)
+    assert not any("curves.png" in line or "other images" in line for line in notes)
+
+
+def test_nothing_left_to_train_on_is_an_error(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"all 6 images are held out \(\*\): none to train on"):
+        train(replace(TINY, hold_out=("*",)), [folder], tmp_path / "run")
+
+
+def test_settings_without_effect_are_refused() -> None:
+    for name, value in (("tv_weight", 1.0), ("offset_weight", 0.1), ("kernel_start", "classical")):
+        with pytest.raises(UsageError, match=f"{name}: car_plus_x4 has no kernels and offsets"):
+            recipe_for("car_plus_x4", **{name: value})
+        assert getattr(recipe_for("car_lite_x4", **{name: value}), name) == value
 
 
 def test_tensorboard_has_curves_and_pictures(folder: Path, tmp_path: Path) -> None:
@@ -622,7 +682,7 @@ def test_the_command_explains_what_is_missing(tmp_path: Path) -> None:
             ["car_plus_x4", "--data", ".", "--minutes", "1", "--steps", "2"],
             "one of minutes, steps and epochs",
         ),
-        (["car_plus_x4", "--data", ".", "--orientations", "5"], "orientations = 5 is out of range"),
+        (["car_plus_x4", "--data", ".", "--orientations", "5"], "orientations = 5: must be 4 or 8"),
     ):
         environment = {key: value for key, value in os.environ.items() if key != "CAR_DATA"}
         done = subprocess.run(

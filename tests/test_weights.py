@@ -65,6 +65,15 @@ def test_names_are_checked() -> None:
         weights.default_model(8)
 
 
+def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UsageError, match=r"not a .safetensors file; did you mean .*/model.safetensors"):
+        car.load(tmp_path)
+    (tmp_path / "state.bin").touch()
+    with pytest.raises(UsageError, match=r"state\.bin: not a .safetensors file$"):
+        car.load(tmp_path / "state.bin")
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     path = tmp_path / "own.safetensors"
@@ -92,6 +101,9 @@ def test_foreign_and_damaged_files_are_refused(own: Path, tmp_path: Path) -> Non
         car.load(bad)
     save_file(state | {"extra": torch.zeros(1)}, bad, {"model": "car_plus_x2"})
     with pytest.raises(WeightsError, match="extra is not a parameter"):
+        car.load(bad)
+    save_file(state | {key: torch.full_like(state[key], torch.nan)}, bad, {"model": "car_plus_x2"})
+    with pytest.raises(WeightsError, match=rf"{re.escape(key)} holds values that are not finite"):
         car.load(bad)
     save_file(state, bad)
     with pytest.raises(WeightsError, match="does not say which model"):

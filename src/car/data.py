@@ -144,6 +144,7 @@ def load_store(
     *,
     min_size: int,
     workers: int = 1,
+    leave_out: Sequence[Path] = (),
     on_progress: Callable[[int, int], None] | None = None,
     on_skip: Callable[[str], None] | None = None,
 ) -> ImageStore:
@@ -154,16 +155,27 @@ def load_store(
         cache: folder for the decoded pixels (3 bytes a pixel), made where missing.
         min_size: images smaller than this on either side are skipped.
         workers: threads that decode.
+        leave_out: folders in which nothing is searched, as that of the run.
         on_progress: called with (images done, images in all) while decoding.
         on_skip: called with one line for each image that was left out.
 
     Raises:
         TrainingError: a folder is missing, no usable image is found or the cache cannot be written.
     """
-    files = [(path, name) for folder in folders for path, name in _image_files(folder)]
+    outside = {folder.resolve() for folder in leave_out}
+    files: list[tuple[Path, str]] = []
+    listing: list[list[Any]] = []
+    for path, name in (found for folder in folders for found in _image_files(folder, outside)):
+        try:
+            status = path.stat()
+        except OSError as error:  # a link that leads nowhere
+            if on_skip:
+                on_skip(f"{path}: cannot be read ({error.strerror})")
+            continue
+        files.append((path, name))
+        listing.append([str(path), status.st_size, status.st_mtime_ns])
     if not files:
         raise TrainingError(f"no images found below {', '.join(str(f) for f in folders)}")
-    listing = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path, _ in files]
     pixels_path, index_path = cache / "pixels.u8", cache / "index.json"
     try:
         index: dict[str, Any] = json.loads(index_path.read_text())
@@ -201,24 +213,32 @@ def split_held_out(
 ) -> tuple[ImageStore, ImageStore]:
     """Split into (training, validation): what matches `patterns`, and `count` more spread over the rest.
 
-    Patterns are shell-style and match the path below its folder (``*/IMG_0*``). At least one image is
-    left for training; with fewer than two images both parts are the whole.
+    Patterns are shell-style and match the path below its folder (``*/IMG_0*``). Of fewer than 32 images that
+    are left, only a quarter is held out; with fewer than two images both parts are the whole.
+
+    Raises:
+        TrainingError: the patterns leave nothing to train on.
     """
     if len(store.names) < 2:
         return store, store
     named = {name for name in store.names if any(fnmatch(name, pattern) for pattern in patterns)}
+    if len(named) == len(store.names):
+        raise TrainingError(f"all {len(named)} images are held out ({', '.join(patterns)}): none to train on")
     rest = [name for name in store.names if name not in named]
     count = min(count, len(rest) // 4)
     held = named | {rest[i * len(rest) // count] for i in range(count)}
-    if not held or len(held) == len(store.names):
+    if not held:
         return store, store.subset(lambda name: name == store.names[0])
     return store.subset(lambda name: name not in held), store.subset(lambda name: name in held)
 
 
-def _image_files(folder: Path) -> list[tuple[Path, str]]:
+def _image_files(folder: Path, outside: set[Path]) -> list[tuple[Path, str]]:
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder of images")
-    found = [Path(root) / name for root, _, names in os.walk(folder) for name in names]
+    found: list[Path] = []
+    for root, below, names in os.walk(folder):
+        below[:] = [name for name in below if Path(root, name).resolve() not in outside]
+        found += [Path(root, name) for name in names]
     return [
         (path, path.relative_to(folder).as_posix())
         for path in sorted(found)

@@ -437,6 +437,13 @@ def _find_info(text: Any, xmp: Any) -> tuple[LRInfo | None, str | None]:
 # --- writing ---------------------------------------------------------------------------------------------
 
 
+def check_suffix(path: Path) -> None:
+    """Raise `ImageError` unless pictures can be written under this file name."""
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise ImageError(f"{path}: unknown picture format {path.suffix!r}{did_you_mean(suffix, _FORMATS)}")
+
+
 def write(
     path: str | os.PathLike[str],
     picture: Picture,
@@ -461,9 +468,8 @@ def write(
         ImageError: unknown ending, a format that cannot hold the picture, or the file cannot be written.
     """
     path = Path(path)
+    check_suffix(path)
     suffix = path.suffix.lower()
-    if suffix not in _FORMATS:
-        raise ImageError(f"{path}: unknown picture format {path.suffix!r}{did_you_mean(suffix, _FORMATS)}")
     if quality is not None and not 1 <= quality <= 100:
         raise ImageError(f"{path}: quality must be from 1 to 100, not {quality}")
     with _one_line_errors(str(path), "cannot be written"):

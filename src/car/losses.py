@@ -135,6 +135,11 @@ class LossWatch:
             self.best = min(self.best, self.sum / self.weight)
 
     @property
+    def mean(self) -> float:
+        """The running mean of the loss."""
+        return self.sum / self.weight if self.weight else 0.0
+
+    @property
     def diverged(self) -> bool:
         """The loss is not finite, or its running mean is four times the lowest it was."""
         return not math.isfinite(self.sum) or self.sum > 4 * self.best * self.weight

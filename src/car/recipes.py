@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 from car.errors import UsageError, did_you_mean
-from car.models import create
+from car.models import ResamplingDownscaler, create
 
 _T = TypeVar("_T")
 
@@ -90,46 +90,46 @@ class Recipe:
     def validate(self) -> None:
         """Raise `UsageError` where a value makes no sense."""
         geometry = create(self.model).geometry
-        checks = {
-            "minutes": self.minutes >= 0,
-            "steps": self.steps >= 0,
-            "epochs": self.epochs >= 0,
-            "crop": self.crop >= max(8 * geometry.scale, geometry.min_size)
-            and self.crop % geometry.multiple == 0,
-            "batch": self.batch >= 1 and self.batch % max(self.accumulate, 1) == 0,
-            "accumulate": self.accumulate >= 1,
-            "repeats": self.repeats >= 1,
-            "luma_weight": 0 <= self.luma_weight <= 1,
-            "lr": self.lr > 0,
-            "muon_lr": self.muon_lr > 0,
-            "downscaler_lr": self.downscaler_lr > 0,
-            "beta2": 0 <= self.beta2 < 1,
-            "eps": self.eps > 0,
-            "warmup": 0 <= self.warmup < 1,
-            "downscaler_delay": 0 <= self.downscaler_delay < 1,
-            "ema": 0 <= self.ema < 1,
-            "eval_crop": self.eval_crop >= max(8 * geometry.scale, geometry.min_size),
-            "eval_minutes": self.eval_minutes > 0,
-            "seed": self.seed >= 0,
-            "orientations": self.orientations in (4, 8),
+        least = max(8 * geometry.scale, geometry.min_size)
+        rules = {
+            "minutes": (0 <= self.minutes <= _MOST, f"0 to {_MOST:.0g}"),
+            "steps": (0 <= self.steps <= _MOST, f"0 to {_MOST:.0g}"),
+            "epochs": (0 <= self.epochs <= _MOST, f"0 to {_MOST:.0g}"),
+            "crop": (
+                least <= self.crop <= 8192 and self.crop % geometry.multiple == 0,
+                f"a multiple of {geometry.multiple} from {least} to 8192",
+            ),
+            "batch": (1 <= self.batch <= 65536, "1 to 65536"),
+            "accumulate": (
+                self.accumulate >= 1 and self.batch % max(self.accumulate, 1) == 0,
+                f"a divisor of batch = {self.batch}",
+            ),
+            "repeats": (1 <= self.repeats <= _MOST, "at least 1"),
+            "luma_weight": (0 <= self.luma_weight <= 1, "0 to 1"),
+            "lr": (0 < self.lr <= 10, "above 0 and at most 10"),
+            "muon_lr": (0 < self.muon_lr <= 10, "above 0 and at most 10"),
+            "downscaler_lr": (0 < self.downscaler_lr <= 1000, "above 0 and at most 1000"),
+            "beta2": (0 <= self.beta2 < 1, "0 to less than 1"),
+            "eps": (0 < self.eps <= 1, "above 0 and at most 1"),
+            "warmup": (0 <= self.warmup < 1, "0 to less than 1"),
+            "downscaler_delay": (0 <= self.downscaler_delay < 1, "0 to less than 1"),
+            "ema": (0 <= self.ema < 1, "0 to less than 1"),
+            "eval_crop": (self.eval_crop >= least, f"at least {least}"),
+            "eval_minutes": (0 < self.eval_minutes <= _MOST, "above 0"),
+            "seed": (0 <= self.seed < 2**63, "0 or more"),
+            "orientations": (self.orientations in (4, 8), "4 or 8"),
         }
-        not_negative = (
-            "fidelity_weight",
-            "gradient_weight",
-            "range_weight",
-            "tv_weight",
-            "offset_weight",
-            "weight_decay",
-        )
-        not_negative += ("clip", "eval_epochs", "eval_images")
-        checks |= {name: getattr(self, name) >= 0 for name in not_negative}
-        for name, good in checks.items():
+        names = ("fidelity_weight", "gradient_weight", "range_weight", "tv_weight", "offset_weight")
+        names += ("weight_decay", "clip", "eval_epochs", "eval_images")
+        rules |= {name: (0 <= getattr(self, name) <= _MOST, "0 or more") for name in names}
+        for name, (good, rule) in rules.items():
             if not good:
-                raise UsageError(f"{name} = {getattr(self, name)} is out of range for {self.model}")
+                raise UsageError(f"{name} = {getattr(self, name)}: must be {rule} for {self.model}")
         if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
             raise UsageError("one of minutes, steps and epochs says how long to train")
 
 
+_MOST = 1e9
 BUDGETS = ("minutes", "steps", "epochs")
 
 # the photograph that the demonstration restores must be new to the weights
@@ -187,6 +187,14 @@ _ALL = (
 )
 
 
+# settings that mean something only where the downscaler resamples with kernels and offsets of its own
+_SAMPLING_ONLY = {"tv_weight", "offset_weight", "kernel_start"}
+
+
+def _resamples(model: str) -> bool:
+    return isinstance(create(model).downscaler, ResamplingDownscaler)
+
+
 def _control(recipe: Recipe) -> Recipe:
     """Return the recipe that trains the same upscaler just as long on bicubic LR images."""
     family, scale = recipe.model.rsplit("_", 1)
@@ -211,6 +219,9 @@ def recipe_for(model: str, **changes: Any) -> Recipe:
     if model not in RECIPES:
         raise UsageError(f"no training recipe for {model!r}{did_you_mean(model, RECIPES)}")
     given = {name: value for name, value in changes.items() if value is not None}
+    idle = _SAMPLING_ONLY & given.keys() if not _resamples(model) else set[str]()
+    if idle:
+        raise UsageError(f"{', '.join(sorted(idle))}: {model} has no kernels and offsets for this to act on")
     if any(name in given for name in BUDGETS):
         given = dict.fromkeys(BUDGETS, 0) | given
     recipe = replace(RECIPES[model], **given)

@@ -87,7 +87,7 @@ def write_curves(out: Path) -> Path:
             points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
             if points:
                 label = {"psnr": "restored", "lr_psnr": "small picture to bicubic"}.get(name, name)
-                axes.plot(*zip(*points, strict=True), label=label)
+                axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.grid(alpha=0.3)

@@ -198,6 +198,7 @@ def _stores(
             where,
             min_size=min_size,
             workers=workers,
+            leave_out=(out, place),
             on_progress=on_decode if first else None,
             on_skip=note if first else None,
         )

@@ -1,5 +1,6 @@
 """One process of a training run: steps, validation, checkpoints."""
 
+import hashlib
 import io
 import json
 import math
@@ -154,6 +155,11 @@ class Trainer:
         """Train to the end of the budget; see `train`."""
         report = on_progress if on_progress and self.accelerator.is_main_process else None
         self._check_disk()
+        begun = f", going on from step {self.step}" if self.step else ""
+        self.note(
+            f"{self.recipe.model}: {len(self.crops.store.images)} images to train on, "
+            f"{len(self.validation.images)} to validate on, {self.accelerator.device}{begun}"
+        )
         if self.accelerator.is_main_process:
             record = json.dumps(asdict(self.recipe), indent=1)
             atomic_write(self.out / "recipe.json", record.encode())
@@ -204,6 +210,12 @@ class Trainer:
                         report(state)
                     last_validated, validated_step = time.monotonic(), self.step
                 mark, mark_step = time.monotonic(), self.step
+            elif finished and self._unreported():
+                # killed after its last step, or its files were deleted since: the state has all of it
+                state = Progress(self.step, self.seconds, done, self.watch.mean, 0.0, None, None)
+                state = self._report(state, log, may_fail=False)
+                if report:
+                    report(state)
             if saving or stop or finished:
                 self._save(may_fail=not (stop or finished))
                 last_saved = time.monotonic()
@@ -214,6 +226,12 @@ class Trainer:
             start = time.monotonic()
             self._losses.append(self._train_step(done))
             self.seconds += time.monotonic() - start
+
+    def _unreported(self) -> bool:
+        """Whether the weights, or the last line of the log, of a finished run are missing."""
+        found = (self.out / LATEST).exists() and any(r["step"] == self.step for r in read_log(self.out))
+        (missing,) = self._agree(0.0, not found, False, False)[1:2]
+        return missing
 
     def _train_step(self, progress: float) -> torch.Tensor:
         """Do one step on this process's share of the batch; return its loss, without waiting for it."""
@@ -248,9 +266,20 @@ class Trainer:
         return batch.pin_memory() if self.accelerator.device.type == "cuda" else batch
 
     def _done(self) -> float:
+        return self._done_at(self.step, self.seconds)
+
+    def _done_at(self, step: int, seconds: float) -> float:
         recipe = self.recipe
         steps = recipe.steps or recipe.epochs * self.crops.epoch_steps
-        return self.step / steps if steps else self.seconds / (60 * recipe.minutes)
+        return step / steps if steps else seconds / (60 * recipe.minutes)
+
+    def _images(self) -> str:
+        """Return a digest of the names and sizes of all images."""
+        listing = [
+            [(name, image.shape) for name, image in zip(store.names, store.images, strict=True)]
+            for store in (self.crops.store, self.validation)
+        ]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
     def _validation_due(self, seconds: float, validated_step: int) -> bool:
         period = self.recipe.eval_epochs * self.crops.epoch_steps
@@ -403,7 +432,7 @@ class Trainer:
                 "rollbacks": self.rollbacks,
                 "best": self.best,
                 "watch": self.watch.state(),
-                "images": len(self.crops.store.images),
+                "images": self._images(),
                 "model": self.model.state_dict(),
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -426,7 +455,15 @@ class Trainer:
             state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
             saved = Recipe(**(state["recipe"] | {"hold_out": tuple(state["recipe"]["hold_out"])}))
         except Exception as error:
-            raise TrainingError(f"{path} cannot be read ({error}); use another --out folder") from error
+            rest = (
+                f"; --init {self.out / LATEST} starts from its weights"
+                if (self.out / LATEST).exists()
+                else ""
+            )
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TrainingError(
+                f"{path} cannot be read ({reason}); use another --out folder{rest}"
+            ) from error
         if budget_may_change:
             budget = {name: getattr(self.recipe, name) for name in BUDGETS}
             if replace(saved, **budget) != self.recipe:
@@ -434,8 +471,15 @@ class Trainer:
                     f"{self.out} holds a run with another recipe ({_differences(saved, self.recipe)}); "
                     "use another --out folder"
                 )
-            if state["images"] != len(self.crops.store.images):
-                self.note(f"the run began with {state['images']} images, now {len(self.crops.store.images)}")
+            done = self._done_at(state["step"], state["seconds"])
+            if done > 1 and budget != {name: getattr(saved, name) for name in BUDGETS}:
+                raise UsageError(
+                    f"{self.out} has {state['step']} steps, {state['seconds'] / 60:.1f} minutes, behind it: "
+                    "ask for more, or use another --out folder"
+                )
+            if state["images"] != self._images():
+                self.note("the run began with other images; the best weights are found anew")
+                state["best"] = -math.inf
         self.step, self.seconds = state["step"], state["seconds"]
         self.rollbacks, self.best = state["rollbacks"], state["best"]
         self.watch.restore(state["watch"])

@@ -134,7 +134,7 @@ def find(model: str, short_hash: str) -> str:
             return record.name
     raise WeightsError(
         f"made with weights {short_hash} of {model}, which this version does not ship and `car pull` did not "
-        "fetch; give the file of those weights as the model"
+        "fetch; name the file of those weights as the model (--model)"
     )
 
 
@@ -175,6 +175,10 @@ def load(name: ModelName) -> LoadedModel:
         raise WeightsError(f"{text} ships without weights: `car pull {text}` fetches the published ones")
     if text in model_names():
         raise WeightsError(f"{text} ships without weights: train it, or give a .safetensors file")
+    if Path(text).exists():
+        inside = Path(text, "model.safetensors")
+        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        raise UsageError(f"{text}: not a .safetensors file{hint}")
     known = {*entries, *newest, *model_names(), *(r.name for r in pulled_models())}
     raise UsageError(f"no model is called {text!r}{did_you_mean(text, known)}")
 
@@ -207,6 +211,9 @@ def _load(path: Path, sha256: str | None, model: Any, tag: str | None, remedy: s
         raise WeightsError(f"{path}: does not say which model it belongs to (metadata 'model': {model!r})")
     rescaler = create(model)
     _check_fit(path, model, rescaler.state_dict(), state)
+    for key, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{path}: {key} holds values that are not finite")
     rescaler.load_state_dict(state)
     return LoadedModel(model, tag, digest, rescaler.eval().requires_grad_(False))
 
