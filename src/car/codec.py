@@ -17,6 +17,7 @@ from car.errors import ImageError, UsageError
 from car.images import Picture, from_pil, read, to_pil
 from car.lr_info import LRInfo
 from car.ops import bicubic_resize
+from car.refinement import STEPS, refine
 from car.tiling import split
 from car.weights import LoadedModel, ModelName, default_model, find, load
 
@@ -41,6 +42,8 @@ class Codec:
             agree with whole-image processing up to float rounding.
         precision: ``bf16`` and ``fp16`` are faster where the hardware has them, and change single pixels by
             several levels; docs/devices.md has what that costs.
+        effort: 0 to 9, of shrinking: above 0 the small picture is refined, see `car.refinement`. Restoring
+            takes no longer.
 
     Raises:
         UsageError: the device cannot be used or `tile` is not positive.
@@ -53,12 +56,15 @@ class Codec:
         device: str = "auto",
         tile: int = DEFAULT_TILE,
         precision: Precision = "float32",
+        effort: int = 0,
     ) -> None:
         if tile < 1:
             raise UsageError(f"tile must be positive, got {tile}")
         if precision not in get_args(Precision):
             raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-        self.precision = precision
+        if effort not in range(len(STEPS)):
+            raise UsageError(f"effort must be 0 to {len(STEPS) - 1}, got {effort}")
+        self.precision, self.effort = precision, effort
         self.loaded = loaded
         self.device = resolve_device(device)
         self.tile = tile
@@ -153,7 +159,11 @@ class Codec:
             with self._arithmetic():
                 lr = self.loaded.rescaler.downscale(self._tensor(window))
             out[tile.core_scaled(1, s).slices] = _rounded(lr, pixels.dtype)[tile.core_in_window(1, s).slices]
-        return out[:lr_height, :lr_width]
+        small = out[:lr_height, :lr_width]
+        if not self.effort:
+            return small
+        with self._arithmetic(gradients=True):
+            return refine(self.loaded.rescaler, small, pixels, STEPS[self.effort], self.device)
 
     def upscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Restore RGB ``[h, w, 3]``, uint8 or uint16, to ``[s*h, s*w, 3]`` of the same dtype."""
@@ -167,7 +177,7 @@ class Codec:
         return out
 
     @contextmanager
-    def _arithmetic(self) -> Generator[None, None, None]:
+    def _arithmetic(self, *, gradients: bool = False) -> Generator[None, None, None]:
         dtype = _DTYPES.get(self.precision)
         cudnn = torch.backends.cudnn
         tf32 = cudnn.allow_tf32
@@ -175,7 +185,7 @@ class Codec:
             # PyTorch's default for convolutions on NVIDIA GPUs has 10 bits of mantissa: not float32
             cudnn.allow_tf32 = tf32 and dtype is not None
             with (
-                torch.inference_mode(),
+                nullcontext() if gradients else torch.inference_mode(),
                 torch.autocast(self.device.type, dtype) if dtype else nullcontext(),
             ):
                 yield
@@ -196,6 +206,7 @@ def downscale(
     model: ModelName | None = None,
     device: str = "auto",
     precision: Precision = "float32",
+    effort: int = 0,
 ) -> ImageLike | Image.Image:
     """Shrink one image; the result is an ordinary small picture that `upscale` restores.
 
@@ -207,6 +218,7 @@ def downscale(
         model: name, tag or ``.safetensors`` file; see `car.load`.
         device: see `car.devices.resolve_device`.
         precision: see `Codec`.
+        effort: 0 to 9, see `Codec`.
 
     Returns:
         The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
@@ -219,7 +231,7 @@ def downscale(
         ImageError: the file cannot be read.
         WeightsError: the weights cannot be loaded.
     """
-    codec = open_codec(model, scale, device=device, precision=precision)
+    codec = open_codec(model, scale, device=device, precision=precision, effort=effort)
 
     def shrink(picture: Picture) -> tuple[Picture, LRInfo | None]:
         return codec.shrink(picture)
@@ -294,6 +306,7 @@ def open_codec(
     device: str = "auto",
     tile: int = DEFAULT_TILE,
     precision: Precision = "float32",
+    effort: int = 0,
 ) -> Codec:
     """Load `model`, or the default model for `scale`, ready to work.
 
@@ -305,7 +318,7 @@ def open_codec(
         if scale is None:
             raise UsageError("give a scale (2 or 4) or the name of a model")
         model = default_model(scale)
-    codec = Codec(load(model), device=device, tile=tile, precision=precision)
+    codec = Codec(load(model), device=device, tile=tile, precision=precision, effort=effort)
     if scale is not None and scale != codec.scale:
         raise UsageError(f"{model} works at scale {codec.scale}, not {scale}")
     return codec

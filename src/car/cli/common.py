@@ -79,6 +79,12 @@ PrecisionOption = Annotated[
     Precision,
     typer.Option("--precision", help="Arithmetic of the networks; bf16 and fp16 are faster on some devices."),
 ]
+Effort = Annotated[
+    int,
+    typer.Option(
+        "--effort", min=0, max=9, help="Refine the small picture while shrinking; 9 is the longest."
+    ),
+]
 Tile = Annotated[
     int, typer.Option("--tile", min=16, help="LR pixels a side processed at once; less needs less memory.")
 ]

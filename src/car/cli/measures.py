@@ -17,6 +17,7 @@ from car.cli.common import (
     DEFAULT_TILE,
     Device,
     DeviceId,
+    Effort,
     Json,
     Kgn,
     MaxPixels,
@@ -59,6 +60,7 @@ def compare_command(
     usn: Usn = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    effort: Effort = 0,
     precision: PrecisionOption = "float32",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -76,7 +78,9 @@ def compare_command(
     car compare photo.png --model car_plus_x2 -o out/
     ```
     """
-    codec = open_codec(chosen_model(model, kgn, usn), scale, device=device, tile=tile, precision=precision)
+    codec = open_codec(
+        chosen_model(model, kgn, usn), scale, device=device, tile=tile, precision=precision, effort=effort
+    )
     if not image.is_file():
         raise UsageError(
             f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
@@ -160,6 +164,7 @@ def evaluate_command(
         typer.Option("--device", "--device-target", help="auto, cpu, cuda, cuda:1, npu, xpu or mps."),
     ] = "auto",
     device_id: DeviceId = None,
+    effort: Effort = 0,
     precision: PrecisionOption = "float32",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,

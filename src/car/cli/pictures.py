@@ -13,6 +13,7 @@ from car.cli.common import (
     DEFAULT_MAX_PIXELS,
     DEFAULT_TILE,
     Device,
+    Effort,
     FileFormat,
     Format,
     Inputs,
@@ -39,7 +40,7 @@ from car.cli.common import (
 from car.codec import Codec, codec_for_picture, open_codec
 from car.errors import CarError, ImageError, UsageError
 from car.files import Job, Plan, Renamer, check_target, plan
-from car.images import Picture, from_pil, inspect_info, read, write
+from car.images import Picture, check_suffix, from_pil, inspect_info, read, write
 from car.inspection import inspect_kernels, kernels_picture
 from car.weights import list_models
 
@@ -58,6 +59,7 @@ def downscale_command(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    effort: Effort = 0,
     precision: PrecisionOption = "float32",
     tile: Tile = DEFAULT_TILE,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -76,7 +78,9 @@ def downscale_command(
     car downscale 'shots/*.tif' -o small/ --model car_plus_x4
     ```
     """
-    codec = open_codec(chosen_model(model, kgn, usn), scale, device=device, tile=tile, precision=precision)
+    codec = open_codec(
+        chosen_model(model, kgn, usn), scale, device=device, tile=tile, precision=precision, effort=effort
+    )
     todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
 
     def shrink(job: Job) -> dict[str, Any]:
@@ -200,6 +204,7 @@ def inspect_kernels_command(
     car inspect kernels photo.jpg --model runs/small/model.safetensors -o kernels.png
     ```
     """
+    check_suffix(output)
     check_target(Job(image, output), overwrite)
     codec = open_codec(chosen_model(model, kgn, usn), None, device=device)
     statistics, view = inspect_kernels(codec, image, max_pixels=max_pixels)

@@ -95,13 +95,17 @@ def train_command(
     ] = "auto",
     device_id: DeviceId = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Threads that decode images and cut crops ahead of the training.")
+        int,
+        typer.Option(min=0, max=256, help="Threads that decode images and cut crops ahead of the training."),
     ] = 1,
     save_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds between two writings of the state.")
     ] = 60.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done, timed on a few steps, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would be done, timed on a few steps, and stop; decodes the images."
+        ),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -1,0 +1,109 @@
+"""Encode-time effort: more is never worse, the result stays near its start, tiles and sizes do not matter."""
+
+import numpy as np
+import pytest
+import torch
+
+import car
+from car import refinement
+from car.codec import Codec
+from car.errors import UsageError
+from car.evaluate import round_trip
+from car.images import read
+from car.metrics import psnr
+from car.refinement import MAX_CHANGE, STEPS, refine
+
+
+def restored_psnr(codec, small, hr):
+    large = codec.upscale_pixels(small)[: hr.shape[0], : hr.shape[1]]
+    one, other = (
+        torch.tensor(p.astype(np.float64)).permute(2, 0, 1) / np.iinfo(hr.dtype).max for p in (large, hr)
+    )
+    # as small pictures have no inside
+    return psnr(one, other, border=codec.scale if min(hr.shape[:2]) > 2 * codec.scale else 0)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_no_level_is_worse_than_the_one_below(photo, scale):
+    measured = []
+    for effort in (0, 1, 2, 4):
+        codec = Codec(car.load(f"car_plus_x{scale}"), device="cpu", effort=effort)
+        measured.append(round_trip(codec, photo).record.model.psnr)
+    assert measured == sorted(measured)
+    assert measured[-1] > measured[0] + 0.1
+
+
+def test_levels_follow_one_path():
+    assert STEPS[0] == 0
+    assert list(STEPS) == sorted(set(STEPS))
+    assert len(STEPS) == 10
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (33, 50), (64, 61)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_any_size_and_depth(photo, height, width, dtype):
+    hr = np.ascontiguousarray(read(photo).pixels[:height, :width])
+    hr = (hr.astype(dtype) * 257 if dtype == np.uint16 else hr).copy()
+    plain, more = (Codec(car.load("car_plus_x4"), device="cpu", effort=effort) for effort in (0, 2))
+    start, small = plain.downscale_pixels(hr), more.downscale_pixels(hr)
+    assert (small.shape, small.dtype) == (start.shape, start.dtype)
+    limit = MAX_CHANGE * np.iinfo(dtype).max + 1e-3
+    assert np.abs(small.astype(int) - start.astype(int)).max() <= limit
+    assert restored_psnr(plain, small, hr) >= restored_psnr(plain, start, hr)
+
+
+def test_tiles_give_the_gradient_of_the_whole_picture(photo, monkeypatch):
+    codec = Codec(car.load("car_plus_x4"), device="cpu")
+    hr = np.ascontiguousarray(read(photo).pixels[:190, :158])
+    start = codec.downscale_pixels(hr)
+    model, lr = codec.loaded.rescaler, torch.tensor(start).permute(2, 0, 1)[None].float() / 255
+    error = refinement._Error(model, hr, 255, torch.device("cpu"))
+    whole = error(lr, with_gradient=True)
+    monkeypatch.setattr(refinement, "_TILE", 16)
+    tiled = error(lr, with_gradient=True)
+    assert tiled[0] == pytest.approx(whole[0], rel=1e-3)
+    torch.testing.assert_close(tiled[1], whole[1], atol=1e-3 * whole[1].abs().max().item(), rtol=1e-3)
+    large = torch.tensor(codec.upscale_pixels(start)[:190, :158]).permute(2, 0, 1).double() / 255
+    expected = psnr(large, torch.tensor(hr).permute(2, 0, 1).double() / 255, border=4)
+    counted = (190 - 8) * (158 - 8)
+    assert -10 * np.log10(whole[0] / counted) == pytest.approx(expected, abs=1e-3)
+
+
+def test_gradient_is_that_of_finite_differences(photo):
+    """In float64, of the error that the steps reduce: half luma, half RGB."""
+    codec = Codec(car.load("car_plus_x4"), device="cpu")
+    model = codec.loaded.rescaler.double()
+    hr = np.ascontiguousarray(read(photo).pixels[:24, :24])
+    error = refinement._Error(model, hr, 255, torch.device("cpu"))
+    lr = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _, gradient = error(lr, with_gradient=True)
+    target = torch.tensor(hr).permute(2, 0, 1).double() / 255
+
+    def whole(values):
+        difference = model.upscale(values)[0] - target
+        luma = (difference * torch.tensor([65.738, 129.057, 25.064]).double().view(3, 1, 1) / 255).sum(0)
+        return (0.5 * luma.square().sum() + 0.5 * difference.square().mean(0).sum()).item()
+
+    for place in ((0, 0, 0, 0), (0, 1, 3, 2), (0, 2, 5, 5)):
+        step = torch.zeros_like(lr)
+        step[place] = 1e-6
+        slope = (whole(lr + step) - whole(lr - step)) / 2e-6
+        assert gradient[place].item() == pytest.approx(slope, rel=1e-3, abs=1e-4)
+
+
+def test_nothing_moves_without_steps_and_flat_pictures_stay_as_they_are():
+    codec = Codec(car.load("car_plus_x4"), device="cpu")
+    flat = np.full((32, 32, 3), 128, np.uint8)
+    start = codec.downscale_pixels(flat)
+    assert refine(codec.loaded.rescaler, start, flat, 0, codec.device) is start
+    small = refine(codec.loaded.rescaler, start, flat, 2, codec.device)
+    assert np.isfinite(small).all()
+    assert restored_psnr(codec, small, flat) >= restored_psnr(codec, start, flat)
+
+
+def test_library_takes_effort_and_refuses_nonsense(photo):
+    easy, hard = (np.asarray(car.downscale(photo, 4, effort=effort)) for effort in (0, 1))
+    assert not np.array_equal(easy, hard)
+    for effort in (-1, 10):
+        with pytest.raises(UsageError, match="effort must be 0 to 9"):
+            car.downscale(photo, 4, effort=effort)
