@@ -1,6 +1,6 @@
 """Put the weights of a training run into the package: copy, measure, write the manifest entry.
 
-    python tools/ship_weights.py runs/x4 --tag car_plus_x4.v1 --img-dir datasets --data "trained on..."
+    python tools/ship_weights.py runs/x4 --tag car_plus_x4.v2 --img-dir datasets --data "trained on..."
 
 Measures on Set5, Set14 and BSDS100 (those that are there) by the paper protocol. An entry with the same tag
 is replaced; ship better weights under a new tag once the old one is released, so that old files restore.
@@ -18,6 +18,7 @@ from car.codec import Codec
 from car.errors import UsageError
 from car.evaluate import find_dataset, mean_quality, round_trip
 from car.images import atomic_write
+from car.recipes import RECIPES
 from car.weights import load
 
 PACKAGE = Path(__file__).parent.parent / "src" / "car" / "weights"
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--tag", required=True)
     parser.add_argument("--img-dir", type=Path, required=True)
     parser.add_argument("--data", required=True, help="training data and its licence")
+    parser.add_argument("--start", help="what the run's --init was")
     parser.add_argument("--licence", default="Apache-2.0")
     options = parser.parse_args()
 
@@ -54,6 +56,13 @@ def main() -> None:
         print(name, metrics[name], flush=True)
 
     recipe = json.loads((options.run / "recipe.json").read_text())
+    usual = asdict(RECIPES[loaded.name])
+    changed = [
+        f"--{name.replace('_', '-')} {value:g}"
+        for name, value in recipe.items()
+        if isinstance(value, float) and value != usual[name] and name != "minutes"
+    ]
+    start = f" --init START ({options.start})" if options.start else ""
     file = f"{options.tag}.safetensors"
     entry = {
         "tag": options.tag,
@@ -63,7 +72,8 @@ def main() -> None:
         "parameters": sum(p.numel() for p in loaded.rescaler.parameters()),
         "licence": options.licence,
         "data": options.data,
-        "recipe": f"car train {loaded.name} --data DATA --out RUN --minutes {recipe['minutes']:g}",
+        "recipe": f"car train {loaded.name} --data DATA --out RUN {' '.join(changed)} "
+        f"--minutes {recipe['minutes']:g}{start}",
         "trained": time.strftime("%Y-%m-%d"),
         "metrics": metrics,
     }

@@ -175,13 +175,23 @@ _SMALL = Recipe(
     hold_out=_DEMO,
 )
 
+_PLUS = Recipe(
+    "car_plus_x4",
+    minutes=110,
+    crop=128,
+    fidelity_weight=0.01,
+    gradient_weight=0.006,
+    ema=0.999,
+    hold_out=_DEMO,
+)
+
 _ALL = (
     _PUBLISHED,
     replace(_PUBLISHED, model="car_x2", crop=96, batch=24),
     _SMALL,
     replace(_SMALL, model="car_small_x2", crop=80),
-    Recipe("car_plus_x4", minutes=48, crop=128, hold_out=_DEMO),
-    Recipe("car_plus_x2", minutes=44, crop=80, hold_out=_DEMO),
+    _PLUS,
+    replace(_PLUS, model="car_plus_x2", crop=80, fidelity_weight=0.02, gradient_weight=0.015),
     Recipe("car_lite_x4", minutes=48, crop=128, hold_out=_DEMO),
     Recipe("car_lite_x2", minutes=44, crop=80, hold_out=_DEMO),
 )

@@ -142,7 +142,7 @@ def load(name: ModelName) -> LoadedModel:
     """Load a model by name (its newest weights), by tag, or from files.
 
     Args:
-        name: ``car_plus_x4``, ``car_plus_x4.v1``, the name of a model that `car pull` fetched, the path of a
+        name: ``car_plus_x4``, ``car_plus_x4.v2``, the name of a model that `car pull` fetched, the path of a
             ``.safetensors`` file that `car train` or `car convert` wrote, or the two files of a published
             model, kernel generator and upscaler, as a tuple or as ``"kgn.ckpt,usn.ckpt"``.
 
