@@ -91,8 +91,11 @@ def test_names_of_devices(monkeypatch):
         ("xpu", "an Intel GPU with its driver"),
         ("mps", "a Mac with Apple silicon"),
         ("tpu", "known: auto, cpu, cuda"),
+        ("meta", "known: auto, cpu, cuda"),
         ("", "known: auto, cpu, cuda"),
-        ("cpu:x", "cannot be used here"),
+        ("cpu:x", "known: auto, cpu, cuda"),
+        ("cpu:1", "known: auto, cpu, cuda"),
+        ("cuda:0:1", "known: auto, cpu, cuda"),
     ],
 )
 def test_what_a_missing_device_needs_is_said(name, needs):

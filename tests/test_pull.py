@@ -271,6 +271,53 @@ def test_the_first_digest_holds(server, own, tmp_path):
     assert file.exists()
 
 
+def test_digests_hold_for_what_is_there_already(place, own):
+    file = place / "own.safetensors"
+    file.write_bytes(own)
+    digest = hashlib.sha256(own).hexdigest()
+    record = pull([str(file)], "mine", sha256=[digest])
+    assert pull([str(file)], "mine", sha256=[digest]) == record
+    with pytest.raises(WeightsError, match="is there already, with other SHA-256"):
+        pull([str(file)], "mine", sha256=["0" * 64])
+
+
+def test_a_file_that_changed_is_pulled_anew(place, own):
+    file = place / "own.safetensors"
+    file.write_bytes(own)
+    pull([str(file)], "mine")
+    torch.manual_seed(1)
+    other = weights_bytes("car_plus_x4", create("car_plus_x4"))
+    file.write_bytes(other)
+    assert pull([str(file)], "mine").path.read_bytes() == other
+
+
+def test_a_name_taken_from_the_content_replaces_nothing_else(place):
+    for seed in (0, 1):
+        (place / f"{seed}.safetensors").write_bytes(weights_bytes("car_tiny_x4", tiny(seed=seed)))
+    first = pull([str(place / "0.safetensors")])
+    assert first.name == "car_tiny_x4"
+    with pytest.raises(UsageError, match="car_tiny_x4 is there already"):
+        pull([str(place / "1.safetensors")])
+    assert pulled("car_tiny_x4") == first
+
+
+def test_rubbish_is_not_remembered(server, own):
+    url = server.url("w.safetensors", b"<html>sign in</html>")
+    with pytest.raises(WeightsError, match=r"w\.safetensors: not a readable safetensors"):
+        pull([url], "mine", limits=QUICK)
+    assert left_behind() == []
+    server.files["/w.safetensors"] = own
+    assert pull([url], "mine", limits=QUICK).path.read_bytes() == own
+    (record,) = (cache_folder() / "downloads").glob("*.sha256")
+    record.write_text("")
+    assert pull([url], "again", limits=QUICK).name == "again"
+
+
+def test_addresses_beyond_ascii(server, own):
+    url = server.url("w%C3%BC.safetensors", own).replace("%C3%BC", "ü")
+    assert pull([url], "mine", limits=QUICK).path.read_bytes() == own
+
+
 def test_files_are_pulled_too_and_stay(place, own):
     file = place / "own.safetensors"
     file.write_bytes(own)
@@ -290,11 +337,21 @@ def test_requests_that_make_no_sense(place, own):
         ([str(file)], ".hidden", "cannot name a model"),
         ([str(file)], "car_plus_x4", "ships with the package"),
         ([str(file)], None, "ships with the package"),
-        (["ftp://127.0.0.1/x"], "mine", "only http and https"),
+        ([str(file)], "mine.pth", "would be taken for a file"),
+        ([str(file)], "car_x2", "car_x2 is another architecture than car_plus_x4"),
+        ([str(place)], "mine", "no regular file"),
+        (["ftp://127.0.0.1/x"], "mine", "no http or https address"),
+        (["http://[::1"], "mine", "no http or https address"),
+        (["http://127.0.0.1:ab/x"], "mine", "no http or https address"),
+        (["http:///x"], "mine", "no http or https address"),
+        (["http://127.0.0.1/a b"], "mine", "no http or https address"),
+        (["http://127.0.0.1/kgn.ckpt"], "mine", "a published model is two files"),
         ([str(file)] * 3, "mine", "give one model, or a kernel generator and an upscaler"),
     ):
         with pytest.raises(UsageError, match=message):
             pull(sources, name)
+    with pytest.raises(UsageError, match="'zz' is no SHA-256"):
+        pull([str(file)], "mine", sha256=["zz"])
     with pytest.raises(UsageError, match="as many digests"):
         pull([str(file)], "mine", sha256=["0", "1"])
     assert not (place / "up.json").exists()
@@ -319,8 +376,21 @@ def test_damage_in_the_cache_is_noticed(place, own):
     file.write_bytes(own)
     record = pull([str(file)], "mine")
     record.path.write_bytes(own[:-1] + bytes([own[-1] ^ 1]))
-    with pytest.raises(WeightsError, match=r"is damaged .*`car pull --force --name mine`"):
+    with pytest.raises(WeightsError, match=rf"is damaged .*`car pull --name mine {file}` repairs"):
         car.load("mine")
+    assert pull([str(file)], "mine").path.read_bytes() == own
+    record.path.unlink()
+    with pytest.raises(WeightsError, match="is gone"):
+        car.load("mine")
+    pull([str(file)], "mine")
+    whole = json.loads(record.path.with_suffix(".json").read_text())
+    for change in ({"sha256": 5}, {"sha256": ""}, {"sources": []}, {"name": "../up"}, {"model": None}):
+        record.path.with_suffix(".json").write_text(json.dumps(whole | change))
+        with pytest.raises(WeightsError, match="pull mine again"):
+            car.load("mine")
+        assert pulled_models() == ()
+    record.path.with_suffix(".json").write_text("[" * 100_000)
+    assert pulled_models() == ()
     record.path.with_suffix(".json").write_text('{"name": 3}')
     with pytest.raises(WeightsError, match="pull mine again"):
         car.load("mine")

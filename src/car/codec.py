@@ -113,6 +113,8 @@ class Codec:
                 f"made by {picture.info.model} at {picture.info.scale}x, "
                 f"but restored by {self.loaded.name} at {s}x as asked for",
             )
+        elif picture.info is not None and not self.loaded.sha256.startswith(picture.info.weights):
+            notes = (f"made with other weights of {self.loaded.name} than it is restored with, as asked for",)
         if size is None:
             size = full
             if picture.info is not None and picture.info.scale == s:
@@ -320,7 +322,8 @@ def open_codec(
         model = default_model(scale)
     codec = Codec(load(model), device=device, tile=tile, precision=precision, effort=effort)
     if scale is not None and scale != codec.scale:
-        raise UsageError(f"{model} works at scale {codec.scale}, not {scale}")
+        named = ", ".join(map(str, model)) if isinstance(model, tuple) else model
+        raise UsageError(f"{named} works at scale {codec.scale}, not {scale}")
     return codec
 
 

@@ -1,6 +1,7 @@
 """Names of devices, as users and the MindSpore code write them, and what to do where one is missing."""
 
 import importlib
+import re
 
 import torch
 
@@ -32,14 +33,24 @@ def resolve_device(name: str) -> torch.device:
         )
     kind, colon, index = name.partition(":")
     kind = _SEED_NAMES.get(kind, kind)
+    known = kind == "cpu" or kind in _NEEDS
+    if (
+        not known
+        or (colon and not (index.isdecimal() and len(index) < 4))
+        or (kind == "cpu" and index.strip("0"))
+    ):
+        raise UsageError(
+            f"no device is called {name!r}; known: auto, cpu, {', '.join(_NEEDS)}, with a number as cuda:1"
+        )
     try:
         if kind == "npu" and not hasattr(torch, "npu"):
             importlib.import_module("torch_npu")
         device = torch.device(kind + colon + index)
         torch.zeros(1, device=device)
-    except Exception as error:  # each backend has errors of its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        needs = f"; it needs {_NEEDS[kind]} (this is PyTorch {torch.__version__})" if kind in _NEEDS else ""
-        known = "" if kind in _NEEDS else "; known: auto, cpu, cuda, npu, xpu, mps"
-        raise UsageError(f"device {name!r} cannot be used here: {reason}{needs or known}") from error
+    except Exception as error:  # each backend has errors of its own, of many lines
+        reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
+        needs = f"it needs {_NEEDS[kind]}" if kind in _NEEDS else "it should always be there"
+        raise UsageError(
+            f"device {name!r} cannot be used here: {needs} (PyTorch {torch.__version__} says: {reason})"
+        ) from error
     return device

@@ -11,7 +11,7 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -480,7 +480,10 @@ def write(
     return notes
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None]) -> None:
+_Content = bytes | Callable[[BinaryIO], None]
+
+
+def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
     """Write a file under a temporary name beside `path` and rename it when it is complete.
 
     Args:
@@ -491,33 +494,46 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO]
         ImageError: it cannot be written. Whatever happens, an existing file stays whole and no temporary file
             is left.
     """
-    name = os.fspath(path)
-    temporary: Path | None = None
+    atomic_write_all({path: data})
+
+
+def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mapping[Path, bytes]) -> None:
+    """Write files that belong together as `atomic_write` does; none is renamed before all are complete."""
+    ready: list[tuple[Path, Path]] = []
+    name = ""
     try:
-        # through a symbolic link, as any program would write
-        path = Path(os.path.realpath(path))
-        _check_regular(path, name)
-        # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all threads;
-        # only the start of the name, as the whole must not pass 255 bytes
-        unique = path.with_name(f".{path.name[:30]}.{secrets.token_hex(6)}.tmp~")
-        flags = (
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        )
-        descriptor = os.open(unique, flags, 0o666)
-        temporary = unique
-        with os.fdopen(descriptor, "wb") as file:
-            if isinstance(data, bytes):
-                file.write(data)
-            else:
-                data(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - tests break it by name
-        temporary = None
+        for path, data in contents.items():
+            name = os.fspath(path)
+            # through a symbolic link, as any program would write
+            target = Path(os.path.realpath(path))
+            _check_regular(target, name)
+            # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all
+            # threads; only the start of the name, as the whole must not pass 255 bytes
+            temporary = target.with_name(f".{target.name[:30]}.{secrets.token_hex(6)}.tmp~")
+            flags = (
+                os.O_WRONLY
+                | os.O_CREAT
+                | os.O_EXCL
+                | getattr(os, "O_BINARY", 0)
+                | getattr(os, "O_CLOEXEC", 0)
+            )
+            descriptor = os.open(temporary, flags, 0o666)
+            ready.append((temporary, target))
+            with os.fdopen(descriptor, "wb") as file:
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    data(file)
+                file.flush()
+                os.fsync(file.fileno())
+        while ready:
+            temporary, target = ready[0]
+            os.replace(temporary, target)  # noqa: PTH105 - tests break it by name
+            ready.pop(0)
     except OSError as error:
         raise ImageError(f"{name}: cannot be written ({error.strerror or error})") from error
     finally:
-        if temporary is not None:
+        for temporary, _ in ready:
             with contextlib.suppress(OSError):
                 temporary.unlink()
 

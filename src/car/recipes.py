@@ -72,7 +72,9 @@ class Recipe:
     compile: bool = _setting(False, "Compile the networks with torch.compile (needs a C++ compiler).")
     accumulate: int = _setting(1, "Split each step's crops into so many parts, for less memory.")
 
-    init: str = _setting("", "Start from these weights: a model, a tag or a .safetensors file.")
+    init: str = _setting(
+        "", "Start from these weights: a model, a tag, a .safetensors file or a pair KGN,USN."
+    )
     freeze: Literal["none", "downscaler", "upscaler"] = _setting("none", "Keep one half as it is.")
     kernel_start: Literal["published", "classical"] = _setting(
         "published", "First kernels of family car: as random weights give them, or a classical kernel."

@@ -56,7 +56,8 @@ Output = Annotated[
 ]
 Scale = Annotated[int | None, typer.Option("--scale", "-s", help="2 or 4; picks the default model.")]
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model name, tag or .safetensors file; see `car models`.")
+    str | None,
+    typer.Option("--model", "-m", help="Name, tag or .safetensors file of a model; see `car models`."),
 ]
 Kgn = Annotated[
     Path | None,
@@ -97,7 +98,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 
 def chosen_device(device: str, device_id: int | None) -> str:
     """Return what --device and the MindSpore code's --device-id stand for together."""
-    return device if device_id is None or device.lower() in ("auto", "cpu") else f"{device}:{device_id}"
+    if device_id is None or (device_id == 0 and device.lower() in ("auto", "cpu")):
+        return device
+    if ":" in device or device.lower() in ("auto", "cpu"):
+        raise UsageError(
+            f"--device-id {device_id} goes with a kind of device, as --device cuda, not {device}"
+        )
+    return f"{device}:{device_id}"
 
 
 def chosen_model(model: str | None, kgn: Path | None, usn: Path | None) -> ModelName | None:
@@ -125,7 +132,12 @@ def duration(seconds: float) -> str:
 
 def error_line(message: str) -> None:
     """Print one line on standard error."""
-    stderr.print(f"car: {' '.join(message.split())}")
+    stderr.print(f"car: {shown(' '.join(message.split()))}")
+
+
+def shown(text: str) -> str:
+    """Return `text`, which may come from a file or a server, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def reason(error: BaseException) -> str:

@@ -8,10 +8,10 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from car.cli.common import Json, Overwrite, Quiet, app, print_json, stderr, stdout
+from car.cli.common import Json, Overwrite, Quiet, app, print_json, shown, stderr, stdout
 from car.errors import UsageError
 from car.files import Job, check_target, means_folder
-from car.images import atomic_write
+from car.images import atomic_write_all
 from car.weights import list_models, load, manifest
 from car.weights.convert import pair_files, read_pair, weights_bytes
 from car.weights.pull import pull
@@ -160,9 +160,9 @@ def convert_command(
             raise UsageError(f"{output}: two files are written, so a folder is needed")
         contents = {output / name: content for name, content in pair_files(model, rescaler, to).items()}
     for path in contents:
-        check_target(Job(Path(sources[0]), path), overwrite)
-    for path, content in contents.items():
-        atomic_write(path, content)
+        for source in sources:
+            check_target(Job(Path(source), path), overwrite)
+    atomic_write_all(contents)
     if as_json:
         print_json({"model": model, "files": [str(path) for path in contents], "dropped": list(dropped)})
         return
@@ -171,4 +171,5 @@ def convert_command(
     for path in contents:
         stdout.print(f"{path}: {model}")
     if dropped:
-        stdout.print(f"dropped, as no weights: {', '.join(dropped)}")
+        some = ", ".join(dropped[:20]) + (f" and {len(dropped) - 20} more" if len(dropped) > 20 else "")
+        stdout.print(f"dropped, as no weights: {shown(some)}")

@@ -127,17 +127,16 @@ def cubic_taps(scale: int) -> torch.Tensor:
     """
     k = 3 * scale + 1
     # tap j samples the HR axis at j - k//2 + (s - 1)/2 from the first pixel of the LR cell
-    # on the CPU even where a model is built without memory, on the meta device
-    position = torch.arange(k, dtype=torch.float64, device="cpu") - k // 2 + (scale - 1) / 2
+    position = torch.arange(k, dtype=torch.float64) - k // 2 + (scale - 1) / 2
     first = int(position.min().floor()) - 1
-    pixels = torch.arange(first, int(position.max().ceil()) + 2, dtype=torch.float64, device="cpu")
+    pixels = torch.arange(first, int(position.max().ceil()) + 2, dtype=torch.float64)
     sampling = (1 - (pixels[:, None] - position[None, :]).abs()).clamp_min(0)
     distance = ((pixels - (scale - 1) / 2) / scale).abs()
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     cubic = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
     # a little ridge keeps the solution smooth where averaging hides the highest frequency
-    normal = sampling.T @ sampling + 1e-3 * torch.eye(k, dtype=torch.float64, device="cpu")
+    normal = sampling.T @ sampling + 1e-3 * torch.eye(k, dtype=torch.float64)
     taps = torch.linalg.solve(normal, sampling.T @ (cubic / cubic.sum()))
     taps = taps / taps.sum()
     return torch.outer(taps, taps).float()

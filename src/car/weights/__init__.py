@@ -154,7 +154,7 @@ def load(name: ModelName) -> LoadedModel:
     if isinstance(name, tuple):
         return _load_pair(Path(name[0]), Path(name[1]))
     text = str(name)
-    if text.endswith(".safetensors") and "," not in text:
+    if text.endswith(".safetensors") and ("," not in text or Path(text).exists()):
         return load_file(Path(text))
     if text.endswith(PAIR_SUFFIXES) or "," in text:
         files = text.split(",")
@@ -169,7 +169,7 @@ def load(name: ModelName) -> LoadedModel:
             return _load(path, entry.sha256, entry.model, entry.tag, "install the package again")
     record = pulled(text)
     if record is not None:
-        again = f"`car pull --force --name {text}` replaces it"
+        again = f"`car pull --name {text} {' '.join(source.address for source in record.sources)}` repairs it"
         return _load(record.path, record.sha256, record.model, record.name, again)
     if text in ("car_x2", "car_x4"):
         raise WeightsError(f"{text} ships without weights: `car pull {text}` fetches the published ones")
@@ -197,6 +197,8 @@ def _load_pair(kgn: Path, usn: Path) -> LoadedModel:
 
 
 def _load(path: Path, sha256: str | None, model: Any, tag: str | None, remedy: str) -> LoadedModel:
+    if sha256 and not path.is_file():
+        raise WeightsError(f"{path} is gone: {remedy}")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if sha256 and digest != sha256:

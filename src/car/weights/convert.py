@@ -6,8 +6,10 @@ optimiser's state.
 """
 
 import io
+import itertools
 import math
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ MAX_CHECKPOINT_BYTES = 4 << 30
 PAIR_SUFFIXES = (".ckpt", ".pth", ".pt")
 
 _MAX_NESTING = 4  # of dictionaries in a .pth file
+_MAX_ENTRIES = 100_000
 _HALVES = {"kgn": "kernel generator", "usn": "upscaler"}
 # a parameter that only this half has, by which it is found behind any prefix
 _ANCHORS = {"kgn": "ds_1.1.weight", "usn": "head.0.weight"}
@@ -108,13 +111,16 @@ def weights_bytes(model: str, rescaler: Rescaler) -> bytes:
 
 def _read(path: Path) -> _Entries:
     if not path.is_file():
-        raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
+        kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "no such file"
+        raise UsageError(f"{path}: {kind}")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if size == 0:
+        raise WeightsError(f"{path}: is empty")
     if size > MAX_CHECKPOINT_BYTES:
         raise WeightsError(f"{path}: {size:,} bytes is over the limit of {MAX_CHECKPOINT_BYTES:,}")
     if start.startswith((b"PK", b"\x80")):
@@ -128,6 +134,8 @@ def _read(path: Path) -> _Entries:
 
 def _read_torch(path: Path) -> _Entries:
     try:
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -141,7 +149,24 @@ def _read_torch(path: Path) -> _Entries:
         raise WeightsError(f"{path}: not a readable PyTorch checkpoint ({text})") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    return dict(_flat(content, "", _MAX_NESTING))
+    # what is shared within a file can be met without end
+    entries = dict(itertools.islice(_flat(content, "", _MAX_NESTING), _MAX_ENTRIES + 1))
+    if len(entries) > _MAX_ENTRIES:
+        raise WeightsError(f"{path}: holds more than {_MAX_ENTRIES:,} entries")
+    return entries
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError where the zip archive is damaged, which PyTorch does not look at, or a bomb."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ValueError("its records are compressed, as PyTorch never writes them")
+        if sum(record.file_size for record in records) > MAX_CHECKPOINT_BYTES:
+            raise ValueError(f"its records claim more than {MAX_CHECKPOINT_BYTES:,} bytes")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not match: damaged")
 
 
 def _flat(content: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, torch.Tensor | None]]:
@@ -183,6 +208,12 @@ def _behind_prefix(half: str, path: Path, entries: _Entries) -> _Inner:
         mixed_up = f"it holds the {_HALVES[other]}; mixed up?"
         reason = mixed_up if _prefixes(entries, other) else f"{_ANCHORS[half]} is missing"
         raise WeightsError(f"{path}: no {_HALVES[half]} of the published architecture: {reason}")
+    containers = sorted({prefix.rpartition("/")[0] for prefix in found})
+    if len(containers) > 1:
+        raise WeightsError(
+            f"{path}: holds more than one {_HALVES[half]} ({', '.join(containers)}); "
+            "save the one that is meant alone"
+        )
     prefix = found[0]
     return _Inner(prefix, {n.removeprefix(prefix): t for n, t in entries.items() if n.startswith(prefix)})
 
@@ -227,9 +258,7 @@ def _shape(inner: _Inner, name: str) -> tuple[int, ...]:
 
 
 def _skeleton(model: str) -> Rescaler:
-    """Build `model` without memory for its parameters."""
-    with torch.device("meta"):
-        return create(model).eval().requires_grad_(False)
+    return create(model).eval().requires_grad_(False)
 
 
 def _networks(rescaler: Rescaler) -> dict[str, nn.Module]:
@@ -249,12 +278,7 @@ def _fit(
         if key not in inner.entries:
             raise WeightsError(f"{path}: {name} of {what} is missing")
         tensor = inner.entries[key]
-        if (
-            tensor is None
-            or not tensor.is_floating_point()
-            or tensor.layout != torch.strided
-            or tensor.is_quantized
-        ):
+        if tensor is None or not _is_plain(tensor) or not tensor.is_floating_point():
             raise WeightsError(f"{path}: {name} of {what} is no tensor of floating values")
         if tensor.shape != like.shape:
             raise WeightsError(
@@ -266,17 +290,26 @@ def _fit(
     return state
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized)
+    return dense and tensor.device.type == "cpu"
+
+
 def _left_over(
     path: Path, what: str, entries: _Entries, inner: _Inner, expected: Mapping[str, torch.Tensor]
 ) -> Iterator[str]:
     """Yield the entries that a training leaves beside the weights; anything else is an error."""
     container = inner.prefix.rpartition("/")[0]
+    # in a file with both halves side by side, the other one is not this one's business
+    others = {p for half in _HALVES for p in _prefixes(entries, half)} - {inner.prefix, ""}
     for name, tensor in entries.items():
         if name.startswith(inner.prefix) and name.removeprefix(inner.prefix) in expected:
             continue
-        number = tensor is None or tensor.numel() <= 1
-        copy = any(name.endswith(f".{key}") for key in expected)
+        number = tensor is None or (_is_plain(tensor) and tensor.numel() <= 1)
+        dots = [place for place, letter in enumerate(name) if letter == "."][:_MAX_NESTING]
+        copy = any(name[place + 1 :] in expected for place in dots)
         elsewhere = name.rpartition("/")[0] != container
-        if not (number or copy or elsewhere):
+        beside = inner.prefix != "" and name.startswith(tuple(others))
+        if not (number or copy or elsewhere or beside):
             raise WeightsError(f"{path}: {name} is not a parameter of {what}")
         yield name

@@ -39,6 +39,7 @@ _CRC_BYTES = 10
 _SLICE_BYTES = 512 << 20  # MindSpore cuts longer tensors
 _MAX_NAME = 1024
 _MAX_DIMENSIONS = 16
+_MAX_SIDE = 1 << 31
 
 
 @dataclass
@@ -148,7 +149,7 @@ def _tensor(name: str, entry: _Entry) -> torch.Tensor | None:
     # a single number is written with the one dimension 0
     shape = () if entry.shape == (0,) and any(map(len, entry.content)) else entry.shape
     size = sum(map(len, entry.content))
-    if math.prod(shape) * dtype.itemsize != size:
+    if math.prod(shape) * dtype.itemsize != size or max(shape, default=0) > _MAX_SIDE:
         raise ValueError(f"{name} claims the shape {shape} of {entry.kind} and brings {size} bytes")
     if size == 0:
         return torch.empty(shape, dtype=dtype)

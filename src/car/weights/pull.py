@@ -3,8 +3,11 @@
 import hashlib
 import http.client
 import json
+import re
+import string
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +20,9 @@ from filelock import FileLock
 from car._version import __version__
 from car.errors import UsageError, WeightsError, did_you_mean
 from car.images import atomic_write
+from car.models import model_names
 from car.weights import load_file, manifest
-from car.weights.convert import MAX_CHECKPOINT_BYTES, read_pair, weights_bytes
+from car.weights.convert import MAX_CHECKPOINT_BYTES, PAIR_SUFFIXES, read_pair, weights_bytes
 from car.weights.store import Pulled, Source, cache_folder, check_name, install, pulled
 
 OFFICIAL = {
@@ -76,36 +80,47 @@ def pull(
     if sha256 and len(sha256) != len(addresses):
         raise UsageError(f"{len(addresses)} files need as many digests, got {len(sha256)}")
     digests = [digest.lower() for digest in sha256] or [None] * len(addresses)
+    for digest in digests:
+        if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise UsageError(f"{digest!r} is no SHA-256, which has 64 hexadecimal digits")
     if name is not None:
         _check_free(name)
-        known = pulled(name) if not force else None
-        if known is not None and known.path.is_file():
-            if [source.address for source in known.sources] != addresses:
-                raise UsageError(
-                    f"{name} is there already, from {known.sources[0].address}; --force replaces it"
-                )
+        known = None if force else _still_there(name, addresses)
+        if known is not None:
+            if sha256 and [source.sha256 for source in known.sources] != digests:
+                raise WeightsError(f"{name} is there already, with other SHA-256 than asked for")
             return known
     files = [
         _fetch(address, digest, force=force, limits=limits, on_bytes=on_bytes)
         for address, digest in zip(addresses, digests, strict=True)
     ]
-    model, content = _content([path for path, _ in files])
-    if expected_model is not None and model != expected_model:
-        raise WeightsError(f"{addresses[0]} holds weights of {model}, not of {expected_model}")
-    if name is None:
-        name = model
-        _check_free(name)
-    record = Pulled(
-        name,
-        model,
-        hashlib.sha256(content).hexdigest(),
-        tuple(source for _, source in files),
-        date.today().isoformat(),
-    )
-    install(record, content)
-    for (path, _), address in zip(files, addresses, strict=True):
-        if _is_url(address):
-            path.unlink(missing_ok=True)  # its content is in the cache now, converted
+    try:
+        model, content = _content([path for path, _ in files])
+        _check_architecture(name, model, expected_model, addresses[0])
+        if name is None:
+            name = model
+            _check_free(name)
+            if not force:
+                _still_there(name, addresses)
+        record = Pulled(
+            name,
+            model,
+            hashlib.sha256(content).hexdigest(),
+            tuple(source for _, source in files),
+            date.today().isoformat(),
+        )
+        install(record, content)
+        for _, source in files:
+            _remember(source)
+    except WeightsError as error:
+        text = str(error)
+        for (path, _), address in zip(files, addresses, strict=True):
+            text = text.replace(str(path), address)
+        raise WeightsError(text) from error
+    finally:  # it is in the cache now, converted, or worth nothing
+        for (path, _), address in zip(files, addresses, strict=True):
+            if _is_url(address):
+                path.unlink(missing_ok=True)
     return record
 
 
@@ -114,13 +129,50 @@ def _resolve(sources: Sequence[str]) -> tuple[list[str], str | None]:
     if len(sources) == 1 and sources[0] in official:
         return official[sources[0]], sources[0]
     for source in sources:
-        if not _is_url(source) and not Path(source).exists():
-            raise UsageError(
-                f"{source}: no such file, URL or published model{did_you_mean(source, official)}"
-            )
+        if not _is_url(source) and not Path(source).is_file():
+            kind = "no regular file" if Path(source).exists() else "no such file, URL or published model"
+            raise UsageError(f"{source}: {kind}{did_you_mean(source, official)}")
     if len(sources) not in (1, 2):
         raise UsageError("give one model, or a kernel generator and an upscaler")
-    return [s if _is_url(s) else str(Path(s).absolute()) for s in sources], None
+    if len(sources) == 1 and sources[0].endswith(PAIR_SUFFIXES):
+        raise UsageError(f"{sources[0]}: a published model is two files: kernel generator and upscaler")
+    return [_checked_url(s) if _is_url(s) else str(Path(s).absolute()) for s in sources], None
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not url.isprintable() or " " in url:
+        raise UsageError(f"{url!r} is no http or https address")
+    return urllib.parse.quote(url, safe=string.punctuation)
+
+
+def _still_there(name: str, addresses: list[str]) -> Pulled | None:
+    """Return the model of this name if it is whole and from these addresses; None if it has to be fetched.
+
+    Raises:
+        UsageError: the name is that of a model from elsewhere.
+    """
+    known = pulled(name)
+    if known is None:
+        return None
+    if [source.address for source in known.sources] != addresses:
+        raise UsageError(f"{name} is there already, from {known.sources[0].address}; --force replaces it")
+    local = [source for source in known.sources if not _is_url(source.address)]
+    if any(_digest(Path(source.address)) != source.sha256 for source in local):
+        return None  # the file is another one by now
+    whole = known.path.is_file() and _digest(known.path) == known.sha256
+    return known if whole else None
+
+
+def _check_architecture(name: str | None, model: str, expected: str | None, address: str) -> None:
+    if expected is not None and model != expected:
+        raise WeightsError(f"{address} holds weights of {model}, not of {expected}")
+    if name in model_names() and name != model:
+        raise UsageError(f"{name} is another architecture than {model}; choose another --name")
 
 
 def _check_free(name: str) -> None:
@@ -148,36 +200,58 @@ def _fetch(
     if not _is_url(address):
         path = Path(address)
         return path, _checked(address, path, digest, "as asked for")
-    if not address.startswith(("http://", "https://")):
-        raise UsageError(f"{address}: only http and https are fetched")
-    folder = cache_folder() / "downloads"
-    key = hashlib.sha256(address.encode()).hexdigest()[:32]
+    folder, key = _place(address)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{key}.lock"):
             path = _download(address, folder / key, limits, on_bytes)
-            record = folder / f"{key}.sha256"
-            first = record.read_text().split()[0] if record.is_file() and not force else None
+            first = None if force else _remembered(folder / f"{key}.sha256")
             source = _checked(address, path, digest or first, "as asked for" if digest else "as at first")
-            atomic_write(record, f"{source.sha256}  {address}\n".encode())
     except OSError as error:
         raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return path, source
 
 
-def _checked(address: str, path: Path, digest: str | None, which: str) -> Source:
+def _place(address: str) -> tuple[Path, str]:
+    return cache_folder() / "downloads", hashlib.sha256(address.encode()).hexdigest()[:32]
+
+
+def _remembered(record: Path) -> str | None:
+    try:
+        words = record.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return None
+    return words[0] if words else None
+
+
+def _remember(source: Source) -> None:
+    """Note the digest that an address had when it first gave something usable."""
+    if _is_url(source.address):
+        folder, key = _place(source.address)
+        atomic_write(folder / f"{key}.sha256", f"{source.sha256}  {source.address}\n".encode())
+
+
+def _digest(path: Path) -> str:
     sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha.update(chunk)
-    if digest is not None and sha.hexdigest() != digest:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                sha.update(chunk)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return sha.hexdigest()
+
+
+def _checked(address: str, path: Path, digest: str | None, which: str) -> Source:
+    found = _digest(path)
+    if digest is not None and found != digest:
         if _is_url(address):
             path.unlink()
         raise WeightsError(
-            f"{address}: SHA-256 {sha.hexdigest()[:16]}... is not {digest[:16]}..., {which}"
+            f"{address}: SHA-256 {found[:16]}... is not {digest[:16]}..., {which}"
             + ("" if which == "as asked for" else "; --force accepts the change")
         )
-    return Source(address, path.stat().st_size, sha.hexdigest())
+    return Source(address, path.stat().st_size, found)
 
 
 def _download(address: str, target: Path, limits: Limits, on_bytes: OnBytes | None) -> Path:
@@ -191,7 +265,7 @@ def _download(address: str, target: Path, limits: Limits, on_bytes: OnBytes | No
         try:
             _attempt(address, part, notes, limits, on_bytes)
         except urllib.error.HTTPError as error:
-            reason = f"HTTP {error.code} {error.reason}"
+            reason = f"HTTP {error.code} {http.client.responses.get(error.code, '')}".strip()
             if error.code == 416:  # what is here is no beginning of what is there
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code not in (408, 425, 429):

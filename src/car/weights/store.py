@@ -5,12 +5,14 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from car.errors import UsageError, WeightsError
 from car.images import atomic_write
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -51,6 +53,8 @@ def models_folder() -> Path:
 
 def check_name(name: str) -> None:
     """Raise `UsageError` unless `name` can name a model in the cache, and so a file."""
+    if name.endswith((".safetensors", ".ckpt", ".pth", ".pt")):
+        raise UsageError(f"{name!r} cannot name a model: it would be taken for a file")
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot name a model: letters, digits, _ . and - only, 64 at most")
 
@@ -65,11 +69,22 @@ def pulled(name: str) -> Pulled | None:
     if not _NAME.fullmatch(name) or not record.is_file():
         return None
     try:
-        values = json.loads(record.read_text(encoding="utf-8"))
-        sources = tuple(Source(**source) for source in values.pop("sources"))
-        return Pulled(**values, sources=sources)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{record} is damaged: pull {name} again with --force") from error
+        found = _parsed(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found = None
+    if found is None or found.name != name:
+        raise WeightsError(f"{record} is damaged: pull {name} again with --force")
+    return found
+
+
+def _parsed(values: Any) -> Pulled | None:
+    """Return the record if everything in it is of the right kind."""
+    sources = tuple(Source(**source) for source in values.pop("sources"))
+    found = Pulled(**values, sources=sources)
+    texts: list[Any] = [found.name, found.model, found.pulled, *(source.address for source in sources)]
+    digests: list[Any] = [found.sha256, *(source.sha256 for source in sources)]
+    good = sources and all(isinstance(text, str) for text in texts)
+    return found if good and all(_DIGEST.fullmatch(digest) for digest in digests) else None
 
 
 def pulled_models() -> tuple[Pulled, ...]:
