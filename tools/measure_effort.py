@@ -24,6 +24,7 @@ def main() -> None:
     )
     parser.add_argument("--img-dir", type=Path, required=True)
     parser.add_argument("--images", type=int, default=0, help="of each set, the first ones; 0 for all")
+    parser.add_argument("--models", nargs="+", default=["car_plus_x4", "car_plus_x2"])
     parser.add_argument("--levels", type=int, nargs="+", default=list(range(len(STEPS))))
     options = parser.parse_args()
     files = {
@@ -33,7 +34,7 @@ def main() -> None:
     files = {name: paths[: options.images or None] for name, paths in files.items()}
     titles = [f"{name} ({len(paths)} images), dB / s" for name, paths in files.items()]
     lines = [f"| | effort | steps | {' | '.join(titles)} | small to bicubic, dB |", "|---" * 7 + "|"]
-    for model in ("car_plus_x4", "car_plus_x2"):
+    for model in options.models:
         for level in options.levels:
             codec = Codec(car.load(model), device="cpu", effort=level)
             means = [
