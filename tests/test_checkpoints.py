@@ -211,6 +211,7 @@ def test_what_does_not_fit_is_named(tiny, pair, tmp_path):
     refuses(wide, r"ds_1.1.weight has shape \(3, 3, 5, 5\), .* car_x4 needs \(64, 3, 5, 5\)")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:torch", "ignore:torch.quantize_per_tensor")
 def test_odd_tensors_are_named(tiny, pair, tmp_path):
     kgn = tiny.downscaler.kgn.state_dict()
     name = "res_4.2.transform.1.weight"

@@ -144,7 +144,7 @@ def test_own_weights_named_in_the_file_are_not_replaced_silently(tmp_path: Path,
     small = tmp_path / "small.png"
     assert run("downscale", photo, "-m", own, "-o", small).returncode == 0
     for scale in ((), ("--scale", 4)):
-        fails(1, "give the file of those weights", "upscale", small, "-o", tmp_path / "a.png", *scale)
+        fails(1, "name the file of those weights", "upscale", small, "-o", tmp_path / "a.png", *scale)
     assert run("upscale", small, "-m", own, "-o", tmp_path / "a.png").returncode == 0
     done = run("upscale", small, "-s", 2, "-o", tmp_path / "b.png")
     assert done.returncode == 0
@@ -191,7 +191,7 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
         "give a scale": ("downscale", a),
         "No such command": ("shrink", a),
         "No such option": ("downscale", a, "--scael", 4),
-        "cannot be used here": ("downscale", a, "-s", 4, "--device", "tpu"),
+        "no device is called": ("downscale", a, "-s", 4, "--device", "tpu"),
         "WIDTHxHEIGHT": ("upscale", a, "-s", 4, "--size", "12"),
         "is not there": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "Set5", "--scale", 4),
         "Set14": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "set14", "--scale", 4),

@@ -242,7 +242,7 @@ def test_unknown_weights_in_the_metadata_are_named(tmp_path: Path) -> None:
 
 def test_devices() -> None:
     assert resolve_device("cpu") == resolve_device("CPU") == torch.device("cpu")
-    with pytest.raises(UsageError, match="'tpu9' cannot be used here"):
+    with pytest.raises(UsageError, match="no device is called 'tpu9'"):
         resolve_device("tpu9")
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="'cuda' cannot be used here"):
