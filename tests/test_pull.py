@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import car
+import car.weights.pull as pull_module
 from car.errors import UsageError, WeightsError
 from car.models import create, registry
 from car.models.published import published_pair
@@ -405,8 +406,12 @@ def test_a_cache_that_cannot_be_written_is_one_error(server, own, place, monkeyp
     assert pulled_models() == ()
 
 
-def test_two_pulls_at_once_do_not_disturb_each_other(server, own):
-    url = server.url("w.safetensors", own, "slow")
+@pytest.mark.parametrize("slow", ["server", "conversion"])
+def test_two_pulls_at_once_do_not_disturb_each_other(server, own, monkeypatch, slow):
+    url = server.url("w.safetensors", own, "slow" if slow == "server" else "good")
+    convert = pull_module._content
+    if slow == "conversion":
+        monkeypatch.setattr(pull_module, "_content", lambda paths: time.sleep(0.3) or convert(paths))
     errors = []
 
     def work(name):

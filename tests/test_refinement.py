@@ -33,7 +33,7 @@ def test_no_level_is_worse_than_the_one_below(photo, scale):
     assert measured[-1] > measured[0] + 0.1
 
 
-def test_levels_follow_one_path():
+def test_each_level_takes_more_steps():
     assert STEPS[0] == 0
     assert list(STEPS) == sorted(set(STEPS))
     assert len(STEPS) == 10

@@ -9,7 +9,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -90,38 +91,57 @@ def pull(
             if sha256 and [source.sha256 for source in known.sources] != digests:
                 raise WeightsError(f"{name} is there already, with other SHA-256 than asked for")
             return known
-    files = [
-        _fetch(address, digest, force=force, limits=limits, on_bytes=on_bytes)
-        for address, digest in zip(addresses, digests, strict=True)
-    ]
-    try:
-        model, content = _content([path for path, _ in files])
-        _check_architecture(name, model, expected_model, addresses[0])
-        if name is None:
-            name = model
-            _check_free(name)
-            if not force:
-                _still_there(name, addresses)
-        record = Pulled(
-            name,
-            model,
-            hashlib.sha256(content).hexdigest(),
-            tuple(source for _, source in files),
-            date.today().isoformat(),
-        )
-        install(record, content)
-        for _, source in files:
-            _remember(source)
-    except WeightsError as error:
-        text = str(error)
-        for (path, _), address in zip(files, addresses, strict=True):
-            text = text.replace(str(path), address)
-        raise WeightsError(text) from error
-    finally:  # it is in the cache now, converted, or worth nothing
-        for (path, _), address in zip(files, addresses, strict=True):
-            if _is_url(address):
-                path.unlink(missing_ok=True)
+    # to the end: what one pull has fetched is not another's to replace or remove
+    with _locked(addresses):
+        files = [
+            _fetch(address, digest, force=force, limits=limits, on_bytes=on_bytes)
+            for address, digest in zip(addresses, digests, strict=True)
+        ]
+        try:
+            return _installed(files, name, expected_model, force=force)
+        except WeightsError as error:
+            text = str(error)
+            for path, source in files:
+                text = text.replace(str(path), source.address)
+            raise WeightsError(text) from error
+        finally:  # it is in the cache now, converted, or worth nothing
+            for path, source in files:
+                if _is_url(source.address):
+                    path.unlink(missing_ok=True)
+
+
+def _installed(
+    files: list[tuple[Path, Source]], name: str | None, expected: str | None, *, force: bool
+) -> Pulled:
+    """Convert what was fetched, put it into the cache and remember where it came from."""
+    sources = tuple(source for _, source in files)
+    model, content = _content([path for path, _ in files])
+    _check_architecture(name, model, expected, sources[0].address)
+    if name is None:
+        name = model
+        _check_free(name)
+        if not force:
+            _still_there(name, [source.address for source in sources])
+    digest = hashlib.sha256(content).hexdigest()
+    record = Pulled(name, model, digest, sources, date.today().isoformat())
+    install(record, content)
+    for source in sources:
+        _remember(source)
     return record
+
+
+@contextmanager
+def _locked(addresses: list[str]) -> Generator[None, None, None]:
+    """Keep other pulls of these addresses waiting; in one order, so that two never wait for each other."""
+    with ExitStack() as held:
+        for address in sorted({a for a in addresses if _is_url(a)}):
+            folder, key = _place(address)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(folder / f"{key}.lock"))
+            except OSError as error:
+                raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        yield
 
 
 def _resolve(sources: Sequence[str]) -> tuple[list[str], str | None]:
@@ -202,11 +222,9 @@ def _fetch(
         return path, _checked(address, path, digest, "as asked for")
     folder, key = _place(address)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{key}.lock"):
-            path = _download(address, folder / key, limits, on_bytes)
-            first = None if force else _remembered(folder / f"{key}.sha256")
-            source = _checked(address, path, digest or first, "as asked for" if digest else "as at first")
+        path = _download(address, folder / key, limits, on_bytes)
+        first = None if force else _remembered(folder / f"{key}.sha256")
+        source = _checked(address, path, digest or first, "as asked for" if digest else "as at first")
     except OSError as error:
         raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return path, source
