@@ -1,9 +1,11 @@
 """Images through a model: pad, tile, round, restore the exact size. Pixels are rounded here and only here."""
 
+import threading
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -16,6 +18,7 @@ from car.devices import resolve_device
 from car.errors import ImageError, UsageError
 from car.images import Picture, from_pil, read, to_pil
 from car.lr_info import LRInfo
+from car.models import Rescaler
 from car.ops import bicubic_resize
 from car.refinement import STEPS, refine
 from car.tiling import split
@@ -24,10 +27,15 @@ from car.weights import LoadedModel, ModelName, default_model, find, load
 DEFAULT_TILE = 512
 """LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
 
+_LEAST_TILE = 64
+
 Precision = Literal["float32", "bf16", "fp16"]
 """Arithmetic of the networks; float32 is exact to within a rounding error on every device."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Rows = Callable[[int, int], NDArray[Any]]
+"""Gives the rows from the first to before the second of a picture."""
 
 ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", torch.Tensor)
 
@@ -39,7 +47,8 @@ class Codec:
         loaded: the model with its weights; moved to `device`.
         device: see `car.devices.resolve_device`.
         tile: side of the square processed at once, in LR pixels. Memory grows with its square; results
-            agree with whole-image processing up to float rounding.
+            agree with whole-image processing up to float rounding. None: what fits into `memory`.
+        memory: bytes that one tile may take; only asked for where `tile` is None.
         precision: ``bf16`` and ``fp16`` are faster where the hardware has them, and change single pixels by
             several levels; docs/devices.md has what that costs.
         effort: 0 to 9, of shrinking: above 0 the small picture is refined, see `car.refinement`. Restoring
@@ -54,11 +63,12 @@ class Codec:
         loaded: LoadedModel,
         *,
         device: str = "auto",
-        tile: int = DEFAULT_TILE,
+        tile: int | None = DEFAULT_TILE,
+        memory: int = 0,
         precision: Precision = "float32",
         effort: int = 0,
     ) -> None:
-        if tile < 1:
+        if tile is not None and tile < 1:
             raise UsageError(f"tile must be positive, got {tile}")
         if precision not in get_args(Precision):
             raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
@@ -67,7 +77,7 @@ class Codec:
         self.precision, self.effort = precision, effort
         self.loaded = loaded
         self.device = resolve_device(device)
-        self.tile = tile
+        self.tile = fitting_tile(loaded.rescaler, memory) if tile is None else tile
         # channels-last is 1.4 times as fast for these convolutions on a CPU, and no slower on a GPU
         loaded.rescaler.to(self.device)
         loaded.rescaler.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in the stubs
@@ -105,6 +115,30 @@ class Codec:
         Raises:
             UsageError: `size` does not belong to an LR picture of this size at this scale.
         """
+        (width, height), notes = self.restored_size(picture, size)
+        full = (picture.width * self.scale, picture.height * self.scale)
+        grey = picture.grey or (picture.info is not None and picture.info.grey)
+        pixels = self.upscale_pixels(picture.pixels)[:height, :width]
+        alpha = None
+        if picture.alpha is not None:
+            alpha = _resize_alpha(picture.alpha, (full[1], full[0]))[:height, :width]
+        return replace(
+            picture,
+            pixels=np.ascontiguousarray(as_grey(pixels) if grey else pixels),
+            grey=grey,
+            alpha=None if alpha is None else np.ascontiguousarray(alpha),
+            info=None,
+            notes=notes,
+        )
+
+    def restored_size(
+        self, picture: Picture, size: tuple[int, int] | None = None
+    ) -> tuple[tuple[int, int], tuple[str, ...]]:
+        """Return the (width, height) to which `restore` brings `picture`, and notes for the user.
+
+        Raises:
+            UsageError: see `restore`.
+        """
         s = self.scale
         notes: tuple[str, ...] = ()
         full = (picture.width * s, picture.height * s)
@@ -131,37 +165,13 @@ class Codec:
                 f"a picture of {picture.width}x{picture.height} restores to {full[0]}x{full[1]} "
                 f"or up to {s - 1} pixels less, not to {size[0]}x{size[1]}"
             )
-        width, height = size
-        grey = picture.grey or (picture.info is not None and picture.info.grey)
-        pixels = self.upscale_pixels(picture.pixels)[:height, :width]
-        alpha = None
-        if picture.alpha is not None:
-            alpha = _resize_alpha(picture.alpha, (full[1], full[0]))[:height, :width]
-        return replace(
-            picture,
-            pixels=np.ascontiguousarray(_as_grey(pixels) if grey else pixels),
-            grey=grey,
-            alpha=None if alpha is None else np.ascontiguousarray(alpha),
-            info=None,
-            notes=notes,
-        )
+        return size, notes
 
     def downscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Shrink RGB ``[H, W, 3]``, uint8 or uint16, to ``[ceil(H/s), ceil(W/s), 3]`` of the same dtype."""
-        s, g = self.scale, self.loaded.rescaler.geometry
         height, width = pixels.shape[:2]
-        lr_height, lr_width = -(-height // s), -(-width // s)
-        padded = [max(g.min_size, -(-n // g.multiple) * g.multiple) for n in (height, width)]
-        out = np.empty((padded[0] // s, padded[1] // s, 3), pixels.dtype)
-        for tile in split(padded[0], padded[1], self.tile * s, g.halo_down, g.multiple):
-            # indices beyond the picture repeat its last row and column
-            rows = np.minimum(np.arange(tile.window.top, tile.window.bottom), height - 1)
-            columns = np.minimum(np.arange(tile.window.left, tile.window.right), width - 1)
-            window = pixels[rows[:, None], columns]
-            with self._arithmetic():
-                lr = self.loaded.rescaler.downscale(self._tensor(window))
-            out[tile.core_scaled(1, s).slices] = _rounded(lr, pixels.dtype)[tile.core_in_window(1, s).slices]
-        small = out[:lr_height, :lr_width]
+        small = np.empty((-(-height // self.scale), -(-width // self.scale), 3), pixels.dtype)
+        _fill(small, self.downscale_strips(lambda top, bottom: pixels[top:bottom], height, width))
         if not self.effort:
             return small
         with self._arithmetic(gradients=True):
@@ -169,36 +179,103 @@ class Codec:
 
     def upscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Restore RGB ``[h, w, 3]``, uint8 or uint16, to ``[s*h, s*w, 3]`` of the same dtype."""
-        s, g = self.scale, self.loaded.rescaler.geometry
         height, width = pixels.shape[:2]
-        out = np.empty((height * s, width * s, 3), pixels.dtype)
-        for tile in split(height, width, self.tile, g.halo_up):
-            with self._arithmetic():
-                hr = self.loaded.rescaler.upscale(self._tensor(pixels[tile.window.slices]))
-            out[tile.core_scaled(s, 1).slices] = _rounded(hr, pixels.dtype)[tile.core_in_window(s, 1).slices]
-        return out
+        large = np.empty((height * self.scale, width * self.scale, 3), pixels.dtype)
+        _fill(large, self.upscale_strips(lambda top, bottom: pixels[top:bottom], height, width))
+        return large
+
+    def downscale_strips(self, rows: Rows, height: int, width: int) -> Iterator[NDArray[Any]]:
+        """Yield the LR of a picture of `height` x `width`, strip by strip from the top, without effort.
+
+        Args:
+            rows: called with (top, bottom), returns those rows as RGB ``[bottom - top, width, 3]``, uint8 or
+                uint16. Neither grows smaller from call to call.
+            height: of the picture.
+            width: of the picture.
+        """
+        s, g = self.scale, self.loaded.rescaler.geometry
+        padded = [max(g.min_size, -(-n // g.multiple) * g.multiple) for n in (height, width)]
+        tiles = split(padded[0], padded[1], self.tile * s, g.halo_down, g.multiple)
+        for _, row in groupby(tiles, lambda tile: tile.core.top):
+            row_of_tiles = list(row)
+            core, window = row_of_tiles[0].core, row_of_tiles[0].window
+            if core.top >= height:
+                return  # nothing but what fills up to the model's smallest size
+            source = rows(window.top, min(window.bottom, height))
+            # indices beyond the picture repeat its last row and column
+            down = np.minimum(np.arange(window.top, window.bottom), height - 1) - window.top
+            strip = np.empty(((core.bottom - core.top) // s, padded[1] // s, 3), source.dtype)
+            for tile in row_of_tiles:
+                across = np.minimum(np.arange(tile.window.left, tile.window.right), width - 1)
+                with self._arithmetic():
+                    lr = self.loaded.rescaler.downscale(self._tensor(source[down[:, None], across]))
+                result = _rounded(lr, source.dtype)[tile.core_in_window(1, s).slices]
+                strip[:, tile.core.left // s : tile.core.right // s] = result
+            yield strip[: -(-height // s) - core.top // s, : -(-width // s)]
+
+    def upscale_strips(self, rows: Rows, height: int, width: int) -> Iterator[NDArray[Any]]:
+        """Yield what is restored from an LR of `height` x `width`, s times as large, strip by strip.
+
+        Args:
+            rows: as for `downscale_strips`.
+            height: of the LR.
+            width: of the LR.
+        """
+        s, g = self.scale, self.loaded.rescaler.geometry
+        for _, row in groupby(split(height, width, self.tile, g.halo_up), lambda tile: tile.core.top):
+            row_of_tiles = list(row)
+            core, window = row_of_tiles[0].core, row_of_tiles[0].window
+            source = rows(window.top, window.bottom)
+            strip = np.empty(((core.bottom - core.top) * s, width * s, 3), source.dtype)
+            for tile in row_of_tiles:
+                with self._arithmetic():
+                    part = source[:, tile.window.left : tile.window.right]
+                    hr = self.loaded.rescaler.upscale(self._tensor(part))
+                result = _rounded(hr, source.dtype)[tile.core_in_window(s, 1).slices]
+                strip[:, tile.core.left * s : tile.core.right * s] = result
+            yield strip
 
     @contextmanager
     def _arithmetic(self, *, gradients: bool = False) -> Generator[None, None, None]:
         dtype = _DTYPES.get(self.precision)
-        cudnn = torch.backends.cudnn
-        tf32 = cudnn.allow_tf32
-        try:
-            # PyTorch's default for convolutions on NVIDIA GPUs has 10 bits of mantissa: not float32
-            cudnn.allow_tf32 = tf32 and dtype is not None
-            with (
-                nullcontext() if gradients else torch.inference_mode(),
-                torch.autocast(self.device.type, dtype) if dtype else nullcontext(),
-            ):
-                yield
-        finally:
-            cudnn.allow_tf32 = tf32
+        with (
+            nullcontext() if gradients else torch.inference_mode(),
+            torch.autocast(self.device.type, dtype) if dtype else nullcontext(),
+            nullcontext() if dtype else _exact_float32,
+        ):
+            yield
 
     def _tensor(self, pixels: NDArray[Any]) -> torch.Tensor:
         levels = np.iinfo(pixels.dtype).max
         # [H, W, 3] memory seen as [1, 3, H, W] is channels-last already
         tensor = torch.from_numpy(np.divide(pixels, levels, dtype=np.float32)).permute(2, 0, 1)[None]
         return tensor.to(self.device, memory_format=torch.channels_last)
+
+
+class _ExactFloat32:
+    """Within it, convolutions on NVIDIA GPUs are float32; PyTorch's default has 10 bits of mantissa.
+
+    The setting belongs to the whole process: the first thread that comes in changes it and the last one that
+    leaves puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.backends.cudnn.allow_tf32 = self._before
+
+
+_exact_float32 = _ExactFloat32()
 
 
 def downscale(
@@ -277,13 +354,42 @@ def upscale(
     return _apply(image, restore)
 
 
+def fitting_tile(rescaler: Rescaler, memory: int) -> int:
+    """Return the side of the largest tile, up to `DEFAULT_TILE`, with which the networks take `memory` bytes.
+
+    What a layer reads and writes is found by a run on a tiny picture; two layers are held at once, at most.
+    """
+    most = 0
+
+    def watch(_: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal most
+        tensors = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
+        most = max(most, sum(t.numel() * 4 for t in tensors))
+
+    side = max(16, rescaler.geometry.min_size)
+    side = -(-side // rescaler.geometry.multiple) * rescaler.geometry.multiple * rescaler.geometry.scale
+    hooks = [m.register_forward_hook(watch) for m in rescaler.modules() if not list(m.children())]
+    try:
+        with torch.inference_mode():
+            device = next((p.device for p in rescaler.parameters()), None)
+            rescaler(torch.zeros(1, 3, side, side, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    a_pixel = 2 * most / (side // rescaler.geometry.scale) ** 2
+    halo = max(rescaler.geometry.halo_up, -(-rescaler.geometry.halo_down // rescaler.geometry.scale))
+    tile = int((memory / max(a_pixel, 1)) ** 0.5) - 2 * halo
+    return max(_LEAST_TILE, min(DEFAULT_TILE, tile // 16 * 16))
+
+
 def codec_for_picture(
     picture: Picture,
     *,
     model: ModelName | None = None,
     scale: int | None = None,
     device: str = "auto",
-    tile: int = DEFAULT_TILE,
+    tile: int | None = DEFAULT_TILE,
+    memory: int = 0,
     precision: Precision = "float32",
 ) -> Codec:
     """Return the codec that restores `picture`: `model` if given, else what its metadata names.
@@ -295,10 +401,10 @@ def codec_for_picture(
     if model is None and picture.info is not None and scale in (None, picture.info.scale):
         info = picture.info
         loaded = load(find(info.model, info.weights) if info.weights else info.model)
-        return Codec(loaded, device=device, tile=tile, precision=precision)
+        return Codec(loaded, device=device, tile=tile, memory=memory, precision=precision)
     if model is None and scale is None:
         raise UsageError("the picture does not say which model made it; name a model or a scale")
-    return open_codec(model, scale, device=device, tile=tile, precision=precision)
+    return open_codec(model, scale, device=device, tile=tile, memory=memory, precision=precision)
 
 
 def open_codec(
@@ -306,7 +412,8 @@ def open_codec(
     scale: int | None = None,
     *,
     device: str = "auto",
-    tile: int = DEFAULT_TILE,
+    tile: int | None = DEFAULT_TILE,
+    memory: int = 0,
     precision: Precision = "float32",
     effort: int = 0,
 ) -> Codec:
@@ -320,7 +427,7 @@ def open_codec(
         if scale is None:
             raise UsageError("give a scale (2 or 4) or the name of a model")
         model = default_model(scale)
-    codec = Codec(load(model), device=device, tile=tile, precision=precision, effort=effort)
+    codec = Codec(load(model), device=device, tile=tile, memory=memory, precision=precision, effort=effort)
     if scale is not None and scale != codec.scale:
         named = ", ".join(map(str, model)) if isinstance(model, tuple) else model
         raise UsageError(f"{named} works at scale {codec.scale}, not {scale}")
@@ -399,6 +506,13 @@ def _array_like(picture: Picture, like: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(pixels)
 
 
+def _fill(whole: NDArray[Any], strips: Iterable[NDArray[Any]]) -> None:
+    top = 0
+    for strip in strips:
+        whole[top : top + len(strip)] = strip
+        top += len(strip)
+
+
 def _rounded(image: torch.Tensor, dtype: "np.dtype[Any]") -> NDArray[Any]:
     # the same values as `quantize`, in fewer passes over memory
     levels = int(np.iinfo(dtype).max)
@@ -412,7 +526,8 @@ def _resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return _rounded(bicubic_resize(tensor, size), alpha.dtype)[:, :, 0]
 
 
-def _as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
+def as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return RGB ``[H, W, 3]`` with every channel the mean of the three."""
     mean = np.round(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
     return np.repeat(mean[:, :, None], 3, axis=2)
 

@@ -49,6 +49,9 @@ class ImageStore:
         return ImageStore(tuple(self.names[i] for i in chosen), tuple(self.images[i] for i in chosen))
 
 
+_GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
 class Crops:
     """Random crops of a store, fixed by seed and step alone: any process can make any part of any batch.
 
@@ -59,6 +62,7 @@ class Crops:
         repeats: crops of each image in an epoch.
         by_area: draw each region as often as any other, else each image `repeats` times an epoch, shuffled.
         orientations: 4 (flips) or 8 (flips and quarter turns).
+        grey: share of the crops that lose their colours.
         seed: of everything random.
     """
 
@@ -71,10 +75,11 @@ class Crops:
         repeats: int = 1,
         by_area: bool = True,
         orientations: int = 8,
+        grey: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.store, self.batch, self.crop, self.repeats = store, batch, crop, repeats
-        self.by_area, self.orientations, self.seed = by_area, orientations, seed
+        self.by_area, self.orientations, self.grey, self.seed = by_area, orientations, grey, seed
         areas = np.array([image.shape[0] * image.shape[1] for image in store.images], dtype=np.float64)
         self._cumulative = np.cumsum(areas) / areas.sum()
         self.epoch_steps = max(1, len(store.images) * repeats // batch)
@@ -90,6 +95,7 @@ class Crops:
         turns, mirrors = rng.integers(4, size=self.batch), rng.integers(2, size=self.batch)
         if self.orientations == 4:
             turns = turns // 2 * 2
+        grey = rng.random(self.batch) < self.grey
         chosen = range(self.batch)[first : None if count is None else first + count]
         patches = np.empty((len(chosen), self.crop, self.crop, 3), dtype=np.uint8)
         for row, i in enumerate(chosen):
@@ -97,6 +103,8 @@ class Crops:
             top, left = (int(places[i, d] * (image.shape[d] - self.crop + 1)) for d in (0, 1))
             patch = np.rot90(image[top : top + self.crop, left : left + self.crop], k=int(turns[i]))
             patches[row] = patch[:, ::-1] if mirrors[i] else patch
+            if grey[i]:
+                patches[row] = np.rint(patches[row] @ _GREY)[..., None]
         return torch.from_numpy(patches).permute(0, 3, 1, 2)
 
     def _of_epoch(self, epoch: int, step: int) -> NDArray[np.int64]:

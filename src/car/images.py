@@ -29,6 +29,9 @@ from car.lr_info import LRInfo
 DEFAULT_MAX_PIXELS = 400_000_000
 """Larger images are refused before they are decoded: a few bytes can claim billions of pixels."""
 
+MAX_FILE_BYTES = 4 * 2**30
+"""Larger files are refused before they are read, as a file is read whole."""
+
 _FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -109,21 +112,57 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
             than `max_pixels`.
     """
     path = Path(path)
-    with _one_line_errors(str(path), "cannot be read"):
+    with one_line_errors(str(path), "cannot be read"):
         _check_regular(path, str(path))
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError(f"{path}: {path.stat().st_size} bytes are over the limit of {MAX_FILE_BYTES}")
         content = path.read_bytes()
+    return decode(content, str(path), max_pixels=max_pixels)
+
+
+def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """Decode the content of a picture file as `read` does; `name` is for messages.
+
+    Raises:
+        ImageError: as `read`.
+    """
+    with one_line_errors(name, "cannot be read"):
         if not content:
-            raise ImageError(f"{path}: the file is empty")
+            raise ImageError(f"{name}: the file is empty")
         if content[:4] in _TIFF_SIGNATURES:
-            picture = _read_deep_tiff(content, str(path), max_pixels)
+            picture = _read_deep_tiff(content, name, max_pixels)
             if picture is not None:
                 return picture
-        with _open(io.BytesIO(content), str(path), max_pixels) as image:
+        with _open(io.BytesIO(content), name, max_pixels) as image:
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 with _no_pillow_limit():
                     image.load_prepare()  # asks for the limit a second time
             deep = image.format == "PNG" and len(content) > 28 and content[24] == 16
             return _picture(image, _decode_deep_png(content) if deep else None)
+
+
+def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
+    """Return the (width, height) that the header of a picture file, or of its content, claims.
+
+    They are those of the pixels as stored, before a turn that EXIF asks for.
+
+    Raises:
+        ImageError: there is no such header.
+    """
+    name = name or str(source)
+    with one_line_errors(name, "cannot be read"):
+        if isinstance(source, Path):
+            _check_regular(source, name)
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+            start = file.read(4)
+            if not start:
+                raise ImageError(f"{name}: the file is empty")
+            file.seek(0)
+            if start in _TIFF_SIGNATURES:  # Pillow does not know them all
+                with tifffile.TiffFile(file) as tiff:
+                    return tiff.pages.first.imagewidth, tiff.pages.first.imagelength
+            with _open(file, name, None) as image:
+                return image.width, image.height
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -132,7 +171,7 @@ def from_pil(image: Image.Image) -> Picture:
     Raises:
         ImageError: the mode or its values cannot be mapped to 8 or 16 bit.
     """
-    with _one_line_errors("image", "cannot be used"):
+    with one_line_errors("image", "cannot be used"):
         return _picture(image, None)
 
 
@@ -143,7 +182,7 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
         ImageError: the file cannot be read.
     """
     path = Path(path)
-    with _one_line_errors(str(path), "cannot be read"):
+    with one_line_errors(str(path), "cannot be read"):
         _check_regular(path, str(path))
         with path.open("rb") as file:
             start = file.read(4)
@@ -164,7 +203,8 @@ def _check_regular(path: Path, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _one_line_errors(name: str, what: str) -> Generator[None, None, None]:
+def one_line_errors(name: str, what: str) -> Generator[None, None, None]:
+    """Turn whatever a decoder or the system raises into an `ImageError` of one line."""
     # decoders meet damaged files with almost any exception
     try:
         yield
@@ -199,11 +239,12 @@ def _open(file: Any, name: str, max_pixels: int | None) -> Image.Image:
         except Image.UnidentifiedImageError as error:
             raise ImageError(f"{name}: not a picture of a known format, or damaged") from error
     if max_pixels is not None:
-        _check_size(image.width, image.height, name, max_pixels)
+        check_size(image.width, image.height, name, max_pixels)
     return image
 
 
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    """Raise `ImageError` where a picture has more than `max_pixels`."""
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width} x {height} pixels is over the limit of {max_pixels}; "
@@ -242,7 +283,7 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
         page = file.pages.first
         if page.bitspersample <= 8:
             return None
-        _check_size(page.imagewidth, page.imagelength, name, max_pixels)
+        check_size(page.imagewidth, page.imagelength, name, max_pixels)
         separated, contig = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PLANARCONFIG.CONTIG
         if (page.photometric, page.bitspersample, page.planarconfig) == (separated, 16, contig):
             return None  # Pillow reduces it to 8 bit, as colour management would
@@ -267,7 +308,7 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
     if _EXTRAS not in tags and array.shape[2] == colours + 1:
         extras = (tifffile.EXTRASAMPLE.UNASSALPHA,)  # not said, but so other readers take it
     array = _with_declared_alpha(array, colours, extras, notes)
-    icc = _checked_profile(tags.get(_ICC), "RGB" if colours == 3 else "GRAY", notes)
+    icc = checked_profile(tags.get(_ICC), "RGB" if colours == 3 else "GRAY", notes)
     return _finish(array, tags.get(_ORIENTATION, 1), icc, _find_info(None, tags.get(_XMP)), notes)
 
 
@@ -308,7 +349,7 @@ def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
         image.info["transparency"] = transparent
     spaces = {"1": "GRAY", "L": "GRAY", "LA": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
     expected = "GRAY" if image.mode.startswith(("I", "F")) else spaces.get(image.mode, "RGB")
-    icc = _checked_profile(image.info.get("icc_profile"), expected, notes)
+    icc = checked_profile(image.info.get("icc_profile"), expected, notes)
     if deep is None:
         array, icc = _array_of(image, icc, notes)
     else:
@@ -399,7 +440,8 @@ def _to_unsigned(array: Pixels) -> Pixels:
     raise ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
 
 
-def _checked_profile(icc: Any, expected: str, notes: list[str]) -> bytes | None:
+def checked_profile(icc: Any, expected: str, notes: list[str]) -> bytes | None:
+    """Return an ICC profile if it is one for the colour space `expected`; else None, with a note."""
     if not isinstance(icc, bytes) or not icc:
         return None
     try:
@@ -469,15 +511,27 @@ def write(
     """
     path = Path(path)
     check_suffix(path)
-    suffix = path.suffix.lower()
-    if quality is not None and not 1 <= quality <= 100:
-        raise ImageError(f"{path}: quality must be from 1 to 100, not {quality}")
-    with _one_line_errors(str(path), "cannot be written"):
+    with one_line_errors(str(path), "cannot be written"):
         if not overwrite and path.exists():
             raise ImageError(f"{path} exists; --overwrite replaces it")
-        data, notes = _encode(picture, _FORMATS[suffix], info, quality)
+        data, notes = encode(picture, str(path), info=info, quality=quality)
         atomic_write(path, data)
     return notes
+
+
+def encode(
+    picture: Picture, name: str, *, info: LRInfo | None = None, quality: int | None = None
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return what `write` would put into a file of this name, and its notes.
+
+    Raises:
+        ImageError: as `write`.
+    """
+    check_suffix(Path(name))
+    if quality is not None and not 1 <= quality <= 100:
+        raise ImageError(f"{name}: quality must be from 1 to 100, not {quality}")
+    with one_line_errors(name, "cannot be written"):
+        return _encode(picture, _FORMATS[Path(name).suffix.lower()], info, quality)
 
 
 _Content = bytes | Callable[[BinaryIO], None]
@@ -510,16 +564,9 @@ def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mappi
             # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all
             # threads; only the start of the name, as the whole must not pass 255 bytes
             temporary = target.with_name(f".{target.name[:30]}.{secrets.token_hex(6)}.tmp~")
-            flags = (
-                os.O_WRONLY
-                | os.O_CREAT
-                | os.O_EXCL
-                | getattr(os, "O_BINARY", 0)
-                | getattr(os, "O_CLOEXEC", 0)
-            )
-            descriptor = os.open(temporary, flags, 0o666)
+            file = temporary.open("x+b")
             ready.append((temporary, target))
-            with os.fdopen(descriptor, "wb") as file:
+            with file:
                 if isinstance(data, bytes):
                     file.write(data)
                 else:

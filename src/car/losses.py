@@ -76,6 +76,26 @@ def offset_distance(offsets_h: torch.Tensor, offsets_v: torch.Tensor) -> torch.T
     return (length * weight.reshape(1, -1, 1, 1)).sum(dim=1).mean()
 
 
+_LEVEL = 1 / 255
+
+
+def coded_bits(lr: torch.Tensor) -> torch.Tensor:
+    """Return about how many bits a value of RGB ``[B, 3, h, w]`` costs a lossless coder, a scalar.
+
+    The coder predicts a value from its neighbours and the colours from green; what is left is Laplacian, and
+    costs the logarithm of its mean, image by image. A level more therefore costs most where there was nothing
+    before: in flat areas, and in the colours of a grey picture.
+    """
+    red, green, blue = lr.unbind(dim=1)
+    planes = torch.stack([green, red - green, blue - green], dim=1)
+    across, down = (
+        (planes[..., 1:] - planes[..., :-1]).abs(),
+        (planes[..., 1:, :] - planes[..., :-1, :]).abs(),
+    )
+    spread = across.mean(dim=(2, 3)) + down.mean(dim=(2, 3))
+    return torch.log2(spread / _LEVEL + 1).mean()
+
+
 class Objective(nn.Module):
     """A pair of networks with its loss, ``[B, 3, H, W] -> scalar``, as one module to wrap or compile."""
 
@@ -104,6 +124,9 @@ class Objective(nn.Module):
                 change = lr - bicubic_downscale(hr, scale)
                 loss = loss + recipe.fidelity_weight * change.abs().mean()
                 loss = loss + recipe.gradient_weight * total_variation(change)
+            if recipe.rate_weight:
+                extra = coded_bits(lr) - coded_bits(bicubic_downscale(hr, scale))
+                loss = loss + recipe.rate_weight * extra
             if recipe.range_weight:
                 loss = loss + recipe.range_weight * out_of_range(lr)
             if sampling and recipe.tv_weight:

@@ -34,12 +34,16 @@ class Recipe:
     sampling: Literal["area", "image"] = _setting(
         "area", "Draw crops by area, each region as likely as any, or let each image come --repeats times."
     )
+    grey: float = _setting(0.0, "Share of the crops that lose their colours, 0 to 1.")
     orientations: Literal[4, 8] = _setting(8, "Flips only (4), or flips and quarter turns (8).")
 
     luma_weight: float = _setting(0.5, "Share of luma in the L1 loss of the restored image, 0 to 1.")
     fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
     gradient_weight: float = _setting(
         0.0, "Pull of the LR's gradients towards those of the bicubic LR (L1): keeps its PNG small."
+    )
+    rate_weight: float = _setting(
+        0.0, "Weight of the bits that the LR costs above the bicubic LR, by a stand-in for PNG and WebP."
     )
     range_weight: float = _setting(1.0, "Weight of LR values outside [0, 1].")
     tv_weight: float = _setting(0.0, "Weight of the total variation of offsets (families car, car_lite).")
@@ -107,6 +111,7 @@ class Recipe:
                 f"a divisor of batch = {self.batch}",
             ),
             "repeats": (1 <= self.repeats <= _MOST, "at least 1"),
+            "grey": (0 <= self.grey <= 1, "0 to 1"),
             "luma_weight": (0 <= self.luma_weight <= 1, "0 to 1"),
             "lr": (0 < self.lr <= 10, "above 0 and at most 10"),
             "muon_lr": (0 < self.muon_lr <= 10, "above 0 and at most 10"),
@@ -121,7 +126,14 @@ class Recipe:
             "seed": (0 <= self.seed < 2**63, "0 or more"),
             "orientations": (self.orientations in (4, 8), "4 or 8"),
         }
-        names = ("fidelity_weight", "gradient_weight", "range_weight", "tv_weight", "offset_weight")
+        names = (
+            "fidelity_weight",
+            "gradient_weight",
+            "rate_weight",
+            "range_weight",
+            "tv_weight",
+            "offset_weight",
+        )
         names += ("weight_decay", "clip", "eval_epochs", "eval_images")
         rules |= {name: (0 <= getattr(self, name) <= _MOST, "0 or more") for name in names}
         for name, (good, rule) in rules.items():

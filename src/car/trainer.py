@@ -104,6 +104,7 @@ class Trainer:
             repeats=recipe.repeats,
             by_area=recipe.sampling == "area",
             orientations=recipe.orientations,
+            grey=recipe.grey,
             seed=recipe.seed,
         )
         share = recipe.batch // accelerator.num_processes

@@ -1,6 +1,7 @@
 """What all commands share: the application, its consoles and options, errors, progress, printing."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from car.codec import DEFAULT_TILE as DEFAULT_TILE
 from car.codec import Precision
 from car.errors import UsageError
 from car.images import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
+from car.stream import memory_at_hand
 from car.weights import ModelName
 
 
@@ -89,6 +91,17 @@ Effort = Annotated[
 Tile = Annotated[
     int, typer.Option("--tile", min=16, help="LR pixels a side processed at once; less needs less memory.")
 ]
+FittingTile = Annotated[
+    int | None,
+    typer.Option("--tile", min=16, help="LR pixels a side processed at once. Default: what --memory allows."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        help="As 800MB or 2GB: pictures that take more go in strips. Default: half of what is free.",
+    ),
+]
 MaxPixels = Annotated[
     int, typer.Option("--max-pixels", min=1, help="Refuse larger images (guards against bombs).")
 ]
@@ -120,6 +133,19 @@ def chosen_model(model: str | None, kgn: Path | None, usn: Path | None) -> Model
     if kgn is None or usn is None:
         raise UsageError(f"--kgn and --usn go together; {'--kgn' if kgn is None else '--usn'} is missing")
     return kgn, usn
+
+
+def chosen_memory(text: str | None) -> int:
+    """Return the bytes that --memory stands for."""
+    if text is None:
+        return memory_at_hand()
+    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([kKmMgGtT])?[iI]?[bB]?\s*", text)
+    if match is None:
+        raise UsageError(f"--memory wants a size as 800MB or 2GB, got {text!r}")
+    size = int(float(match[1]) * 1000 ** " kmgt".index((match[2] or " ").lower()))
+    if size < 2 * 10**8:
+        raise UsageError(f"--memory {text}: at least 200MB are needed")
+    return size
 
 
 def duration(seconds: float) -> str:

@@ -194,7 +194,12 @@ def evaluate_command(
     if output is not None:
         check_target(Job(Path(inputs[0]), output), overwrite)
     codec = open_codec(
-        chosen_model(model, kgn, usn), scale, device=chosen_device(device, device_id), tile=tile
+        chosen_model(model, kgn, usn),
+        scale,
+        device=chosen_device(device, device_id),
+        tile=tile,
+        precision=precision,
+        effort=effort,
     )
     files = [path for path, _ in find_images(inputs)[0]]
     records: list[evaluation.ImageRecord] = []

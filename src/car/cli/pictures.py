@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,24 +11,25 @@ from rich.table import Table
 
 from car.cli.common import (
     DEFAULT_MAX_PIXELS,
-    DEFAULT_TILE,
     Device,
     Effort,
     FileFormat,
+    FittingTile,
     Format,
     Inputs,
     Json,
     Kgn,
     MaxPixels,
+    Memory,
     Model,
     Output,
     Overwrite,
     PrecisionOption,
     Quiet,
     Scale,
-    Tile,
     Usn,
     app,
+    chosen_memory,
     chosen_model,
     error_line,
     print_json,
@@ -42,6 +43,7 @@ from car.errors import CarError, ImageError, UsageError
 from car.files import Job, Plan, Renamer, check_target, plan
 from car.images import Picture, check_suffix, from_pil, inspect_info, read, write
 from car.inspection import inspect_kernels, kernels_picture
+from car.stream import Done, restore_file, shrink_file
 from car.weights import list_models
 
 
@@ -61,7 +63,8 @@ def downscale_command(
     device: Device = "auto",
     effort: Effort = 0,
     precision: PrecisionOption = "float32",
-    tile: Tile = DEFAULT_TILE,
+    memory: Memory = None,
+    tile: FittingTile = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -78,16 +81,29 @@ def downscale_command(
     car downscale 'shots/*.tif' -o small/ --model car_plus_x4
     ```
     """
+    budget = chosen_memory(memory)
     codec = open_codec(
-        chosen_model(model, kgn, usn), scale, device=device, tile=tile, precision=precision, effort=effort
+        chosen_model(model, kgn, usn),
+        scale,
+        device=device,
+        tile=tile,
+        memory=budget // 2,
+        precision=precision,
+        effort=effort,
     )
     todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
 
     def shrink(job: Job) -> dict[str, Any]:
-        picture = read(job.source, max_pixels=max_pixels)
-        small, info = codec.shrink(picture)
-        notes = picture.notes + write(job.target, small, info=info, quality=quality, overwrite=overwrite)
-        return _sizes(job, picture, small) | {"model": codec.loaded.name, "notes": list(notes)}
+        done = shrink_file(
+            codec,
+            job.source,
+            job.target,
+            memory=budget,
+            max_pixels=max_pixels,
+            quality=quality,
+            overwrite=overwrite,
+        )
+        return _described(job, done, codec)
 
     _run(todo, shrink, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="shrinking")
 
@@ -110,7 +126,8 @@ def upscale_command(
     overwrite: Overwrite = False,
     device: Device = "auto",
     precision: PrecisionOption = "float32",
-    tile: Tile = DEFAULT_TILE,
+    memory: Memory = None,
+    tile: FittingTile = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -128,9 +145,14 @@ def upscale_command(
     ```
     """
     wanted = _parse_size(size)
+    budget = chosen_memory(memory)
     named = chosen_model(model, kgn, usn)
     asked = named is not None or scale is not None
-    chosen = open_codec(named, scale, device=device, tile=tile, precision=precision) if asked else None
+    chosen = (
+        open_codec(named, scale, device=device, tile=tile, memory=budget // 2, precision=precision)
+        if asked
+        else None
+    )
     codecs: dict[tuple[str, str], Codec] = {}
     endings = sorted({f".x{m.scale}" for m in list_models()})
     add = ".restored" if output is None else ""
@@ -142,16 +164,25 @@ def upscale_command(
             return chosen or codec_for_picture(picture)
         key = (info.model, info.weights)
         if key not in codecs:
-            codecs[key] = codec_for_picture(picture, device=device, tile=tile, precision=precision)
+            codecs[key] = codec_for_picture(
+                picture, device=device, tile=tile, memory=budget // 2, precision=precision
+            )
         return codecs[key]
 
     def restore(job: Job) -> dict[str, Any]:
         picture = read(job.source, max_pixels=max_pixels)
         codec = codec_of(picture)
         _check_restored_pixels(job.source, picture, codec.scale, max_pixels)
-        large = codec.restore(picture, wanted)
-        notes = picture.notes + large.notes + write(job.target, large, quality=quality, overwrite=overwrite)
-        return _sizes(job, picture, large) | {"model": codec.loaded.name, "notes": list(notes)}
+        done = restore_file(
+            codec,
+            picture,
+            job.target,
+            memory=budget,
+            size=wanted,
+            quality=quality,
+            overwrite=overwrite,
+        )
+        return _described(job, replace(done, notes=picture.notes + done.notes), codec)
 
     _run(todo, restore, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="restoring")
 
@@ -243,12 +274,14 @@ def _check_restored_pixels(source: Path, picture: Picture, scale: int, max_pixel
         )
 
 
-def _sizes(job: Job, source: Picture, target: Picture) -> dict[str, Any]:
+def _described(job: Job, done: Done, codec: Codec) -> dict[str, Any]:
     return {
-        "source_size": [source.width, source.height],
-        "target_size": [target.width, target.height],
+        "source_size": list(done.source_size),
+        "target_size": list(done.target_size),
         "source_bytes": job.source.stat().st_size,
         "target_bytes": job.target.stat().st_size,
+        "model": codec.loaded.name,
+        "notes": list(done.notes),
     }
 
 

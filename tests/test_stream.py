@@ -1,0 +1,196 @@
+"""Strips from files and into files give what whole pictures give."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import car
+from car.codec import Codec, fitting_tile
+from car.errors import ImageError, UsageError
+from car.images import Picture, read
+from car.stream import _RowBuffer, memory_at_hand, restore_file, shrink_file
+
+ALWAYS, NEVER = 0, 10**12  # bytes of memory with which everything goes in strips, or nothing does
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec(car.load("car_plus_x4"), device="cpu", tile=32)
+
+
+def scene(height, width, dtype=np.uint8):
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / 7 + y / 23), np.cos(y / 5), np.sin((x + y) / 11)], axis=2)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(height, width, 3))
+    return np.round((waves + noise + 2) / 4 * 255).clip(0, 255).astype(dtype) * (
+        257 if dtype == np.uint16 else 1
+    )
+
+
+LAYOUTS = {
+    "strips": {"rowsperstrip": 17, "compression": "zlib"},
+    "tiles": {"tile": (64, 48), "compression": "lzw", "predictor": True},
+    "plain": {"rowsperstrip": 40},
+    "bigtiff": {"rowsperstrip": 64, "bigtiff": True},
+    "big endian": {"rowsperstrip": 32, "byteorder": ">"},
+}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tiff_in_strips_is_what_the_whole_is(tmp_path, codec, layout, dtype):
+    source = tmp_path / "large.tif"
+    tifffile.imwrite(source, scene(403, 301, dtype), photometric="rgb", **LAYOUTS[layout])
+    shrink_file(codec, source, tmp_path / "whole.png", memory=NEVER)
+    done = shrink_file(codec, source, tmp_path / "strips.png", memory=ALWAYS)
+    whole, strips = read(tmp_path / "whole.png"), read(tmp_path / "strips.png")
+    assert not done.notes
+    assert (done.source_size, done.target_size) == ((301, 403), (76, 101))
+    assert strips.info == whole.info
+    assert strips.pixels.dtype == dtype
+    assert np.array_equal(strips.pixels, whole.pixels)
+
+    restore_file(codec, strips, tmp_path / "whole.tif", memory=NEVER)
+    restore_file(codec, strips, tmp_path / "strips.tif", memory=ALWAYS)
+    whole, strips = tifffile.imread(tmp_path / "whole.tif"), tifffile.imread(tmp_path / "strips.tif")
+    assert strips.shape == (403, 301, 3)
+    assert strips.dtype == dtype
+    assert np.array_equal(strips, whole)
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_grey_strips(tmp_path, codec, photometric):
+    source = tmp_path / "grey.tif"
+    tifffile.imwrite(source, scene(203, 131)[:, :, 0], photometric=photometric, rowsperstrip=20)
+    shrink_file(codec, source, tmp_path / "whole.png", memory=NEVER)
+    shrink_file(codec, source, tmp_path / "strips.png", memory=ALWAYS)
+    small = read(tmp_path / "strips.png")
+    assert np.array_equal(small.pixels, read(tmp_path / "whole.png").pixels)
+    assert small.info is not None
+    assert small.info.grey
+    restore_file(codec, small, tmp_path / "restored.tif", memory=ALWAYS)
+    restored = read(tmp_path / "restored.tif")
+    assert restored.grey
+    assert np.array_equal(restored.pixels, codec.restore(small).pixels)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_other_formats_by_pyvips(tmp_path, codec, suffix):
+    pytest.importorskip("pyvips")
+    source = tmp_path / f"large.{suffix}"
+    Image.fromarray(scene(403, 301)).save(source, quality=95)
+    shrink_file(codec, source, tmp_path / "whole.png", memory=NEVER)
+    done = shrink_file(codec, source, tmp_path / "strips.png", memory=ALWAYS)
+    assert not done.notes
+    whole, strips = (read(tmp_path / f"{name}.png").pixels.astype(int) for name in ("whole", "strips"))
+    # the decoders may differ by a rounding where colours are interpolated
+    assert np.abs(whole - strips).max() <= (0 if suffix == "png" else 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("alpha.tif", {"extrasamples": ["unassalpha"]}, "only grey and RGB without alpha"),
+        ("turned.tif", {"extratags": [(274, 3, 1, 6, True)]}, "it is stored turned"),
+        ("apart.tif", {"planarconfig": "separate"}, "its colours are stored apart"),
+    ],
+)
+def test_what_cannot_come_in_strips_is_read_whole(tmp_path, codec, name, options, reason):
+    array = scene(64, 48)
+    if "extrasamples" in options:
+        array = np.dstack([array, np.full((64, 48), 200, np.uint8)])
+    if options.get("planarconfig") == "separate":
+        array = np.moveaxis(array, 2, 0)
+    tifffile.imwrite(tmp_path / name, array, photometric="rgb", rowsperstrip=8, **options)
+    done = shrink_file(codec, tmp_path / name, tmp_path / "strips.png", memory=ALWAYS)
+    shrink_file(codec, tmp_path / name, tmp_path / "whole.png", memory=NEVER)
+    assert any(reason in note for note in done.notes), done.notes
+    assert (tmp_path / "strips.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+def test_a_damaged_strip_leaves_nothing(tmp_path, codec):
+    source = tmp_path / "large.tif"
+    tifffile.imwrite(source, scene(403, 301), photometric="rgb", rowsperstrip=16, compression="zlib")
+    content = bytearray(source.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = bytes(2000)
+    source.write_bytes(content)
+    with pytest.raises(ImageError, match=r"large\.tif: cannot be read"):
+        shrink_file(codec, source, tmp_path / "small.png", memory=ALWAYS)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_failing_restoration_leaves_nothing(tmp_path, codec, monkeypatch):
+    small = Picture(scene(90, 40), None, False, None, None, ())
+    upscale, calls = codec.loaded.rescaler.upscale, []
+
+    def fail_later(lr):
+        calls.append(lr)
+        if len(calls) > 2:
+            raise RuntimeError("out of luck")
+        return upscale(lr)
+
+    monkeypatch.setattr(codec.loaded.rescaler, "upscale", fail_later)
+    with pytest.raises(ImageError, match=r"large\.tif: cannot be written \(out of luck\)"):
+        restore_file(codec, small, tmp_path / "large.tif", memory=ALWAYS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_tiff_is_written_in_strips(tmp_path, codec):
+    small = Picture(scene(90, 40), None, False, None, None, ())
+    with pytest.raises(ImageError, match=r"160x360 pixels take about .* restore to a \.tif file"):
+        restore_file(codec, small, tmp_path / "large.png", memory=ALWAYS)
+
+
+def test_existing_files_are_kept(tmp_path, codec):
+    small = Picture(scene(90, 40), None, False, None, None, ())
+    (tmp_path / "large.tif").write_bytes(b"mine")
+    with pytest.raises(ImageError, match="exists"):
+        restore_file(codec, small, tmp_path / "large.tif", memory=ALWAYS, overwrite=False)
+    assert (tmp_path / "large.tif").read_bytes() == b"mine"
+
+
+def test_too_many_pixels_are_refused_before_they_are_read(tmp_path, codec):
+    source = tmp_path / "bomb.tif"
+    tifffile.imwrite(source, shape=(60_000, 60_000, 3), dtype=np.uint8, photometric="rgb", rowsperstrip=16)
+    with source.open("r+b") as file:  # only the header's claim matters
+        file.truncate(1_000_000)
+    with pytest.raises(ImageError, match="60000 x 60000 pixels is over the limit"):
+        shrink_file(codec, source, tmp_path / "small.png", memory=ALWAYS)
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(0, 8), st.integers(1, 20)), min_size=1, max_size=8),
+)
+def test_row_buffer_gives_any_window_that_moves_down(blocks, moves):
+    whole = np.arange(sum(blocks))[:, None, None] * np.ones((1, 2, 3), int)
+    edges = np.cumsum([0, *blocks])
+    rows = _RowBuffer(whole[a:b] for a, b in pairwise(edges))
+    top = bottom = 0
+    for step, length in moves:
+        top, bottom = min(top + step, len(whole) - 1), max(bottom, min(top + step + length, len(whole)))
+        bottom = max(bottom, top + 1)
+        assert np.array_equal(rows(top, bottom), whole[top:bottom])
+    with pytest.raises(ImageError, match="ends before"):
+        rows(top, len(whole) + 1)
+
+
+def test_tiles_follow_the_memory():
+    small, large = car.load("car_plus_x4").rescaler, car.load("car_plus_x2").rescaler
+    sides = [fitting_tile(small, memory) for memory in (10**7, 10**8, 2 * 10**8, 10**10)]
+    assert sides == sorted(sides)
+    assert sides[0] == 64
+    assert sides[-1] == 512
+    assert 64 < fitting_tile(large, 10**8) < 512
+
+
+def test_memory_at_hand_is_some_of_what_the_machine_has():
+    assert 64 * 2**20 <= memory_at_hand() < 2**45
+    with pytest.raises(UsageError):
+        Codec(car.load("car_plus_x4"), device="cpu", tile=0)
