@@ -16,6 +16,18 @@ class ImageError(CarError):
     """An image file cannot be read, understood or written."""
 
 
+class StorageError(CarError):
+    """A folder or bucket cannot be listed, read or written.
+
+    Attributes:
+        fatal: nothing else can be written there either, as on a full disk.
+    """
+
+    def __init__(self, message: str, *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
 class WeightsError(CarError):
     """Weights are missing, damaged or do not belong to the model they were given for."""
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 
 from car.codec import Codec
 from car.errors import ImageError, UsageError, did_you_mean
-from car.images import read
+from car.images import Picture, read
 from car.metrics import psnr, ssim
 from car.models import quantize
 from car.ops import bicubic_downscale, bicubic_resize
@@ -106,7 +106,15 @@ def round_trip(codec: Codec, path: Path, **read_options: Any) -> RoundTrip:
     Raises:
         ImageError: the image cannot be read or is too small to be measured.
     """
-    picture = read(path, **read_options)
+    return round_trip_of(codec, read(path, **read_options), str(path))
+
+
+def round_trip_of(codec: Codec, picture: Picture, path: str) -> RoundTrip:
+    """Do what `round_trip` does with a picture that was read; `path` is its name.
+
+    Raises:
+        ImageError: the image is too small to be measured.
+    """
     pixels = picture.pixels
     if pixels.dtype != np.uint8:
         pixels = np.round(pixels / 257).astype(np.uint8)
@@ -142,7 +150,7 @@ def round_trip(codec: Codec, path: Path, **read_options: Any) -> RoundTrip:
         )
 
     record = ImageRecord(
-        name=path.name,
+        name=PurePath(path).name,
         width=width,
         height=height,
         model=quality(_tensor(lr), _tensor(restored), shrunk - start, done - shrunk),

@@ -1,0 +1,439 @@
+"""Whole folders and buckets through a model: resumable, in parallel, on one machine or on many.
+
+Each image is one unit of work: read, shrunk or restored, written all or nothing. What was done is recorded in
+a manifest of JSON lines below the target; a later run leaves out what has not changed since.
+"""
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from car.codec import Codec, Precision, open_codec
+from car.errors import CarError, ImageError, StorageError, UsageError
+from car.evaluate import round_trip_of
+from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size, is_supported_input
+from car.manifest import MANIFEST, ManifestWriter, Record, read_manifest
+from car.metrics import psnr
+from car.places import Entry, Place, open_source
+from car.weights import ModelName, find, list_models, load
+
+Kind = Literal["downscale", "upscale", "evaluate"]
+
+_WHOLE = 24  # bytes a pixel that an image in work takes, roughly: pixels, decoder, tensors, encoder
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done to each image; the same for a whole run."""
+
+    kind: Kind
+    scale: int | None = None
+    model: ModelName | None = None
+    format: str = "png"
+    quality: int | None = None
+    precision: Precision = "float32"
+    effort: int = 0
+    psnr: bool = False
+    device: str = "auto"
+    tile: int | None = None
+    memory: int = 2 * 10**9
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    overwrite: bool = False
+    verify: bool = False
+
+    def target_name(self, name: str, scale: int) -> str:
+        """Return the name of the result for an image called `name`; empty where none is written."""
+        if self.kind == "evaluate":
+            return ""
+        folder, _, last = name.rpartition("/")
+        stem = last.rpartition(".")[0] or last
+        if self.kind == "downscale":
+            stem += f".x{scale}"
+        else:
+            ending = next((f".x{m.scale}" for m in list_models() if stem.endswith(f".x{m.scale}")), "")
+            stem = stem.removesuffix(ending) or stem
+        return f"{folder}/{stem}.{self.format}" if folder else f"{stem}.{self.format}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what determines the results, beside the source."""
+        names = ("kind", "scale", "format", "quality", "precision", "effort", "psnr")
+        model = [str(part) for part in self.model] if isinstance(self.model, tuple) else self.model
+        return {name: getattr(self, name) for name in names} | {"model": model}
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to work on: its name, its file's entry, what is at its target, what was recorded of it."""
+
+    name: str
+    entry: Entry
+    target: str
+    there: Entry | None
+    known: Record | None
+
+
+class Worker:
+    """Does one item after the other; the model is loaded once. Safe to call from several threads."""
+
+    def __init__(self, source: str, target: str, work: Work, digest: str) -> None:
+        self.source, self.target, self.work, self.digest = Place(source), Place(target), work, digest
+        self._codecs: dict[tuple[str, str], Codec] = {}
+        self._lock = threading.Lock()
+        self._room = _Room(work.memory // _WHOLE)
+
+    def __call__(self, item: Item) -> Record:
+        """Work on an item; whatever goes wrong with it is in the record.
+
+        Raises:
+            StorageError: the target cannot be written to at all.
+        """
+        begin = time.perf_counter()
+        record = Record(item.name, "failed", item.entry.size, item.entry.stamp, settings=self.digest)
+        try:
+            record = self._process(item, record)
+        except StorageError as error:
+            if error.fatal:
+                raise
+            record = replace(record, error=str(error))
+        except (CarError, OSError, MemoryError) as error:
+            record = replace(record, error=str(error) or type(error).__name__)
+        except Exception as error:  # one image must not end the others
+            record = replace(record, error=f"internal error: {type(error).__name__}: {error}")
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return replace(record, seconds=round(time.perf_counter() - begin, 4), finished=now)
+
+    def _process(self, item: Item, record: Record) -> Record:
+        content = self.source.read(item.name)
+        record = replace(record, source_bytes=len(content), source_sha256=hashlib.sha256(content).hexdigest())
+        known, path = item.known, self.source.path_of(item.name)
+        same = known is not None and known.source_sha256 == record.source_sha256
+        if known and same and known.settings == self.digest and self._still_there(item, known):
+            return replace(known, status="unchanged", stamp=item.entry.stamp)
+        width, height = header_size(content, path)
+        large = width * height
+        if self.work.kind == "upscale":  # the restored picture is what takes the room
+            large *= (self.work.scale or max(m.scale for m in list_models())) ** 2
+        with self._room.taken(large):
+            picture = decode(content, path, max_pixels=self.work.max_pixels)
+            del content
+            record = replace(record, source_size=(picture.width, picture.height))
+            made, encoded = self._made(picture, item, record)
+        if encoded is None:
+            return made
+        made = replace(
+            made,
+            target=item.target,
+            target_bytes=len(encoded),
+            target_sha256=hashlib.sha256(encoded).hexdigest(),
+        )
+        return self._kept(item, made, encoded)
+
+    def _still_there(self, item: Item, known: Record) -> bool:
+        """Whether the recorded result is there; with `verify`, whether its content is, too."""
+        if not item.target:
+            return True
+        if item.there is None or item.there.size != known.target_bytes or known.target != item.target:
+            return False
+        if not self.work.verify:
+            return True
+        return hashlib.sha256(self.target.read(item.target)).hexdigest() == known.target_sha256
+
+    def _made(self, picture: Picture, item: Item, record: Record) -> tuple[Record, bytes | None]:
+        work, name = self.work, item.target
+        codec = self._codec(picture, self.source.path_of(item.name))
+        record = replace(record, model=codec.loaded.name, weights=codec.loaded.short_hash)
+        if work.kind == "evaluate":
+            return self._measured(picture, codec, record), None
+        if work.kind == "downscale":
+            small, info = codec.shrink(picture)
+            encoded, notes = encode(small, name, info=info, quality=work.quality)
+            record = replace(record, target_size=(small.width, small.height))
+            if work.psnr:
+                restored = codec.restore(replace(small, info=info))
+                record = replace(record, psnr=_luma_psnr(restored, picture, codec.scale))
+        else:
+            (width, height), _ = codec.restored_size(picture)
+            if width * height > work.max_pixels:
+                raise ImageError(
+                    f"{self.source.path_of(item.name)}: restores to {width * height} pixels, over the limit "
+                    f"of {work.max_pixels}; raise it with --max-pixels"
+                )
+            large = codec.restore(picture)
+            encoded, notes = encode(large, name, quality=work.quality)
+            notes = large.notes + notes
+            record = replace(record, target_size=(large.width, large.height))
+        return replace(record, status="done", notes=picture.notes + notes), encoded
+
+    def _measured(self, picture: Picture, codec: Codec, record: Record) -> Record:
+        quality = round_trip_of(codec, picture, record.source).record.model
+        return replace(
+            record,
+            status="done",
+            psnr=_finite(quality.psnr),
+            ssim=quality.ssim,
+            lr_psnr=_finite(quality.lr_psnr),
+        )
+
+    def _kept(self, item: Item, record: Record, encoded: bytes) -> Record:
+        """Write the result, unless the same is there; what this program did not make stays."""
+        if not self.work.overwrite:
+            old = self.target.read_if_there(item.target)
+            if old is not None:
+                digest = hashlib.sha256(old).hexdigest()
+                if digest == record.target_sha256:
+                    return record  # of a run that ended before it was recorded, or of one beside this
+                ours = item.known is not None and digest == item.known.target_sha256
+                if not ours or (item.known is not None and item.known.settings != self.digest):
+                    raise ImageError(
+                        f"{self.target.path_of(item.target)} exists and is another; --overwrite replaces it"
+                    )
+        self.target.write(item.target, encoded)
+        return record
+
+    def _codec(self, picture: Picture, name: str) -> Codec:
+        work, key = self.work, ("", "")
+        info = picture.info if work.kind == "upscale" and work.model is None else None
+        if info is not None and work.scale in (None, info.scale):
+            key = (info.model, info.weights)
+        with self._lock:
+            if key not in self._codecs:
+                options: dict[str, Any] = {
+                    "device": work.device,
+                    "tile": work.tile,
+                    "memory": work.memory // 4,
+                    "precision": work.precision,
+                }
+                if key[0]:
+                    self._codecs[key] = Codec(load(find(*key) if key[1] else key[0]), **options)
+                else:
+                    if work.model is None and work.scale is None:
+                        raise UsageError(
+                            f"{name}: the picture does not say which model made it; name a scale or a model"
+                        )
+                    self._codecs[key] = open_codec(work.model, work.scale, effort=work.effort, **options)
+            return self._codecs[key]
+
+
+class _Room:
+    """Lets images in while their pixels together stay below a limit; one larger than that goes in alone."""
+
+    def __init__(self, pixels: int) -> None:
+        self._limit, self._used = pixels, 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, pixels: int) -> Generator[None, None, None]:
+        share = min(pixels, self._limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + share <= self._limit)
+            self._used += share
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= share
+                self._changed.notify_all()
+
+
+# --- a run -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Summary:
+    """How a run went; it is complete when `run` has returned."""
+
+    found: int = 0
+    done: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    source_bytes: int = 0
+    target_bytes: int = 0
+    seconds: float = 0.0
+    failures: list[Record] = field(default_factory=list)
+    stopped: str = ""
+
+
+Engine = Callable[["Plan", Iterable[Item]], Iterator[Record]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is ready to start."""
+
+    source: str
+    target: str
+    work: Work
+    digest: str
+    items: tuple[Item, ...]
+    unchanged: tuple[Record, ...]
+    problems: tuple[Record, ...]
+
+    def worker(self) -> Worker:
+        """Return what does the items."""
+        return Worker(self.source, self.target, self.work, self.digest)
+
+
+def plan(source: str, target: str, work: Work) -> Plan:
+    """List source and target and decide what is to be done.
+
+    Raises:
+        UsageError: the source holds no image, or the request makes no sense.
+        StorageError: a place cannot be listed.
+    """
+    if work.kind not in get_args(Kind):
+        raise UsageError(f"no such kind of work: {work.kind!r}")
+    scale, weights = work.scale or 0, ""
+    if work.kind != "upscale" or work.model is not None or work.scale is not None:
+        codec = open_codec(work.model, work.scale, device="cpu", effort=work.effort)
+        scale, weights = codec.scale, codec.loaded.sha256
+    place, found = open_source(source, lambda name: is_supported_input(Path(name)))
+    to = Place(target)
+    inner = to.below(place)
+    there = to.listing(lambda name: True)
+    known = read_manifest(to)
+    digest = hashlib.sha256(json.dumps([work.settings(), weights]).encode()).hexdigest()[:16]
+    items: list[Item] = []
+    unchanged: list[Record] = []
+    problems: list[Record] = []
+    taken: dict[str, str] = {}
+    for name, entry in found.items():
+        if name.startswith((MANIFEST + "/", *([inner + "/"] if inner else []))):
+            continue
+        result = work.target_name(name, scale)
+        if result and result in taken:
+            text = f"{place.path_of(name)}: its result would be {result}, as that of {taken[result]}"
+            problems.append(Record(name, "failed", entry.size, entry.stamp, settings=digest, error=text))
+            continue
+        taken[result] = name
+        old = known.get(name)
+        old = old if old is not None and old.status != "failed" else None
+        at_target = there.get(result) if result else None
+        fits = old is not None and old.settings == digest and old.stamp == entry.stamp != ""
+        if (
+            old
+            and fits
+            and not work.verify
+            and not (work.overwrite)
+            and (not result or (at_target is not None and at_target.size == old.target_bytes))
+        ):
+            unchanged.append(replace(old, status="unchanged"))
+        else:
+            items.append(Item(name, entry, result, at_target, old))
+    if inner == "":  # results of an earlier run beside their sources are no sources themselves
+        items = [item for item in items if item.name not in taken]
+        unchanged = [record for record in unchanged if record.source not in taken]
+    return Plan(place.url, target, work, digest, tuple(items), tuple(unchanged), tuple(problems))
+
+
+def run(
+    todo: Plan, *, engine: Engine, on_record: Callable[[Record], None] | None = None
+) -> tuple[Summary, list[Record]]:
+    """Do what is planned; failed items are tried once more at the end.
+
+    Args:
+        todo: see `plan`.
+        engine: `run_here` or another that yields a record for each item.
+        on_record: called for each item as it is done; not for the first failure of an item.
+
+    Returns:
+        The summary and the last record of every image of the source.
+
+    Raises:
+        StorageError: the manifest cannot be written.
+        KeyboardInterrupt: passed on when the work in hand is finished; the next run takes it over.
+    """
+    begin = time.monotonic()
+    total = len(todo.items) + len(todo.unchanged) + len(todo.problems)
+    summary = Summary(found=total, unchanged=len(todo.unchanged))
+    last = {record.source: record for record in (*todo.unchanged, *todo.problems)}
+    writer = ManifestWriter(Place(todo.target))
+
+    def take(record: Record) -> None:
+        writer.add(record)
+        last[record.source] = record
+        if record.status == "unchanged":
+            summary.unchanged += 1
+        elif record.status == "done":
+            summary.done += 1
+            summary.target_bytes += record.target_bytes
+        summary.source_bytes += record.source_bytes
+        if on_record:
+            on_record(record)
+
+    again: list[Item] = []
+    by_name = {item.name: item for item in todo.items}
+    try:
+        for record in engine(todo, todo.items):
+            if record.status == "failed":
+                again.append(by_name[record.source])
+                last[record.source] = record
+            else:
+                take(record)
+        for record in engine(todo, again):
+            take(record)
+    except StorageError as error:
+        if not error.fatal:
+            raise
+        summary.stopped = str(error)
+    finally:
+        with contextlib.suppress(*([StorageError] if summary.stopped else [])):
+            writer.close()
+        summary.seconds = time.monotonic() - begin
+    summary.failures = [record for record in last.values() if record.status == "failed"]
+    summary.failed = len(summary.failures)
+    return summary, list(last.values())
+
+
+def run_here(todo: Plan, items: Iterable[Item], *, workers: int = 0) -> Iterator[Record]:
+    """Work on this machine, several images at a time: while one is decoded, another is in the network.
+
+    Args:
+        todo: the plan.
+        items: of it.
+        workers: images at a time; 0 for one a core. The networks' threads are shared out among them.
+    """
+    cores = torch.get_num_threads()
+    count = workers or cores
+    worker = todo.worker()
+    pool = ThreadPoolExecutor(
+        count, "images", initializer=torch.set_num_threads, initargs=(max(1, cores // count),)
+    )
+    waiting: set[Future[Record]] = set()
+    queue = iter(items)
+    try:
+        while True:
+            # a few in advance, so that no worker waits; not all, as they may be a million
+            waiting |= {pool.submit(worker, item) for item in islice(queue, 2 * count - len(waiting))}
+            if not waiting:
+                return
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _luma_psnr(restored: Picture, original: Picture, scale: int) -> float | None:
+    if min(original.width, original.height) <= 2 * scale:
+        return None
+    return _finite(psnr(_tensor(restored.pixels), _tensor(original.pixels), border=scale))
+
+
+def _tensor(pixels: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)).permute(2, 0, 1)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

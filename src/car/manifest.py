@@ -1,0 +1,175 @@
+"""The manifest of a bulk run: what became of each image, as JSON lines below the target, or as Parquet."""
+
+import json
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from car.errors import UsageError
+from car.images import atomic_write
+from car.places import Place
+
+MANIFEST = "_manifest"
+"""Folder below the target with the parts of the manifest."""
+
+_FLUSH = (2.0, 60.0)  # seconds between parts: at first, at most
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line of the manifest: what became of one image.
+
+    Attributes:
+        source: name below the source.
+        status: "done", "unchanged" (done by an earlier run) or "failed".
+        source_bytes: of its file, and so on.
+        stamp: of its file, as the file system gives it.
+        source_sha256: of its content.
+        source_size: width and height in pixels.
+        target: name below the target.
+        target_bytes: of its file.
+        target_sha256: of its content.
+        target_size: width and height in pixels.
+        model: its name.
+        weights: leading digits of their SHA-256.
+        settings: digest of what determines the result.
+        psnr: of what is restored from it, dB on luma, where asked for; None also for identical pictures.
+        ssim: likewise.
+        lr_psnr: of the small picture against the bicubic one, where measured.
+        seconds: of work.
+        notes: what the user should know.
+        error: why it failed.
+        finished: time of day, UTC.
+    """
+
+    source: str
+    status: str
+    source_bytes: int = 0
+    stamp: str = ""
+    source_sha256: str = ""
+    source_size: tuple[int, int] = (0, 0)
+    target: str = ""
+    target_bytes: int = 0
+    target_sha256: str = ""
+    target_size: tuple[int, int] = (0, 0)
+    model: str = ""
+    weights: str = ""
+    settings: str = ""
+    psnr: float | None = None
+    ssim: float | None = None
+    lr_psnr: float | None = None
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    finished: str = ""
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Record | None":
+        """Return the record of a line of a manifest, None where it is something else."""
+        if not isinstance(values, dict) or not isinstance(values.get("source"), str):
+            return None
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        for name in ("source_size", "target_size", "notes"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known)
+
+
+def read_manifest(target: Place) -> dict[str, Record]:
+    """Return the last record of each source, and how it was done.
+
+    Raises:
+        StorageError: a part cannot be read.
+    """
+    records: dict[str, Record] = {}
+    for name in target.listing(lambda name: name.startswith(MANIFEST + "/") and name.endswith(".jsonl")):
+        for line in target.read(name).splitlines():
+            try:
+                record = Record.from_dict(json.loads(line))
+            except (ValueError, TypeError, RecursionError):  # not ours, or damaged: as if it were not there
+                continue
+            if record is not None:
+                records[record.source] = record
+    return records
+
+
+class ManifestWriter:
+    """Writes records in parts, as buckets know no appending, and makes one file of them at the end."""
+
+    def __init__(self, target: Place) -> None:
+        self._target, self._parts = target, list[str]()
+        self._run = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
+        self._waiting: list[str] = []
+        self._written: list[str] = []
+        self._pause, self._last = _FLUSH[0], time.monotonic()
+
+    def add(self, record: Record) -> None:
+        """Take in a record; now and then a part is written.
+
+        Raises:
+            StorageError: it cannot be.
+        """
+        self._waiting.append(json.dumps(asdict(record), allow_nan=False))
+        if time.monotonic() - self._last > self._pause:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            name = f"{MANIFEST}/{self._run}-{len(self._parts):06d}.jsonl"
+            self._target.write(name, ("\n".join(self._waiting) + "\n").encode())
+            self._parts.append(name)
+            self._written += self._waiting
+            self._waiting = []
+        self._pause = min(self._pause * 1.5, _FLUSH[1])
+        self._last = time.monotonic()
+
+    def close(self) -> None:
+        """Write what is left and put the parts together.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
+        self._flush()
+        if len(self._parts) > 1:
+            whole = f"{MANIFEST}/{self._run}.jsonl"
+            self._target.write(whole, ("\n".join(self._written) + "\n").encode())
+            for part in self._parts:
+                self._target.remove(part)
+
+
+def export_manifest(records: Iterable[Record], path: Path) -> None:
+    """Write records as .jsonl, or as .parquet for those who have pyarrow.
+
+    Raises:
+        UsageError: another ending, or pyarrow is missing.
+        ImageError: the file cannot be written.
+    """
+    rows = [asdict(record) for record in records]
+    if path.suffix == ".jsonl":
+        atomic_write(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
+        return
+    check_manifest_name(path)
+    import pyarrow
+    import pyarrow.parquet
+
+    for row in rows:
+        for key, value in row.items():  # names of files may be no valid text
+            if isinstance(value, str):
+                row[key] = value.encode("utf-8", "backslashreplace").decode()
+    table = pyarrow.Table.from_pylist(rows)
+    atomic_write(path, lambda file: pyarrow.parquet.write_table(table, file))
+
+
+def check_manifest_name(path: Path) -> None:
+    """Raise `UsageError` unless a manifest can be written under this name."""
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise UsageError(f"{path}: a manifest is written as .jsonl or .parquet")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        except ImportError as error:
+            raise UsageError(
+                f"{path}: Parquet needs pyarrow: pip install 'content-adaptive-resampler[bulk]'"
+            ) from error

@@ -1,0 +1,250 @@
+"""Folders and buckets, local or behind any URL that fsspec knows: names and bytes, all or nothing."""
+
+import errno
+import glob
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
+
+from car.errors import ImageError, StorageError, UsageError
+from car.images import MAX_FILE_BYTES, atomic_write
+
+# a write to these shows at once or not at all; elsewhere it goes under a temporary name first
+_ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
+# after one of these nothing else can be written to the place either
+_FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in a place: its size in bytes and something that changes when its content does."""
+
+    size: int
+    stamp: str
+
+
+class Place:
+    """A folder, a bucket or a part of one; names are relative to it, with slashes.
+
+    Args:
+        url: a local path, or a URL as ``s3://bucket/photos``. Options of its file system, as an endpoint,
+            come from fsspec's configuration (environment variables such as ``FSSPEC_S3_ENDPOINT_URL``).
+
+    Raises:
+        UsageError: no such kind of place, or the package for it is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            fs, root = url_to_fs(url)
+        except ImportError as error:
+            raise UsageError(f"{url}: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            raise UsageError(f"{url}: no such kind of place ({error})") from error
+        self._fs: Any = fs
+        self.is_local = isinstance(fs, LocalFileSystem)
+        # fsspec makes local paths absolute, and would take a backslash or tilde in a name for something else
+        self._root: str = os.path.abspath(url.removeprefix("file://")) if self.is_local else root.rstrip("/")  # noqa: PTH100
+
+    def __str__(self) -> str:
+        return self.url
+
+    def path_of(self, name: str) -> str:
+        """Return what stands for `name` in messages."""
+        return f"{self.url.rstrip('/')}/{name}"
+
+    def below(self, other: "Place") -> str | None:
+        """Return the name of this place in `other`, "" if it is the same, None if it lies elsewhere."""
+        if self.is_local != other.is_local or type(self._fs) is not type(other._fs):
+            return None
+        ours, theirs = (
+            os.path.realpath(place._root) if place.is_local else place._root for place in (self, other)
+        )
+        if ours == theirs:
+            return ""
+        theirs = theirs.rstrip("/") + "/"
+        return ours[len(theirs) :].replace(os.sep, "/") if ours.startswith(theirs) else None
+
+    def listing(self, keep: Callable[[str], bool]) -> dict[str, Entry]:
+        """Return what is here and below, by name, as far as `keep` accepts the name; it may be nothing.
+
+        Raises:
+            StorageError: the place cannot be listed.
+        """
+        try:
+            found = self._local_files() if self.is_local else self._remote_files()
+            return {name: entry for name, entry in sorted(found) if keep(name)}
+        except Exception as error:
+            raise StorageError(f"{self.url}: cannot be listed ({_why(error)})") from error
+
+    def _local_files(self) -> Iterator[tuple[str, Entry]]:
+        for folder, below, names in os.walk(self._root):
+            below[:] = [name for name in below if not name.startswith(".")]
+            for name in names:
+                path = Path(folder, name)
+                if name.startswith("."):
+                    continue
+                try:
+                    status = path.stat()
+                except OSError:  # a link that leads nowhere, or a file that was there a moment ago
+                    continue
+                if not stat.S_ISREG(status.st_mode):  # a pipe would be read for ever
+                    continue
+                entry = Entry(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+                yield path.relative_to(self._root).as_posix(), entry
+
+    def _remote_files(self) -> Iterator[tuple[str, Entry]]:
+        self._fs.invalidate_cache()
+        for path, about in self._fs.find(self._root, detail=True).items():
+            stamp = next((str(about[key]) for key in _STAMPS if key in about), "")
+            name = path[len(self._root) :].lstrip("/")
+            if name:
+                yield name, Entry(int(about.get("size") or 0), f"{about.get('size')}-{stamp}")
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            StorageError: it cannot be read, or is over `car.images.MAX_FILE_BYTES`.
+        """
+        path = self._path(name)
+        try:
+            size = Path(path).stat().st_size if self.is_local else self._fs.size(path)
+            if (size or 0) <= MAX_FILE_BYTES:
+                return Path(path).read_bytes() if self.is_local else self._fs.cat_file(path)
+        except Exception as error:  # every file system has errors of its own
+            raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
+        raise StorageError(f"{self.path_of(name)}: {size} bytes are over the limit of {MAX_FILE_BYTES}")
+
+    def read_if_there(self, name: str) -> bytes | None:
+        """Return the content of a file, or None where there is none.
+
+        Raises:
+            StorageError: it is there and cannot be read.
+        """
+        path = self._path(name)
+        try:
+            if self.is_local:
+                return Path(path).read_bytes() if Path(path).exists() else None
+            self._fs.invalidate_cache()
+            return self._fs.cat_file(path) if self._fs.exists(path) else None
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, all or nothing; folders are made.
+
+        Raises:
+            StorageError: it cannot be written; `fatal` is set where nothing else here could be either.
+        """
+        path = self._path(name)
+        try:
+            if self.is_local:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                atomic_write(path, content)
+                return
+            protocol = self._fs.protocol
+            if _ALL_OR_NOTHING.intersection((protocol,) if isinstance(protocol, str) else protocol):
+                self._fs.pipe_file(path, content)
+            else:
+                self._write_and_rename(path, content)
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error, ImageError) else error
+            raise StorageError(
+                f"{self.path_of(name)}: cannot be written ({_why(cause or error)})",
+                fatal=isinstance(cause, OSError) and cause.errno in _FATAL,
+            ) from error
+
+    def _write_and_rename(self, path: str, content: bytes) -> None:
+        folder, _, last = path.rpartition("/")
+        self._fs.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{last[:30]}.{os.urandom(6).hex()}.tmp"
+        try:
+            self._fs.pipe_file(temporary, content)
+            self._fs.mv(temporary, path)
+        except BaseException:
+            if self._fs.exists(temporary):
+                self._fs.rm_file(temporary)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        try:
+            if self.is_local:
+                Path(self._path(name)).unlink(missing_ok=True)
+            elif self._fs.exists(self._path(name)):
+                self._fs.rm_file(self._path(name))
+        except Exception as error:
+            raise StorageError(f"{self.path_of(name)}: cannot be removed ({_why(error)})") from error
+
+    def _path(self, name: str) -> str:
+        check_name(name)
+        return os.path.join(self._root, name) if self.is_local else f"{self._root}/{name}"  # noqa: PTH118
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that may lead out of its place: names come from listings, which others can write.
+
+    Raises:
+        StorageError: the name is absolute, has an empty part, ``.`` or ``..``, or a character no path has.
+    """
+    parts = name.replace("\\", "/").split("/") if os.sep == "\\" else name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in name or (os.name == "nt" and ":" in name):
+        raise StorageError(f"{name!r} is no name of a file below its folder")
+
+
+def open_source(text: str, keep: Callable[[str], bool]) -> tuple[Place, dict[str, Entry]]:
+    """Return the place that a folder, file, glob or URL names, and what is to be found there.
+
+    Args:
+        text: as given by the user.
+        keep: which names count.
+
+    Raises:
+        UsageError: there is nothing.
+        StorageError: the place cannot be listed.
+    """
+    here = "://" not in text
+    if glob.has_magic(text) and not (here and Path(text).exists()):
+        root = re.split(r"[*?\[]", text, maxsplit=1)[0].rpartition("/")[0]
+        if not here and root.endswith(":/"):
+            raise UsageError(f"{text}: name the bucket without wildcards")
+        place = Place(root or ("/" if text.startswith("/") else "."))
+        pattern = re.compile(glob_translate(text[len(root) :].lstrip("/")))
+        found = place.listing(lambda name: bool(pattern.match(name)) and keep(name))
+    elif here and Path(text).is_file():
+        place = Place(str(Path(text).parent))
+        found = place.listing(lambda name: name == Path(text).name)
+    else:
+        if here and not Path(text).is_dir():
+            raise UsageError(f"{text}: no such file or folder")
+        place = Place(text)
+        found = place.listing(keep)
+        if not found and not here:  # perhaps one object
+            folder, _, last = text.rpartition("/")
+            one = Place(folder).listing(lambda name: name == last)
+            place, found = (Place(folder), one) if one else (place, found)
+    if not found:
+        raise UsageError(f"{text}: no images here")
+    return place, found
+
+
+def _why(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return text[:200]

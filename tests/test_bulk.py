@@ -1,0 +1,482 @@
+"""Folders and buckets: what is done, what is left, what goes wrong."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import car
+from car import bulk, places
+from car.bulk import Work, plan, run, run_here
+from car.codec import Codec
+from car.errors import StorageError, UsageError
+from car.images import read, write
+from car.manifest import MANIFEST, Record, export_manifest, read_manifest
+from car.places import Place, check_name
+
+DOWN = Work("downscale", scale=4, device="cpu", tile=64)
+
+
+def photos(folder, count=4, side=48):
+    """Write pictures of noise in a small tree."""
+    names = []
+    for n in range(count):
+        name = f"{'ab'[n % 2]}/photo{n}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(n).integers(0, 255, (side, side + n, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / name)
+        names.append(name)
+    return names
+
+
+def go(source, target, work=DOWN):
+    return run(plan(str(source), str(target), work), engine=run_here)[0]
+
+
+def files(folder):
+    found = (path for path in Path(folder).rglob("*") if path.is_file() and MANIFEST not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_a_tree_is_shrunk_and_restored_as_by_hand(tmp_path):
+    names = photos(tmp_path / "src")
+    summary = go(tmp_path / "src", tmp_path / "small")
+    assert (summary.found, summary.done, summary.failed) == (4, 4, 0)
+    codec = Codec(car.load("car_plus_x4"), device="cpu", tile=64)
+    for name in names:
+        small, info = codec.shrink(read(tmp_path / "src" / name))
+        write(tmp_path / "by_hand.png", small, info=info)
+        made = tmp_path / "small" / name.replace(".png", ".x4.png")
+        assert made.read_bytes() == (tmp_path / "by_hand.png").read_bytes()
+    assert len(files(tmp_path / "small")) == 4
+
+    summary = go(tmp_path / "small", tmp_path / "large", Work("upscale", device="cpu", tile=64))
+    assert (summary.done, summary.failed) == (4, 0)
+    for name in names:
+        restored, original = read(tmp_path / "large" / name), read(tmp_path / "src" / name)
+        assert restored.pixels.shape == original.pixels.shape
+
+
+def test_records_say_what_happened(tmp_path):
+    photos(tmp_path / "src", 2)
+    todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), replace(DOWN, psnr=True))
+    _, records = run(todo, engine=run_here)
+    kept = read_manifest(Place(str(tmp_path / "dst")))
+    assert {r.source: r for r in records} == kept
+    record = kept["b/photo1.png"]
+    assert record.status == "done"
+    assert (record.source_size, record.target_size) == ((49, 48), (13, 12))
+    assert record.target == "b/photo1.x4.png"
+    assert record.target_bytes == (tmp_path / "dst" / record.target).stat().st_size
+    assert record.model == "car_plus_x4"
+    assert record.psnr is not None
+    assert 5 < record.psnr < 40
+    for suffix in ("jsonl", "parquet"):
+        out = tmp_path / f"all.{suffix}"
+        if suffix == "parquet":
+            parquet = pytest.importorskip("pyarrow.parquet")
+        export_manifest(records, out)
+        rows = (
+            [json.loads(line) for line in out.read_text().splitlines()]
+            if suffix == "jsonl"
+            else parquet.read_table(out).to_pylist()
+        )
+        assert {row["source"]: row["target_sha256"] for row in rows} == {
+            r.source: r.target_sha256 for r in records
+        }
+
+
+def test_evaluate_measures_as_the_command_does(tmp_path, photo):
+    from car.evaluate import round_trip
+
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "photo.png").write_bytes(photo.read_bytes())
+    work = Work("evaluate", scale=4, device="cpu", tile=64)
+    _, (record,) = run(plan(str(tmp_path / "src"), str(tmp_path / "dst"), work), engine=run_here)
+    quality = round_trip(Codec(car.load("car_plus_x4"), device="cpu", tile=64), photo).record.model
+    assert (record.psnr, record.ssim, record.lr_psnr) == (quality.psnr, quality.ssim, quality.lr_psnr)
+    assert files(tmp_path / "dst") == {}
+    assert go(tmp_path / "src", tmp_path / "dst", work).unchanged == 1
+
+
+def test_what_is_done_is_left_out_by_content(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    names = photos(src)
+    go(src, dst)
+    before = {name: (dst / name).stat().st_mtime_ns for name in files(dst)}
+
+    summary = go(src, dst)
+    assert (summary.done, summary.unchanged, summary.source_bytes) == (0, 4, 0)  # not even read
+
+    os.utime(src / names[0])  # another time, the same content
+    (src / names[1]).write_bytes((src / names[2]).read_bytes())  # another content
+    (dst / "a/photo2.x4.png").unlink()
+    summary = go(src, dst)
+    assert (summary.done, summary.unchanged) == (2, 2)
+    changed = {name for name in files(dst) if (dst / name).stat().st_mtime_ns != before[name]}
+    assert changed == {"b/photo1.x4.png", "a/photo2.x4.png"}
+    assert (dst / "b/photo1.x4.png").read_bytes() == (dst / "a/photo2.x4.png").read_bytes()
+
+
+def test_verify_finds_a_result_that_was_damaged_without_changing_its_size(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 2)
+    go(src, dst)
+    good = (dst / "a/photo0.x4.png").read_bytes()
+    (dst / "a/photo0.x4.png").write_bytes(good[:-20] + bytes(20))
+    assert go(src, dst).unchanged == 2
+    summary = go(src, dst, replace(DOWN, verify=True))
+    assert (summary.unchanged, summary.failed) == (1, 1)
+    assert "exists and is another; --overwrite replaces it" in summary.failures[0].error
+    assert go(src, dst, replace(DOWN, verify=True, overwrite=True)).failed == 0
+    assert (dst / "a/photo0.x4.png").read_bytes() == good
+
+
+def test_other_settings_do_not_replace_without_being_asked(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 2)
+    go(src, dst)
+    before = files(dst)
+    other = replace(DOWN, effort=1)
+    summary = go(src, dst, other)
+    assert summary.failed == 2
+    assert files(dst) == before
+    assert go(src, dst, replace(other, overwrite=True)).done == 2
+    assert files(dst) != before
+
+
+def test_what_others_put_there_stays(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 2)
+    (dst / "a").mkdir(parents=True)
+    (dst / "a/photo0.x4.png").write_bytes(b"mine")
+    summary = go(src, dst)
+    assert (summary.done, summary.failed) == (1, 1)
+    assert (dst / "a/photo0.x4.png").read_bytes() == b"mine"
+
+
+def test_a_run_that_ended_before_its_manifest_is_taken_over(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src)
+    go(src, dst)
+    before = {name: (dst / name).stat().st_mtime_ns for name in files(dst)}
+    for part in (dst / MANIFEST).iterdir():
+        part.unlink()
+    assert go(src, dst).done == 4
+    assert {name: (dst / name).stat().st_mtime_ns for name in files(dst)} == before
+    assert go(src, dst).unchanged == 4
+
+
+def test_bad_images_are_tried_twice_and_listed(tmp_path, monkeypatch):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 2)
+    (src / "a/bad.png").write_bytes(b"not a picture")
+    tries = []
+    process = bulk.Worker._process
+    monkeypatch.setattr(
+        bulk.Worker, "_process", lambda *args: (tries.append(args[1].name), process(*args))[1]
+    )
+    summary = go(src, dst)
+    assert (summary.done, summary.failed) == (2, 1)
+    assert tries.count("a/bad.png") == 2
+    assert tries.count("a/photo0.png") == 1
+    assert "bad.png: not a picture of a known format" in summary.failures[0].error
+    assert read_manifest(Place(str(dst)))["a/bad.png"].status == "failed"
+
+
+def test_an_image_that_fails_once_is_done_the_second_time(tmp_path, monkeypatch):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 3)
+    reads, real = [], Place.read
+
+    def flaky(self, name):
+        reads.append(name)
+        if name == "b/photo1.png" and reads.count(name) == 1:
+            raise StorageError("the line was cut")
+        return real(self, name)
+
+    monkeypatch.setattr(Place, "read", flaky)
+    summary = go(src, dst)
+    assert (summary.done, summary.failed) == (3, 0)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_stops_the_run_and_the_next_one_completes(tmp_path, monkeypatch, code):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 6)
+    real, written = places.atomic_write, []
+
+    def full(path, content):
+        if MANIFEST not in str(path):
+            written.append(path)
+            if len(written) > 2:
+                raise OSError(code, os.strerror(code))
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "atomic_write", full)
+        summary = go(src, dst)
+    assert os.strerror(code) in summary.stopped
+    assert summary.done == 2
+    summary = go(src, dst)
+    assert (summary.done + summary.unchanged, summary.failed, summary.stopped) == (6, 0, "")
+    assert len(files(dst)) == 6
+
+
+def test_a_source_that_disappears_is_an_error_of_that_image(tmp_path):
+    photos(tmp_path / "src")
+    todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN)
+    (tmp_path / "src/a/photo0.png").unlink()
+    summary, _ = run(todo, engine=run_here)
+    assert (summary.done, summary.failed) == (3, 1)
+    assert "photo0.png: cannot be read (No such file or directory)" in summary.failures[0].error
+
+
+def test_results_below_or_beside_the_sources_are_no_sources(tmp_path):
+    for src, dst in ((tmp_path / "one", tmp_path / "one"), (tmp_path / "two", tmp_path / "two/small")):
+        photos(src, 2)
+        assert go(src, dst).done == 2
+        again = go(src, dst)
+        assert (again.found, again.done, again.failed) == (2, 0, 0)
+        assert len(files(src)) == 4
+
+
+def test_results_that_would_have_one_name_are_refused(tmp_path):
+    photos(tmp_path / "src", 1)
+    Image.new("RGB", (40, 40)).save(tmp_path / "src/a/photo0.jpg")
+    summary = go(tmp_path / "src", tmp_path / "dst")
+    assert (summary.done, summary.failed) == (1, 1)
+    assert "its result would be a/photo0.x4.png, as that of a/photo0.jpg" in summary.failures[0].error
+
+
+def test_names_that_lead_elsewhere_are_refused(tmp_path):
+    import fsspec
+    from fsspec.implementations.memory import MemoryFile
+
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    content = (Path(__file__).parent / "fixtures" / "photo.png").read_bytes()
+    for name in ("good.png", "../evil.png", "x/../../evil.png"):
+        memory.store[f"/src/{name}"] = MemoryFile(memory, f"/src/{name}", content)
+    summary = go("memory://src", tmp_path / "dst")
+    assert summary.done == 1
+    assert set(files(tmp_path)) == {"dst/good.x4.png"}
+
+
+@given(st.text(alphabet=st.sampled_from("ab./\\\0é "), max_size=12))
+def test_a_checked_name_stays_below_its_folder(name):
+    root = "/somewhere/target"
+    try:
+        check_name(name)
+    except StorageError:
+        return
+    joined = os.path.normpath(f"{root}/{name}")
+    assert joined.startswith(root + "/")
+
+
+def test_lies_in_a_manifest_do_no_harm(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 2)
+    go(src, dst)
+    honest = next((dst / MANIFEST).iterdir())
+    line = json.loads(honest.read_text().splitlines()[0])
+    lies = [
+        line | {"target": "../../escaped.png"},
+        line | {"target_bytes": "many", "stamp": line["stamp"]},
+        line | {"source_size": None},
+        line | {"settings": ["x"] * 5, "known": 1},
+        [1, 2, 3],
+        "text",
+        {"source": 7},
+        {"source": line["source"]},
+    ]
+    for n, lie in enumerate(lies):
+        later = dst / MANIFEST / f"9999-{n}.jsonl"
+        later.write_text(json.dumps(lie) + "\n{broken\n")
+        summary = go(src, dst)
+        assert (summary.failed, summary.found) == (0, 2), lie
+        later.unlink()
+    assert set(files(tmp_path)) == {*(f"src/{n}" for n in files(src)), *(f"dst/{n}" for n in files(dst))}
+
+
+def test_images_in_work_stay_within_the_room():
+    room, lock, inside, most = bulk._Room(100), threading.Lock(), 0, 0
+
+    def work(pixels):
+        nonlocal inside, most
+        with room.taken(pixels):
+            share = min(pixels, 100)
+            with lock:
+                inside += share
+                most = max(most, inside)
+            time.sleep(0.001)
+            with lock:
+                inside -= share
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (30, 80, 500, 20, 60, 99, 1, 40) * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert 60 < most <= 100
+
+
+def test_requests_that_make_no_sense(tmp_path):
+    photos(tmp_path / "src", 1)
+    for source, target, work, match in (
+        (tmp_path / "none", tmp_path / "dst", DOWN, "no such file or folder"),
+        (tmp_path / "src/*.gif", tmp_path / "dst", DOWN, "no images here"),
+        ("nowhere://x", tmp_path / "dst", DOWN, "no such kind of place"),
+        (tmp_path / "src", tmp_path / "dst", replace(DOWN, scale=None), "give a scale"),
+        (tmp_path / "src", tmp_path / "dst", replace(DOWN, scale=3), "3"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            plan(str(source), str(target), work)
+    assert not (tmp_path / "dst").exists()
+
+
+# --- as a process ----------------------------------------------------------------------------------------
+
+
+def command(*arguments, **options):
+    line = [sys.executable, "-m", "car", "--threads", "1", *map(str, arguments)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_killed_at_any_moment_the_next_run_completes(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 40, side=160)
+    for least in (1, 15):  # the second kill comes where the first one's results are taken over
+        process = command("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
+        deadline = time.monotonic() + 120
+        while len(files(dst)) < least and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    for name, content in files(dst).items():
+        if not Path(name).name.startswith("."):  # a temporary file, that nothing takes for a picture
+            assert content.endswith(b"IEND\xaeB`\x82"), name
+    process = command("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu", "--json")
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    summary = json.loads(out)
+    assert (summary["failed"], summary["done"] + summary["unchanged"]) == (0, 40)
+    assert sum(name.endswith(".x4.png") for name in files(dst)) == 40
+
+
+def test_two_runs_at_once_agree(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 12)
+    both = [command("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu") for _ in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=180)
+        assert process.returncode == 0, err
+    assert len(files(dst)) == 12
+    assert go(src, dst, replace(DOWN, tile=None)).failed == 0
+
+
+def test_interrupted_runs_say_so_and_go_on(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 60, side=160)
+    process = command("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
+    while not files(dst) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, "car: interrupted")
+    assert go(src, dst, replace(DOWN, tile=None)).failed == 0
+    assert len(files(dst)) == 60
+
+
+def test_the_command_tells_what_failed(tmp_path):
+    src = tmp_path / "src"
+    photos(src, 2)
+    (src / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    process = command(
+        "bulk", "downscale", src, tmp_path / "dst", "--scale", 4, "--manifest", tmp_path / "m.jsonl"
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert out.startswith("2 done, 0 unchanged, 1 failed")
+    assert "bad.jpg: not a picture of a known format, or damaged" in err
+    assert "1 of 3 images failed, twice; the others are done" in err
+    assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3
+    process = command("bulk", "downscale", src, tmp_path / "dst", "--scale", 4, "--manifest", "m.xlsx")
+    assert process.wait(60) == 2
+
+
+# --- a bucket --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 server on this machine."""
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip("moto.server")
+    import s3fs
+
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "k"),
+        ("AWS_SECRET_ACCESS_KEY", "s"),
+        ("AWS_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    from fsspec.config import conf
+
+    monkeypatch.setitem(conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs = s3fs.S3FileSystem()
+    fs.mkdir("photos")
+    yield fs
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_buckets(tmp_path, bucket):
+    names = photos(tmp_path / "src")
+    for name in names:
+        bucket.put_file(str(tmp_path / "src" / name), f"photos/in/{name}")
+    bucket.pipe_file("photos/in/bad.webp", b"RIFF")
+    summary = go("s3://photos/in", "s3://photos/out")
+    assert (summary.done, summary.failed) == (4, 1)
+    go(tmp_path / "src", tmp_path / "here")
+    assert {
+        name.removeprefix("photos/out/"): bucket.cat_file(name)
+        for name in bucket.find("photos/out")
+        if MANIFEST not in name
+    } == files(tmp_path / "here")
+
+    summary = go("s3://photos/in", "s3://photos/out")
+    assert (summary.done, summary.unchanged, summary.failed) == (0, 4, 1)
+    bucket.pipe_file(f"photos/in/{names[0]}", (tmp_path / "src" / names[1]).read_bytes())
+    summary = go("s3://photos/in/a", "s3://photos/part")
+    assert summary.done == 2
+    summary = go("s3://photos/in", "s3://photos/out")
+    assert (summary.done, summary.unchanged) == (1, 3)
+    summary = go("s3://photos/out/*/photo1*.png", tmp_path / "large", Work("upscale", device="cpu", tile=64))
+    assert (summary.found, summary.done) == (1, 1)
+    with pytest.raises(StorageError, match="s3://missing-bucket: cannot be listed"):
+        plan("s3://missing-bucket", str(tmp_path / "x"), DOWN)
+
+
+def test_records_survive_their_own_json():
+    record = Record("ä/\udcff.png", "done", 3, target_size=(4, 5), notes=("one",))
+    from dataclasses import asdict
+
+    assert Record.from_dict(json.loads(json.dumps(asdict(record)))) == record

@@ -1,0 +1,87 @@
+"""The Ray engine on a cluster of two nodes on this machine."""
+
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+
+import psutil
+import pytest
+
+from car.bulk import plan, run, run_here
+from car.bulk_ray import _groups, run_on_ray
+from car.places import Place
+from test_bulk import DOWN, files, photos
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.data")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 5 * 10**8})
+    cluster.add_node(num_cpus=2, object_store_memory=5 * 10**8)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_two_nodes_lose_and_repeat_nothing_when_workers_are_killed(tmp_path, cluster):
+    src = tmp_path / "src"
+    photos(src, 200, side=160)
+    run(plan(str(src), str(tmp_path / "here"), DOWN), engine=partial(run_here, workers=1))
+    todo = plan(str(src), str(tmp_path / "there"), DOWN)
+    killed: list[int] = []
+
+    def kill_workers():
+        """Kill the first worker that is found at work, once some results are there."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            time.sleep(0.05)
+            if len(files(tmp_path / "there")) < 10:
+                continue
+            for process in psutil.process_iter(["cmdline"]):
+                title = " ".join(process.info["cmdline"] or [])
+                if "ray::" in title and "MapBatches" in title:
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+
+    killer = threading.Thread(target=kill_workers)
+    killer.start()
+    seen: list[str] = []
+    summary, records = run(
+        todo,
+        engine=partial(run_on_ray, address=cluster.address),
+        on_record=lambda record: seen.append(record.source),
+    )
+    killer.join()
+    assert killed
+    assert (summary.found, summary.done, summary.failed) == (200, 200, 0)
+    assert len(seen) == len(set(seen)) == len(records) == 200
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+    again = plan(str(src), str(tmp_path / "there"), DOWN)
+    assert (len(again.items), len(again.unchanged)) == (0, 200)
+
+
+def test_failures_reach_the_driver(tmp_path, cluster):
+    src = tmp_path / "src"
+    photos(src, 3)
+    (src / "bad.png").write_bytes(b"no")
+    summary, _ = run(
+        plan(str(src), str(tmp_path / "dst"), replace(DOWN, psnr=True)),
+        engine=partial(run_on_ray, address=cluster.address),
+    )
+    assert (summary.done, summary.failed) == (3, 1)
+    assert "not a picture of a known format" in summary.failures[0].error
+
+
+def test_groups_are_of_like_size(tmp_path):
+    photos(tmp_path / "src", 150)
+    todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN)
+    groups = list(_groups(todo.items))
+    assert [len(group) for group in groups] == [64, 64, 22]
+    sizes = [item["entry"]["size"] for group in groups for item in group]
+    assert sizes == sorted(sizes, reverse=True)
+    assert Place(todo.source).listing(lambda name: True).keys() == {item.name for item in todo.items}
