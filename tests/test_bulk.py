@@ -388,6 +388,21 @@ def test_two_runs_at_once_agree(tmp_path):
     assert go(src, dst, replace(DOWN, tile=None)).failed == 0
 
 
+def test_what_killed_programs_left_is_removed_when_it_is_old(tmp_path):
+    photos(tmp_path / "src", 1)
+    (tmp_path / "dst/a").mkdir(parents=True)
+    old, new, other = (
+        tmp_path / "dst/a" / name
+        for name in (".photo0.x4.png.0123456789ab.tmp~", ".photo0.x4.png.ba9876543210.tmp~", ".mine.tmp~")
+    )
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 7200,) * 2)
+    go(tmp_path / "src", tmp_path / "dst")
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
+
+
 def test_interrupted_runs_say_so_and_go_on(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src, 60, side=160)

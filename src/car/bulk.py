@@ -301,6 +301,7 @@ def plan(source: str, target: str, work: Work) -> Plan:
     place, found = open_source(source, lambda name: is_supported_input(Path(name)))
     to = Place(target)
     inner = to.below(place)
+    to.remove_leftovers()
     there = to.listing(lambda name: True)
     known = read_manifest(to)
     digest = hashlib.sha256(json.dumps([work.settings(), weights]).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import secrets
 import struct
 import threading
@@ -533,6 +534,9 @@ def encode(
     with one_line_errors(name, "cannot be written"):
         return _encode(picture, _FORMATS[Path(name).suffix.lower()], info, quality)
 
+
+TEMPORARY = re.compile(r"\..{1,30}\.[0-9a-f]{12}\.tmp~", re.DOTALL)
+"""Names of files that are being written, or were when a program was killed."""
 
 _Content = bytes | Callable[[BinaryIO], None]
 

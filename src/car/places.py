@@ -1,10 +1,12 @@
 """Folders and buckets, local or behind any URL that fsspec knows: names and bytes, all or nothing."""
 
+import contextlib
 import errno
 import glob
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,13 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from car.errors import ImageError, StorageError, UsageError
-from car.images import MAX_FILE_BYTES, atomic_write
+from car.images import MAX_FILE_BYTES, TEMPORARY, atomic_write
 
 # a write to these shows at once or not at all; elsewhere it goes under a temporary name first
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
 # after one of these nothing else can be written to the place either
 _FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_LEFTOVER_AGE = 3600  # seconds; no file takes as long to write
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
 
 
@@ -110,6 +113,17 @@ class Place:
             name = path[len(self._root) :].lstrip("/")
             if name:
                 yield name, Entry(int(about.get("size") or 0), f"{about.get('size')}-{stamp}")
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of programs that were killed long enough ago, below a local folder."""
+        if not self.is_local:
+            return
+        for folder, _, names in os.walk(self._root):
+            for name in names:
+                path = Path(folder, name)
+                with contextlib.suppress(OSError):
+                    if TEMPORARY.fullmatch(name) and time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+                        path.unlink()
 
     def read(self, name: str) -> bytes:
         """Return the content of a file.

@@ -1,0 +1,111 @@
+"""Throughput and memory of `car bulk` beside a loop that does one image after the other.
+
+    python benchmarks/bulk.py --data photos/    # 200 pictures of mixed sizes and formats, 15 minutes
+
+Both run as processes over the same files: `car downscale FOLDER` and `car upscale FOLDER`, which are such
+loops, and `car bulk`. Three rounds, taking turns; medians. Results go to ``benchmarks/bulk.json`` and
+``docs/scale.md``, between the markers.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from run import ROOT, machine
+
+PAGE = ROOT / "docs" / "scale.md"
+FORMATS = (("jpg", {"quality": 92}), ("png", {}), ("webp", {"quality": 90}), ("jpg", {"quality": 85}))
+
+
+def make(data: Path, folder: Path, count: int) -> int:
+    """Write `count` pictures of mixed sizes and formats; return their pixels."""
+    folder.mkdir()
+    sources = sorted(path for path in data.rglob("*") if path.suffix.lower() in (".webp", ".png", ".jpg"))
+    pixels = 0
+    for n in range(count):
+        with Image.open(sources[n * len(sources) // count]) as image:
+            factor = (0.5, 1, 1, 1.5, 2)[n % 5]
+            size = (round(image.width * factor), round(image.height * factor))
+            suffix, options = FORMATS[n % len(FORMATS)]
+            image.convert("RGB").resize(size).save(folder / f"{n:03d}.{suffix}", **options)
+            pixels += size[0] * size[1]
+    return pixels
+
+
+def timed(line: list[str]) -> tuple[float, int]:
+    begin = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "car", *line], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{line} failed")
+    return time.perf_counter() - begin, usage.ru_maxrss * 1024
+
+
+def table(results: dict[str, Any]) -> str:
+    m = results["machine"]
+    lines = [
+        f"{m['cpu']}, {m['cores']} cores, torch {m['torch']}, {m['date']}; {results['images']} pictures, "
+        f"{results['megapixels']:.0f} megapixels, 4x; median of {results['rounds']} rounds (least to most).",
+        "",
+        "| | one after the other, s | `car bulk`, s | faster by | memory, MB | memory of `car bulk`, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, r in results["rows"].items():
+        cells = {
+            way: f"{statistics.median(s):.1f} ({min(s):.1f} to {max(s):.1f})"
+            for way, s in ((way, r[way]["seconds"]) for way in ("loop", "bulk"))
+        }
+        ratio = statistics.median(r["loop"]["seconds"]) / statistics.median(r["bulk"]["seconds"])
+        peaks = {way: max(r[way]["peak"]) / 1e6 for way in ("loop", "bulk")}
+        lines.append(
+            f"| {kind} | {cells['loop']} | {cells['bulk']} | {ratio:.2f} "
+            f"| {peaks['loop']:.0f} | {peaks['bulk']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        pixels = make(options.data, place / "photos", options.count)
+        rows: dict[str, Any] = {}
+        for kind, source in (("downscale", "photos"), ("upscale", "small")):
+            rows[kind] = {way: {"seconds": [], "peak": []} for way in ("loop", "bulk")}
+            for _ in range(options.rounds):
+                for way in ("loop", "bulk"):
+                    target = place / f"{kind}-{way}"
+                    shutil.rmtree(target, ignore_errors=True)
+                    line = [*(["bulk"] if way == "bulk" else []), kind, str(place / source)]
+                    line += [str(target)] if way == "bulk" else ["-o", str(target)]
+                    seconds, peak = timed([*line, *(["--scale", "4"] if kind == "downscale" else [])])
+                    rows[kind][way]["seconds"].append(seconds)
+                    rows[kind][way]["peak"].append(peak)
+                    print(kind, way, f"{seconds:.1f} s, {peak / 1e6:.0f} MB", flush=True)
+            shutil.copytree(place / "downscale-bulk", place / "small", dirs_exist_ok=True)
+    results = {"machine": machine(), "images": options.count, "megapixels": pixels / 1e6}
+    results |= {"rounds": options.rounds, "rows": rows}
+    (ROOT / "benchmarks" / "bulk.json").write_text(json.dumps(results, indent=1) + "\n")
+    begin, end = "<!-- bulk: made by benchmarks/bulk.py -->", "<!-- end of bulk -->"
+    before, rest = PAGE.read_text().split(begin)
+    PAGE.write_text(f"{before}{begin}\n{table(results)}\n{end}{rest.split(end)[1]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Damaged, lying and hostile picture files, made from good ones; each follows from a number."""
+
+import functools
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Callable
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image
+
+from car.lr_info import LRInfo
+
+INFO = LRInfo("car_plus_x4", "", 4, (96, 80))
+EXTREMES = (0, 1, 2, 7, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1)
+
+
+@functools.cache
+def originals() -> dict[str, bytes]:
+    """Return good files of every format and kind that is read."""
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+    image = Image.fromarray(rgb)
+    files: dict[str, bytes] = {}
+
+    def save(name: str, kind: str, picture: Image.Image = image, **options: object) -> None:
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        files[name] = buffer.getvalue()
+
+    exif = Image.Exif()
+    exif[274] = 6
+    save("rgb.png", "PNG")
+    save("palette.png", "PNG", image.quantize(16), transparency=3)
+    save("grey.png", "PNG", image.convert("LA"))
+    save("bits.png", "PNG", image.convert("1"))
+    save("turned.jpg", "JPEG", exif=exif, xmp=INFO.to_xmp())
+    save("progressive.jpg", "JPEG", progressive=True, subsampling=2)
+    save("cmyk.jpg", "JPEG", image.convert("CMYK"))
+    save("lossless.webp", "WEBP", lossless=True, xmp=INFO.to_xmp())
+    save("lossy.webp", "WEBP", exif=exif)
+    save("small.avif", "AVIF", xmp=INFO.to_xmp())
+    save("plain.bmp", "BMP")
+    save("palette.gif", "GIF", image.quantize(8))
+    save("old.tif", "TIFF", compression="tiff_lzw", tiffinfo={700: INFO.to_xmp()})
+    files["deep.png"] = bytes(imagecodecs.png_encode(rgb.astype(np.uint16) * 257))
+    files["small.png"] = with_text(files["rgb.png"], INFO.to_json())
+    for name, array, options in (
+        ("deep.tif", rgb.astype(np.uint16) * 257, {"compression": "zlib", "predictor": True}),
+        ("tiles.tif", rgb, {"tile": (16, 16)}),
+        ("big.tif", rgb[:, :, 0], {"bigtiff": True, "rowsperstrip": 7}),
+        ("float.tif", rgb.astype(np.float32) / 255, {}),
+    ):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, array, photometric="minisblack" if array.ndim == 2 else "rgb", **options)
+        files[name] = buffer.getvalue()
+    return files
+
+
+def with_text(png: bytes, text: str) -> bytes:
+    """Return a PNG with a text chunk `car` after its header."""
+    return png[:33] + chunk(b"tEXt", b"car\0" + text.encode("latin-1", "replace")) + png[33:]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a PNG chunk."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def mutant(number: int) -> tuple[str, bytes]:
+    """Return a name and the content of the file of this number."""
+    rng = np.random.default_rng(number)
+    names = list(originals())
+    name = names[int(rng.integers(len(names)))]
+    content = originals()[name]
+    change: Callable[[bytes, np.random.Generator], bytes]
+    change = CHANGES[int(rng.integers(len(CHANGES)))]
+    return f"{number}-{change.__name__.strip('_')}-{name}", change(content, rng)
+
+
+def _bytes_changed(content: bytes, rng: np.random.Generator) -> bytes:
+    out = bytearray(content)
+    # headers are where the interesting lies are
+    end = len(out) if rng.random() < 0.5 else min(len(out), 200)
+    for _ in range(int(rng.integers(1, 12))):
+        out[int(rng.integers(end))] = int(rng.integers(256))
+    return bytes(out)
+
+
+def _cut(content: bytes, rng: np.random.Generator) -> bytes:
+    return content[: int(rng.integers(len(content)))]
+
+
+def _number_replaced(content: bytes, rng: np.random.Generator) -> bytes:
+    out = bytearray(content)
+    form = ("<H", ">H", "<I", ">I")[int(rng.integers(4))]
+    size = struct.calcsize(form)
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(min(len(out), 300) - size))
+        value = EXTREMES[int(rng.integers(len(EXTREMES)))] % 2 ** (8 * size)
+        out[at : at + size] = struct.pack(form, value)
+    return bytes(out)
+
+
+def _spliced(content: bytes, rng: np.random.Generator) -> bytes:
+    other = list(originals().values())[int(rng.integers(len(originals())))]
+    return content[: int(rng.integers(len(content)))] + other[int(rng.integers(len(other))) :]
+
+
+def _repeated(content: bytes, rng: np.random.Generator) -> bytes:
+    at, length = int(rng.integers(len(content))), int(rng.integers(1, 64))
+    return content[:at] + content[at : at + length] * int(rng.integers(2, 40)) + content[at:]
+
+
+def _claimed_size(content: bytes, rng: np.random.Generator) -> bytes:
+    """Claim a size, up to 10^18 pixels, with a checksum that is right."""
+    sides = (0, 1, 3, 24, 31_623, 65_500, 10**9, 2**31 - 1, 2**32 - 1)
+    width, height = (sides[int(rng.integers(len(sides)))] for _ in range(2))
+    if content.startswith(b"\x89PNG"):
+        head = struct.pack(">II", width, height) + content[24:29]
+        return content[:8] + chunk(b"IHDR", head) + content[33:]
+    if content.startswith(b"\xff\xd8"):
+        at = max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2"))
+        sizes = struct.pack(">HH", height % 65536, width % 65536)
+        return content[: at + 5] + sizes + content[at + 9 :]
+    if content.startswith((b"BM", b"GIF")):
+        at, form = (18, "<II") if content.startswith(b"BM") else (6, "<HH")
+        limit = 2 ** (32 if content.startswith(b"BM") else 16)
+        sizes = struct.pack(form, width % limit, height % limit)
+        return content[:at] + sizes + content[at + len(sizes) :]
+    out = bytearray(content)
+    for old, new in ((24, width), (20, height)):  # somewhere in a TIFF, WebP or AVIF header
+        at = out.find(struct.pack("<H", old), 8)
+        if at >= 0:
+            out[at : at + 2] = struct.pack("<H", new % 65536)
+    return bytes(out)
+
+
+_LIES: tuple[object, ...] = (
+    {"model": "car_plus_x4", "weights": "", "scale": 4, "size": [10**9, 10**9]},
+    {"model": "car_plus_x4", "weights": "", "scale": 4, "size": [95, 79]},
+    {"model": "car_plus_x2", "weights": "", "scale": 4, "size": [96, 80]},
+    {"model": "car_plus_x4", "weights": "0" * 16, "scale": 4, "size": [96, 80]},
+    {"model": "../../../etc/passwd", "weights": "", "scale": 4, "size": [96, 80]},
+    {"model": "nobody_x4", "weights": "", "scale": 4, "size": [96, 80]},
+    {"model": "car_plus_x4", "weights": "", "scale": 10**12, "size": [96, 80]},
+    {"model": "car_plus_x4", "weights": "", "scale": -4, "size": [0, -1]},
+    {"model": "car_plus_x4", "weights": "", "scale": 4.0, "size": ["96", "80"]},
+    {"model": ["a"], "weights": {}, "scale": None, "size": {}},
+    {"model": "car_plus_x4", "weights": "", "scale": 4, "size": [96, 80], "grey": "yes"},
+    [],
+    "x" * 70_000,
+    None,
+)
+
+
+def _lying_metadata(content: bytes, rng: np.random.Generator) -> bytes:
+    lie = _LIES[int(rng.integers(len(_LIES)))]
+    text = json.dumps(lie)
+    if rng.random() < 0.3:  # broken JSON and deep nesting
+        text = ("[" * 20_000, text[:-3], "\0" + text, "{" * 500)[int(rng.integers(4))]
+    if content.startswith(b"\x89PNG"):
+        return with_text(originals()["rgb.png"], text)
+    values = (b"-4", b"4000000000000", b"x", b"&lol;", b"2", b"")
+    value = values[int(rng.integers(len(values)))]
+    field = (b"scale", b"width", b"model", b"weights", b"grey")[int(rng.integers(5))]
+    return re.sub(b"car:" + field + b'="[^"]*"', b"car:" + field + b'="' + value + b'"', content)
+
+
+CHANGES = (_bytes_changed, _cut, _number_replaced, _spliced, _repeated, _claimed_size, _lying_metadata)
+
+
+def survive(number: int) -> str:
+    """Read, shrink and restore the file of this number; return "done" or "refused".
+
+    Raises:
+        Exception: whatever is no `CarError`: a fault of the program.
+    """
+    from car.codec import codec_for_picture
+    from car.errors import CarError
+    from car.images import decode, encode, header_size
+
+    name, content = mutant(number)
+    try:
+        width, height = header_size(content, name)
+        assert width >= 0
+        assert height >= 0
+        picture = decode(content, name, max_pixels=10**7)
+        if picture.width * picture.height > 10**5:  # the networks are not what is tried here
+            return "done"
+        codec = codec_for_picture(picture, scale=None if picture.info else 4, device="cpu", tile=64)
+        small, info = codec.shrink(picture)
+        encode(small, "small.png", info=info)
+        (large_width, large_height), _ = codec.restored_size(picture)
+        if large_width * large_height < 10**6:
+            large = codec.restore(picture)
+            assert (large.width, large.height) == (large_width, large_height)
+    except CarError as error:
+        refusal = str(error)
+    else:
+        return "done"
+    assert "\n" not in refusal
+    return "refused"
