@@ -160,6 +160,17 @@ def test_float32_is_not_tf32(monkeypatch):
     assert torch.backends.cudnn.allow_tf32
 
 
+def test_threads_that_overlap_leave_the_setting_as_it_was(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    first, second = (Codec(car.load("car_plus_x4"), device="cpu")._arithmetic() for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cudnn.allow_tf32
+    second.__exit__(None, None, None)
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_unknown_precision_is_refused():
     with pytest.raises(UsageError, match="precision must be one of float32, bf16, fp16, got 'int8'"):
         car.downscale(np.zeros((8, 8, 3), np.uint8), 4, precision="int8")

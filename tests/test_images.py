@@ -26,7 +26,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from car import images
 from car.errors import ImageError
-from car.images import Picture, atomic_write, from_pil, inspect_info, read, to_pil, write
+from car.images import Picture, atomic_write, from_pil, header_size, inspect_info, read, to_pil, write
 from car.lr_info import MAX_METADATA_BYTES, LRInfo
 
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
@@ -845,3 +845,14 @@ def test_text_of_the_caller_does_not_displace_the_metadata(tmp_path: Path) -> No
     assert text.chunks == chunks
     assert read(tmp_path / "a.png").info == INFO
     assert Image.open(tmp_path / "a.png").info["Author"] == "me"
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_tiff_whose_width_is_no_number_is_refused(tmp_path, count):
+    tifffile.imwrite(tmp_path / "f.tif", noise(8, 8).astype(np.uint16), photometric="rgb")
+    content = (tmp_path / "f.tif").read_bytes()
+    entry = next(e for kind in (3, 4) if (e := struct.pack("<HHI", 256, kind, 1)) in content)
+    (tmp_path / "f.tif").write_bytes(content.replace(entry, entry[:4] + struct.pack("<I", count)))
+    for refuse in (read, header_size):
+        with pytest.raises(ImageError, match=r"f\.tif: "):
+            refuse(tmp_path / "f.tif")

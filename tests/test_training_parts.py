@@ -11,7 +11,7 @@ import torch
 
 from car.data import Crops, ImageStore, Prefetcher, split_held_out
 from car.errors import UsageError
-from car.losses import Objective, offset_distance, offset_variation, out_of_range, restoration_l1
+from car.losses import Objective, coded_bits, offset_distance, offset_variation, out_of_range, restoration_l1
 from car.models import create, quantize
 from car.models.compact import ResidualBlock
 from car.models.published import AdaptiveDownscaler
@@ -134,6 +134,48 @@ def test_crops_by_area_are_as_likely_as_their_images_are_large() -> None:
     images = (np.zeros((8, 8, 3), np.uint8), np.ones((24, 8, 3), np.uint8))
     batch = Crops(ImageStore(("a", "b"), images), batch=4000, crop=4).get(0)
     assert batch[:, 0, 0, 0].float().mean().item() == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_share_of_the_crops_is_grey() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    store = ImageStore(("a",), (noise,))
+    mixed, plain = (Crops(store, batch=2000, crop=4, grey=share).get(0) for share in (0.3, 0.0))
+    grey = (mixed == mixed[:, :1]).all(dim=3).all(dim=2).all(dim=1)
+    assert grey.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(mixed[~grey], plain[~grey])
+    luma = np.tensordot([0.299, 0.587, 0.114], plain[grey].numpy(), axes=(0, 1))
+    assert np.abs(mixed[grey][:, 0].numpy() - luma).max() <= 0.5 + 1e-9
+
+
+def test_coded_bits_are_what_a_coder_of_differences_pays() -> None:
+    lr = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bits = []
+    for picture in lr.numpy() * 255:
+        green = picture[1]
+        for plane in (green, picture[0] - green, picture[2] - green):
+            spread = np.abs(np.diff(plane, axis=0)).mean() + np.abs(np.diff(plane, axis=1)).mean()
+            bits.append(math.log2(1 + spread))
+    assert coded_bits(lr).item() == pytest.approx(np.mean(bits), rel=1e-9)
+    grey = lr[:, 1:2].expand(-1, 3, -1, -1)
+    assert coded_bits(grey) < coded_bits(lr)
+    assert coded_bits(torch.full((1, 3, 4, 4), 0.3)).item() == 0
+    assert torch.autograd.gradcheck(coded_bits, lr.clone().requires_grad_())
+    # a level of noise costs more on a flat picture than on a busy one
+    noise = torch.randn(lr.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 255
+    flat = torch.full_like(lr, 0.5)
+    assert coded_bits(flat + noise) - coded_bits(flat) > 5 * (coded_bits(lr + noise) - coded_bits(lr))
+
+
+def test_the_rate_term_is_what_the_lr_costs_above_bicubic() -> None:
+    hr = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = create("car_plus_x2")
+    torch.nn.init.normal_(model.downscaler.trunk[-1].weight, std=0.02)
+    losses = [
+        Objective(model, recipe_for("car_plus_x2", rate_weight=weight))(hr).item() for weight in (0.0, 1.0)
+    ]
+    extra = coded_bits(model.downscale(hr)) - coded_bits(bicubic_downscale(hr, 2))
+    assert losses[1] - losses[0] == pytest.approx(extra.item(), abs=1e-5)
+    assert extra > 0
 
 
 def test_hold_out_keeps_named_images_from_training() -> None:

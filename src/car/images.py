@@ -161,9 +161,16 @@ def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
             file.seek(0)
             if start in _TIFF_SIGNATURES:  # Pillow does not know them all
                 with tifffile.TiffFile(file) as tiff:
-                    return tiff.pages.first.imagewidth, tiff.pages.first.imagelength
+                    return _tiff_size(tiff.pages.first)
             with _open(file, name, None) as image:
                 return image.width, image.height
+
+
+def _tiff_size(page: Any) -> tuple[int, int]:
+    width, height = page.imagewidth, page.imagelength
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise ImageError("its width or height is no number")
+    return width, height
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -284,7 +291,7 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
         page = file.pages.first
         if page.bitspersample <= 8:
             return None
-        check_size(page.imagewidth, page.imagelength, name, max_pixels)
+        check_size(*_tiff_size(page), name, max_pixels)
         separated, contig = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PLANARCONFIG.CONTIG
         if (page.photometric, page.bitspersample, page.planarconfig) == (separated, 16, contig):
             return None  # Pillow reduces it to 8 bit, as colour management would

@@ -193,8 +193,9 @@ _PLUS = Recipe(
     "car_plus_x4",
     minutes=110,
     crop=128,
-    fidelity_weight=0.01,
-    gradient_weight=0.006,
+    grey=0.05,
+    fidelity_weight=0.015,
+    rate_weight=0.0003,
     ema=0.999,
     hold_out=_DEMO,
 )
@@ -205,7 +206,7 @@ _ALL = (
     _SMALL,
     replace(_SMALL, model="car_small_x2", crop=80),
     _PLUS,
-    replace(_PLUS, model="car_plus_x2", crop=80, fidelity_weight=0.02, gradient_weight=0.015),
+    replace(_PLUS, model="car_plus_x2", crop=80, fidelity_weight=0.022, rate_weight=0.0004),
     Recipe("car_lite_x4", minutes=48, crop=128, hold_out=_DEMO),
     Recipe("car_lite_x2", minutes=44, crop=80, hold_out=_DEMO),
 )

@@ -32,7 +32,7 @@ from car.images import (
     write,
 )
 
-_WHOLE = 12  # bytes a pixel of 8 bit while a whole picture is read or written: array, Pillow's copy, encoder
+_WHOLE = 16  # bytes a pixel of 8 bit while a whole picture is read or written: array, Pillow's copy, encoder
 _STRIP = 64  # rows of a strip of a TIFF that is written
 _BLOCK = 256  # rows that are asked of pyvips at once
 _BIGTIFF = 2**32 - 2**26
@@ -64,6 +64,15 @@ def memory_at_hand() -> int:
     except (OSError, ValueError, StopIteration):
         pass  # no such system, or no limit
     return max(free // 2, 64 * 2**20)
+
+
+def memory_besides(total: int) -> int:
+    """Return what is left of `total` bytes for pictures, beside what the program itself takes by now."""
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        used = 350 * 10**6
+    return max(total - used, total // 4)
 
 
 def shrink_file(

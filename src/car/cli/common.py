@@ -17,7 +17,7 @@ from car.codec import DEFAULT_TILE as DEFAULT_TILE
 from car.codec import Precision
 from car.errors import UsageError
 from car.images import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
-from car.stream import memory_at_hand
+from car.stream import memory_at_hand, memory_besides
 from car.weights import ModelName
 
 
@@ -99,7 +99,7 @@ Memory = Annotated[
     str | None,
     typer.Option(
         "--memory",
-        help="As 800MB or 2GB: pictures that take more go in strips. Default: half of what is free.",
+        help="As 2GB, program included; larger pictures go in strips. Default: half of what is free.",
     ),
 ]
 MaxPixels = Annotated[
@@ -143,9 +143,9 @@ def chosen_memory(text: str | None) -> int:
     if match is None:
         raise UsageError(f"--memory wants a size as 800MB or 2GB, got {text!r}")
     size = int(float(match[1]) * 1000 ** " kmgt".index((match[2] or " ").lower()))
-    if size < 2 * 10**8:
-        raise UsageError(f"--memory {text}: at least 200MB are needed")
-    return size
+    if size < 5 * 10**8:
+        raise UsageError(f"--memory {text}: at least 500MB are needed")
+    return memory_besides(size)
 
 
 def duration(seconds: float) -> str:
