@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,6 +234,39 @@ def test_a_full_disk_stops_the_run_and_the_next_one_completes(tmp_path, monkeypa
     summary = go(src, dst)
     assert (summary.done + summary.unchanged, summary.failed, summary.stopped) == (6, 0, "")
     assert len(files(dst)) == 6
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 64 KiB, where the tests may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("only root may mount a small file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(tmp_path, tiny_disk):
+    src = tmp_path / "src"
+    photos(src, 40, side=160)  # about 4 KB each when shrunk
+    summary = go(src, tiny_disk)
+    assert "No space left on device" in summary.stopped
+    assert 0 < summary.done < 40
+    for name, content in files(tiny_disk).items():
+        assert content.endswith(b"IEND\xaeB`\x82"), name
+    subprocess.run(["mount", "-o", "remount,size=1m", str(tiny_disk)], check=True)
+    assert go(src, tiny_disk).failed == 0
+    assert len(files(tiny_disk)) == 40
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    photos(src, 41, side=160)
+    summary = go(src, tiny_disk)
+    assert "Read-only file system" in summary.stopped or "Read-only file system" in summary.failures[0].error
 
 
 def test_a_source_that_disappears_is_an_error_of_that_image(tmp_path):
