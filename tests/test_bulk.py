@@ -24,7 +24,7 @@ from car.bulk import Work, plan, run, run_here
 from car.codec import Codec
 from car.errors import StorageError, UsageError
 from car.images import read, write
-from car.manifest import MANIFEST, Record, export_manifest, read_manifest
+from car.manifest import MANIFEST, Record, check_manifest_name, export_manifest, read_manifest
 from car.places import Place, check_name
 
 DOWN = Work("downscale", scale=4, device="cpu", tile=64)
@@ -264,9 +264,8 @@ def test_a_disk_that_is_really_full(tmp_path, tiny_disk):
     assert go(src, tiny_disk).failed == 0
     assert len(files(tiny_disk)) == 40
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
-    photos(src, 41, side=160)
-    summary = go(src, tiny_disk)
-    assert "Read-only file system" in summary.stopped or "Read-only file system" in summary.failures[0].error
+    with pytest.raises(StorageError, match="no right to write here"):
+        go(src, tiny_disk)
 
 
 def test_a_source_that_disappears_is_an_error_of_that_image(tmp_path):
@@ -380,6 +379,12 @@ def test_requests_that_make_no_sense(tmp_path):
         with pytest.raises(UsageError, match=match):
             plan(str(source), str(target), work)
     assert not (tmp_path / "dst").exists()
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(StorageError, match=r"file: cannot make this folder \(File exists\)"):
+        go(tmp_path / "src", tmp_path / "file")
+    for name in ("m.xlsx", "missing/m.jsonl", "src"):
+        with pytest.raises(UsageError, match=name):
+            check_manifest_name(tmp_path / name)
 
 
 # --- as a process ----------------------------------------------------------------------------------------

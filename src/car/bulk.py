@@ -352,10 +352,11 @@ def run(
         The summary and the last record of every image of the source.
 
     Raises:
-        StorageError: the manifest cannot be written.
+        StorageError: the target or the manifest cannot be written.
         KeyboardInterrupt: passed on when the work in hand is finished; the next run takes it over.
     """
     begin = time.monotonic()
+    Place(todo.target).prepare()
     total = len(todo.items) + len(todo.unchanged) + len(todo.problems)
     summary = Summary(found=total, unchanged=len(todo.unchanged))
     last = {record.source: record for record in (*todo.unchanged, *todo.problems)}

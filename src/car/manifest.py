@@ -163,7 +163,9 @@ def export_manifest(records: Iterable[Record], path: Path) -> None:
 
 
 def check_manifest_name(path: Path) -> None:
-    """Raise `UsageError` unless a manifest can be written under this name."""
+    """Raise `UsageError` unless a manifest can be written under this name, as far as can be told before."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'its folder is not there'}")
     if path.suffix not in (".jsonl", ".parquet"):
         raise UsageError(f"{path}: a manifest is written as .jsonl or .parquet")
     if path.suffix == ".parquet":

@@ -114,6 +114,21 @@ class Place:
             if name:
                 yield name, Entry(int(about.get("size") or 0), f"{about.get('size')}-{stamp}")
 
+    def prepare(self) -> None:
+        """Make a local folder, so that one that cannot be written to is known before any work.
+
+        Raises:
+            StorageError: it cannot be made, is a file or is not to be written to.
+        """
+        if not self.is_local:
+            return
+        try:
+            Path(self._root).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.url}: cannot make this folder ({_why(error)})") from error
+        if not os.access(self._root, os.W_OK | os.X_OK):
+            raise StorageError(f"{self.url}: no right to write here")
+
     def remove_leftovers(self) -> None:
         """Remove temporary files of programs that were killed long enough ago, below a local folder."""
         if not self.is_local:

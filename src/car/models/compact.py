@@ -181,7 +181,7 @@ def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
 
 
 register("car_plus_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=9))
+register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=12))
 register("car_lite_x2", _lite(2, width=48, depth_down=3, depth_up=6))
 register("car_lite_x4", _lite(4, width=48, depth_down=3, depth_up=9))
 register("car_lite_bicubic_x2", _bicubic(2, width=48, depth_up=6), control=True)
