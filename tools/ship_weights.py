@@ -1,6 +1,6 @@
 """Put the weights of a training run into the package: copy, measure, write the manifest entry.
 
-    python tools/ship_weights.py runs/x4 --tag car_plus_x4.v2 --img-dir datasets --data "trained on..."
+    python tools/ship_weights.py runs/x4 --tag car_plus_x4.v3 --img-dir datasets --data "trained on..."
 
 Measures on Set5, Set14 and BSDS100 (those that are there) by the paper protocol. An entry with the same tag
 is replaced; ship better weights under a new tag once the old one is released, so that old files restore.

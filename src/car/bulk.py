@@ -31,6 +31,7 @@ from car.weights import ModelName, find, list_models, load
 
 Kind = Literal["downscale", "upscale", "evaluate"]
 
+_TILE = 256  # LR pixels a side; smaller than usual, as several images are in work, and just as fast
 _WHOLE = 24  # bytes a pixel that an image in work takes, roughly: pixels, decoder, tensors, encoder
 
 
@@ -223,6 +224,8 @@ class Worker:
                             f"{name}: the picture does not say which model made it; name a scale or a model"
                         )
                     self._codecs[key] = open_codec(work.model, work.scale, effort=work.effort, **options)
+                if work.tile is None:
+                    self._codecs[key].tile = min(self._codecs[key].tile, _TILE)
             return self._codecs[key]
 
 

@@ -191,7 +191,7 @@ _SMALL = Recipe(
 
 _PLUS = Recipe(
     "car_plus_x4",
-    minutes=110,
+    minutes=140,
     crop=128,
     grey=0.05,
     fidelity_weight=0.015,
@@ -206,7 +206,7 @@ _ALL = (
     _SMALL,
     replace(_SMALL, model="car_small_x2", crop=80),
     _PLUS,
-    replace(_PLUS, model="car_plus_x2", crop=80, fidelity_weight=0.022, rate_weight=0.0004),
+    replace(_PLUS, model="car_plus_x2", minutes=166, crop=80, fidelity_weight=0.022, rate_weight=0.0004),
     Recipe("car_lite_x4", minutes=48, crop=128, hold_out=_DEMO),
     Recipe("car_lite_x2", minutes=44, crop=80, hold_out=_DEMO),
 )

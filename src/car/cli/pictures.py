@@ -87,7 +87,7 @@ def downscale_command(
         scale,
         device=device,
         tile=tile,
-        memory=budget // 2,
+        memory=budget // 4,
         precision=precision,
         effort=effort,
     )
@@ -149,7 +149,7 @@ def upscale_command(
     named = chosen_model(model, kgn, usn)
     asked = named is not None or scale is not None
     chosen = (
-        open_codec(named, scale, device=device, tile=tile, memory=budget // 2, precision=precision)
+        open_codec(named, scale, device=device, tile=tile, memory=budget // 4, precision=precision)
         if asked
         else None
     )
@@ -165,7 +165,7 @@ def upscale_command(
         key = (info.model, info.weights)
         if key not in codecs:
             codecs[key] = codec_for_picture(
-                picture, device=device, tile=tile, memory=budget // 2, precision=precision
+                picture, device=device, tile=tile, memory=budget // 4, precision=precision
             )
         return codecs[key]
 
