@@ -126,7 +126,7 @@ def test_a_damaged_strip_leaves_nothing(tmp_path, codec):
 
 
 def test_a_failing_restoration_leaves_nothing(tmp_path, codec, monkeypatch):
-    small = Picture(scene(90, 40), None, False, None, None, ())
+    small = Picture(scene(160, 40), None, False, None, None, ())
     upscale, calls = codec.loaded.rescaler.upscale, []
 
     def fail_later(lr):
