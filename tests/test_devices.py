@@ -1,6 +1,7 @@
 """Devices and precisions: what is asked for is what runs, or a line says what is missing."""
 
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -162,12 +163,20 @@ def test_float32_is_not_tf32(monkeypatch):
 
 def test_threads_that_overlap_leave_the_setting_as_it_was(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    first, second = (Codec(car.load("car_plus_x4"), device="cpu")._arithmetic() for _ in range(2))
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert not torch.backends.cudnn.allow_tf32
-    second.__exit__(None, None, None)
+    inside, leave = threading.Event(), threading.Event()
+
+    def work():
+        with Codec(car.load("car_plus_x4"), device="cpu")._arithmetic():
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=work)
+    with Codec(car.load("car_plus_x4"), device="cpu")._arithmetic():
+        thread.start()
+        assert inside.wait(30)
+    assert not torch.backends.cudnn.allow_tf32  # the other thread still needs it
+    leave.set()
+    thread.join(30)
     assert torch.backends.cudnn.allow_tf32
 
 
