@@ -1,10 +1,14 @@
 """Shared fixtures: a small photograph, and the public test sets where they are at hand."""
 
 import os
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from browser import Site, chromium
 
 ROOT = Path(__file__).parent.parent
 PHOTO = Path(__file__).parent / "fixtures" / "photo.png"
@@ -26,3 +30,26 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the public test sets are not at {folder}; point CAR_DATA to them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def launch() -> Generator[Callable[..., Any], None, None]:
+    """Starts a Chromium, driven by Playwright, with more options if given."""
+    with chromium() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[..., Any]) -> Generator[Any, None, None]:
+    """A Chromium."""
+    running = launch()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def site() -> Generator[Site, None, None]:
+    """An empty web site."""
+    running = Site()
+    yield running
+    running.close()

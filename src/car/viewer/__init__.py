@@ -1,0 +1,58 @@
+"""What restores small pictures in a browser: static files, and weights in the form that they read.
+
+`car-image.js` defines the element ``<car-image>``; docs/viewer.md describes it. It loads the other files, from
+beside it.
+"""
+
+import hashlib
+import json
+from importlib import resources
+
+import numpy as np
+from safetensors.numpy import save
+
+from car.errors import UsageError
+from car.models.compact import CompactUpscaler
+from car.weights import LoadedModel, load, manifest
+
+_SUFFIXES = (".js", ".wasm", ".ts")
+
+
+def assets() -> dict[str, bytes]:
+    """Return the files of the viewer by name; ``car-image.js`` is the one that a page includes."""
+    files = sorted(resources.files("car.viewer").iterdir(), key=lambda file: file.name)
+    return {file.name: file.read_bytes() for file in files if file.name.endswith(_SUFFIXES)}
+
+
+def web_model(loaded: LoadedModel) -> bytes:
+    """Return the upscaler of a model as the viewer reads it: float16 tensors in a safetensors file.
+
+    Half of the bits are enough: what is restored differs by at most one 8-bit level (tests/test_viewer.py).
+
+    Raises:
+        UsageError: the upscaler is not of the compact kind, the only one that the viewer knows.
+    """
+    rescaler = loaded.rescaler
+    upscaler = rescaler.upscaler
+    if not isinstance(upscaler, CompactUpscaler):
+        raise UsageError(f"{loaded.name} cannot be restored in a browser: only compact upscalers can")
+    state = {key: value.cpu().numpy().astype(np.float16) for key, value in upscaler.state_dict().items()}
+    about = {
+        "weights": loaded.short_hash,
+        "scale": str(rescaler.geometry.scale),
+        "halo": str(rescaler.geometry.halo_up),
+        "blocks": str(len(upscaler.trunk) - 2),
+    }
+    plain = save(state, about)
+    start = 8 + int.from_bytes(plain[:8], "little")
+    header = json.loads(plain[8:start])
+    header["__metadata__"]["digest"] = hashlib.sha256(plain[start:]).hexdigest()
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + plain[start:]
+
+
+def shipped_web_models() -> dict[str, bytes]:
+    """Return the `web_model` of all shipped weights that have one, by the hash that small pictures name."""
+    models = (load(entry.tag) for entry in manifest())
+    return {m.short_hash: web_model(m) for m in models if isinstance(m.rescaler.upscaler, CompactUpscaler)}

@@ -1,0 +1,49 @@
+// A worker restores tiles, one after the other; the page decides which comes next.
+
+import { enlargeAlpha } from "./alpha.js";
+import { compileKernels, WasmNetwork } from "./wasm.js";
+import { GpuNetwork, openGpu } from "./webgpu.js";
+import { readNetwork } from "./weights.js";
+
+/** @typedef {{ kind: "network", id: string, file: ArrayBuffer }} NetworkMessage */
+/** @typedef {{ kind: "tile", job: number, id: string, pixels: Uint8Array, height: number, width: number, core: import("./tiles.js").Region, grey: boolean, alpha: boolean }} TileMessage */
+
+/** @type {Map<string, Promise<WasmNetwork | GpuNetwork>>} */
+const networks = new Map();
+const wantsGpu = new URL(self.location.href).searchParams.get("device") === "gpu";
+/** @type {Promise<WebAssembly.Module> | undefined} */
+let kernels;
+
+/** @param {ArrayBuffer} file */
+async function open(file) {
+  const network = await readNetwork(file);
+  if (wantsGpu) return new GpuNetwork(await openGpu(), network);
+  kernels ??= compileKernels();
+  return new WasmNetwork(await kernels, network);
+}
+
+self.onmessage = async (/** @type {MessageEvent<NetworkMessage | TileMessage>} */ event) => {
+  const message = event.data;
+  if (message.kind === "network") {
+    const opened = open(message.file);
+    networks.set(message.id, opened);
+    try {
+      const network = await opened;
+      const { weights, scale, halo } = network.network;
+      self.postMessage({ kind: "network", id: message.id, weights, scale, halo });
+    } catch (error) {
+      self.postMessage({ kind: "network", id: message.id, error: String(error) });
+    }
+    return;
+  }
+  try {
+    const network = await networks.get(message.id);
+    if (!network) throw new Error("the network is missing");
+    const { pixels, height, width, core, grey } = message;
+    const restored = await network.run(pixels, height, width, core, grey);
+    if (message.alpha) enlargeAlpha(restored, pixels, height, width, core, network.network.scale);
+    self.postMessage({ kind: "tile", job: message.job, restored }, { transfer: [restored.buffer] });
+  } catch (error) {
+    self.postMessage({ kind: "tile", job: message.job, error: String(error) });
+  }
+};
