@@ -16,6 +16,7 @@ from PIL import Image
 
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError
+from car.export import session, session_possible
 from car.images import Picture, from_pil, read, to_pil
 from car.lr_info import LRInfo
 from car.models import Rescaler
@@ -31,6 +32,9 @@ _LEAST_TILE = 64
 
 Precision = Literal["float32", "bf16", "fp16"]
 """Arithmetic of the networks; float32 is exact to within a rounding error on every device."""
+
+Backend = Literal["auto", "torch", "onnxruntime"]
+"""What restores on the CPU: auto is onnxruntime where it is installed and can, else torch."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,9 +57,11 @@ class Codec:
             several levels; docs/devices.md has what that costs.
         effort: 0 to 9, of shrinking: above 0 the small picture is refined, see `car.refinement`. Restoring
             takes no longer.
+        backend: of restoring; onnxruntime is faster on a CPU (docs/export.md), and moves single values by a
+            level.
 
     Raises:
-        UsageError: the device cannot be used or `tile` is not positive.
+        UsageError: the device or the backend cannot be used, or `tile` is not positive.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Codec:
         memory: int = 0,
         precision: Precision = "float32",
         effort: int = 0,
+        backend: Backend = "torch",
     ) -> None:
         if tile is not None and tile < 1:
             raise UsageError(f"tile must be positive, got {tile}")
@@ -74,6 +81,8 @@ class Codec:
             raise UsageError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         if effort not in range(len(STEPS)):
             raise UsageError(f"effort must be 0 to {len(STEPS) - 1}, got {effort}")
+        if backend not in get_args(Backend):
+            raise UsageError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
         self.precision, self.effort = precision, effort
         self.loaded = loaded
         self.device = resolve_device(device)
@@ -81,6 +90,15 @@ class Codec:
         # channels-last is 1.4 times as fast for these convolutions on a CPU, and no slower on a GPU
         loaded.rescaler.to(self.device)
         loaded.rescaler.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in the stubs
+        plain = self.device.type == "cpu" and precision == "float32"
+        if backend == "onnxruntime" and not plain:
+            raise UsageError("onnxruntime restores on the CPU in float32 only; leave --backend to torch")
+        if backend == "auto":
+            # weights of one's own change often, and each would be exported anew
+            possible = plain and loaded.tag is not None and session_possible()
+            backend = "onnxruntime" if possible else "torch"
+        self.backend = backend
+        self._session: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     @property
     def scale(self) -> int:
@@ -230,10 +248,17 @@ class Codec:
             for tile in row_of_tiles:
                 with self._arithmetic():
                     part = source[:, tile.window.left : tile.window.right]
-                    hr = self.loaded.rescaler.upscale(self._tensor(part))
+                    hr = self._restore(self._tensor(part))
                 result = _rounded(hr, source.dtype)[tile.core_in_window(s, 1).slices]
                 strip[:, tile.core.left * s : tile.core.right * s] = result
             yield strip
+
+    def _restore(self, lr: torch.Tensor) -> torch.Tensor:
+        if self.backend == "torch":
+            return self.loaded.rescaler.upscale(lr)
+        if self._session is None:  # two threads may both make one, which costs time and nothing else
+            self._session = session(self.loaded, torch.get_num_threads())
+        return self._session(lr)
 
     @contextmanager
     def _arithmetic(self, *, gradients: bool = False) -> Generator[None, None, None]:
@@ -391,6 +416,7 @@ def codec_for_picture(
     tile: int | None = DEFAULT_TILE,
     memory: int = 0,
     precision: Precision = "float32",
+    backend: Backend = "torch",
 ) -> Codec:
     """Return the codec that restores `picture`: `model` if given, else what its metadata names.
 
@@ -401,10 +427,12 @@ def codec_for_picture(
     if model is None and picture.info is not None and scale in (None, picture.info.scale):
         info = picture.info
         loaded = load(find(info.model, info.weights) if info.weights else info.model)
-        return Codec(loaded, device=device, tile=tile, memory=memory, precision=precision)
+        return Codec(loaded, device=device, tile=tile, memory=memory, precision=precision, backend=backend)
     if model is None and scale is None:
         raise UsageError("the picture does not say which model made it; name a model or a scale")
-    return open_codec(model, scale, device=device, tile=tile, memory=memory, precision=precision)
+    return open_codec(
+        model, scale, device=device, tile=tile, memory=memory, precision=precision, backend=backend
+    )
 
 
 def open_codec(
@@ -416,6 +444,7 @@ def open_codec(
     memory: int = 0,
     precision: Precision = "float32",
     effort: int = 0,
+    backend: Backend = "torch",
 ) -> Codec:
     """Load `model`, or the default model for `scale`, ready to work.
 
@@ -427,7 +456,15 @@ def open_codec(
         if scale is None:
             raise UsageError("give a scale (2 or 4) or the name of a model")
         model = default_model(scale)
-    codec = Codec(load(model), device=device, tile=tile, memory=memory, precision=precision, effort=effort)
+    codec = Codec(
+        load(model),
+        device=device,
+        tile=tile,
+        memory=memory,
+        precision=precision,
+        effort=effort,
+        backend=backend,
+    )
     if scale is not None and scale != codec.scale:
         named = ", ".join(map(str, model)) if isinstance(model, tuple) else model
         raise UsageError(f"{named} works at scale {codec.scale}, not {scale}")

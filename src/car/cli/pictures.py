@@ -38,7 +38,7 @@ from car.cli.common import (
     stderr,
     stdout,
 )
-from car.codec import Codec, codec_for_picture, open_codec
+from car.codec import Backend, Codec, codec_for_picture, open_codec
 from car.errors import CarError, ImageError, UsageError
 from car.files import Job, Plan, Renamer, check_target, plan
 from car.images import Picture, check_suffix, from_pil, inspect_info, read, write
@@ -126,6 +126,10 @@ def upscale_command(
     overwrite: Overwrite = False,
     device: Device = "auto",
     precision: PrecisionOption = "float32",
+    backend: Annotated[
+        Backend,
+        typer.Option("--backend", help="auto: onnxruntime where installed, which is faster on a CPU."),
+    ] = "auto",
     memory: Memory = None,
     tile: FittingTile = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -149,7 +153,9 @@ def upscale_command(
     named = chosen_model(model, kgn, usn)
     asked = named is not None or scale is not None
     chosen = (
-        open_codec(named, scale, device=device, tile=tile, memory=budget // 4, precision=precision)
+        open_codec(
+            named, scale, device=device, tile=tile, memory=budget // 4, precision=precision, backend=backend
+        )
         if asked
         else None
     )
@@ -165,7 +171,12 @@ def upscale_command(
         key = (info.model, info.weights)
         if key not in codecs:
             codecs[key] = codec_for_picture(
-                picture, device=device, tile=tile, memory=budget // 4, precision=precision
+                picture,
+                device=device,
+                tile=tile,
+                memory=budget // 4,
+                precision=precision,
+                backend=backend,
             )
         return codecs[key]
 

@@ -28,7 +28,9 @@ def sampling_axis(size: int, samples: int, side: int, like: torch.Tensor) -> Axi
     # Reflection repeats with this period; it folds any padding into any size, a single pixel included.
     period = max(2 * (size - 1), 1)
     radius = side // 2
-    folded = torch.remainder(torch.arange(-radius, size + radius), period)
+    padded = torch.arange(-radius, size + radius)
+    # not torch.remainder: exporters do not know it for sizes that are free
+    folded = padded - period * torch.div(padded, period, rounding_mode="floor")
     source = torch.minimum(folded, 2 * (size - 1) - folded)
     return Axis(*(t.to(like.device) for t in (whole.to(like.dtype), part.to(like.dtype), source)))
 
@@ -70,6 +72,32 @@ def resample(
         bottom = (1 - a) * bottom_left + a * bottom_right
         out = out + kernels[:, tap, None] * ((1 - b) * top + b * bottom)
     return out
+
+
+def resample_at_once(
+    image: torch.Tensor,
+    kernels: torch.Tensor,
+    offsets_h: torch.Tensor,
+    offsets_v: torch.Tensor,
+    scale: int,
+) -> torch.Tensor:
+    """Compute what `resample` does without a loop: a short graph, in 12 times the memory of the taps."""
+    side = kernel_side(kernels)
+    (B, C, H, W), (h, w) = image.shape, kernels.shape[2:]
+    columns, rows = sampling_axis(W, w, side, image), sampling_axis(H, h, side, image)
+    rows = Axis(rows.whole[:, None], rows.part[:, None], rows.source)
+    taps = torch.arange(side, device=image.device)
+    left, right, a = _neighbours(columns, taps.repeat(side)[:, None, None], scale * offsets_h)
+    top, bottom, b = _neighbours(rows, taps.repeat_interleave(side)[:, None, None], scale * offsets_v)
+
+    def at(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        index = (y * W + x).reshape(B, 1, -1).expand(-1, C, -1)
+        return image.flatten(2).gather(2, index).reshape(B, C, side * side, h, w)
+
+    a, b = a[:, None], b[:, None]
+    above = (1 - a) * at(top, left) + a * at(top, right)
+    below = (1 - a) * at(bottom, left) + a * at(bottom, right)
+    return (kernels[:, None] * ((1 - b) * above + b * below)).sum(2)
 
 
 def resample_backward(
@@ -141,7 +169,9 @@ def _taps(
         yield a, b, [(y * W + x).flatten(2) for y in (top, bottom) for x in (left, right)]
 
 
-def _neighbours(axis: Axis, tap: int, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _neighbours(
+    axis: Axis, tap: int | torch.Tensor, shift: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the image indices of both neighbours of each position, and its fraction before clamping."""
     position = axis.part + shift
     floor = position.detach().floor()

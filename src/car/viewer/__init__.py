@@ -1,7 +1,7 @@
 """What restores small pictures in a browser: static files, and weights in the form that they read.
 
-`car-image.js` defines the element ``<car-image>``; docs/viewer.md describes it. It loads the other files, from
-beside it.
+`car-image.js` defines the element ``<car-image>``; docs/viewer.md describes it. It loads the other files,
+from beside it.
 """
 
 import hashlib

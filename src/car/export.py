@@ -1,0 +1,249 @@
+"""Models for other programs: ONNX, checked against PyTorch."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from car._version import __version__
+from car.errors import CarError, UsageError
+from car.images import atomic_write
+from car.models import quantize
+from car.ops.reference import resample_at_once
+from car.weights import LoadedModel
+from car.weights.store import cache_folder
+
+if TYPE_CHECKING:
+    import onnx
+
+Half = Literal["up", "down"]
+Storage = Literal["float32", "float16"]
+
+DEFAULT_OPSET = 20
+OPSETS = range(18, 24)  # what the exporter of PyTorch writes
+_SMALLEST_HALVED = 64  # values; biases stay as they are
+
+
+class ExportError(CarError):
+    """The exported model does not compute what PyTorch does."""
+
+
+def to_onnx(
+    loaded: LoadedModel, half: Half = "up", *, storage: Storage = "float32", opset: int = DEFAULT_OPSET
+) -> bytes:
+    """Return one half of a model as an ONNX file.
+
+    Input ``lr`` or ``hr``, output the other: RGB, NCHW, float32, nominally in [0, 1], neither clamped nor
+    rounded; batch, height and width are free, those of ``hr`` multiples of the model's. All operators are
+    standard ones. The metadata has model, weights (SHA-256), scale, multiple, min_size, halo (in pixels of
+    the input), half and version.
+
+    Args:
+        loaded: the model, on the CPU.
+        half: ``up`` restores, ``down`` shrinks.
+        storage: of the weights; ``float16`` halves the file, the arithmetic stays float32.
+        opset: version of the operators, 18 to 23.
+
+    Raises:
+        UsageError: the packages for it are not installed, or an argument is none of the above.
+    """
+    if half not in get_args(Half) or storage not in get_args(Storage) or opset not in OPSETS:
+        raise UsageError(f"no such half, storage or opset: {half}, {storage}, {opset}")
+    _needed("onnx")
+    _needed("onnxscript")
+    g = loaded.rescaler.geometry
+    network = loaded.rescaler.upscaler if half == "up" else loaded.rescaler.downscaler
+    # unequal sides, and more than one picture, or the exporter would take them for constants
+    rows, columns = (24, 20) if half == "up" else (g.min_size + 2 * g.multiple, g.min_size + 3 * g.multiple)
+    free = torch.export.Dim.DYNAMIC
+    with warnings.catch_warnings(), _silence(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        example = torch.rand(2, 3, rows, columns)
+        program = torch.export.export(
+            network.eval(), (example,), dynamic_shapes=({0: free, 2: free, 3: free},), strict=False
+        )
+        # the op that resamples is ours alone; others know what it is made of
+        program = program.run_decompositions({torch.ops.car.adaptive_resample.default: resample_at_once})
+        names = ("lr", "hr") if half == "up" else ("hr", "lr")
+        result: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=names[:1],
+            output_names=names[1:],
+            optimize=True,
+            verbose=False,
+        )
+    model: onnx.ModelProto = result.model_proto
+    if storage == "float16":
+        _halve(model)
+    about = {
+        "model": loaded.name,
+        "tag": loaded.tag or "",
+        "weights": loaded.sha256,
+        "half": half,
+        "scale": g.scale,
+        "multiple": 1 if half == "up" else g.multiple,
+        "min_size": 1 if half == "up" else g.min_size,
+        "halo": g.halo_up if half == "up" else g.halo_down,
+        "storage": storage,
+        "input": f"{names[0]}: RGB, NCHW, float32 in [0, 1]",
+        "version": __version__,
+    }
+    del model.metadata_props[:]
+    for key, value in about.items():
+        model.metadata_props.add(key=key, value=str(value))
+    model.producer_name, model.producer_version = "content-adaptive-resampler", __version__
+    _strip(model)
+    return model.SerializeToString()
+
+
+def session(loaded: LoadedModel, threads: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the upscaler of a model as onnxruntime runs it on the CPU; the exported file stays in the cache.
+
+    The function takes and returns float32 NCHW, as `Rescaler.upscale` does, and may be called from several
+    threads.
+
+    Raises:
+        UsageError: the packages for it are not installed.
+    """
+    runtime = _needed("onnxruntime")
+    kept = cache_folder() / "onnx" / f"{loaded.sha256}-{DEFAULT_OPSET}-{__version__}.onnx"
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # it would keep the memory of the largest tile for good
+
+    def started(content: bytes) -> Any:
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    try:
+        running = started(kept.read_bytes())
+    except Exception:  # not there, or damaged: onnxruntime has an exception for every kind
+        content = to_onnx(loaded)
+        running = started(content)
+        with contextlib.suppress(OSError, CarError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(kept, content)
+    return lambda lr: torch.from_numpy(running.run(None, {"lr": lr.contiguous().numpy()})[0])
+
+
+def session_possible() -> bool:
+    """Whether the packages that `session` needs are installed."""
+    return all(find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))
+
+
+def compare(
+    content: bytes, loaded: LoadedModel, half: Half, images: Iterable[NDArray[np.uint8]]
+) -> tuple[int, ...]:
+    """Run an exported half beside PyTorch; return how many 8-bit samples differ by 0, 1, 2... levels.
+
+    Args:
+        content: what `to_onnx` returned.
+        loaded: the model that it was made of.
+        half: as it was exported.
+        images: RGB ``[H, W, 3]``, input of that half; cut to what its size may be.
+
+    Raises:
+        UsageError: onnxruntime is not installed, or an image is too small.
+    """
+    running: Any = _needed("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+    g = loaded.rescaler.geometry
+    multiple, least = (1, 1) if half == "up" else (g.multiple, g.min_size)
+    counts = np.zeros(256, np.int64)
+    for image in images:
+        height, width = (n // multiple * multiple for n in image.shape[:2])
+        if min(height, width) < least:
+            raise UsageError(f"an image of {image.shape[1]}x{image.shape[0]} is too small for {loaded.name}")
+        x = torch.from_numpy(image[:height, :width] / np.float32(255)).permute(2, 0, 1)[None].contiguous()
+        network = loaded.rescaler.upscale if half == "up" else loaded.rescaler.downscale
+        with torch.inference_mode():
+            ours = _levels(network(x))
+        theirs = _levels(torch.from_numpy(running.run(None, {running.get_inputs()[0].name: x.numpy()})[0]))
+        counts += np.bincount((ours - theirs).abs().flatten().numpy(), minlength=256)
+    return tuple(int(n) for n in np.trim_zeros(counts, "b"))
+
+
+def check(
+    content: bytes, loaded: LoadedModel, half: Half, images: Iterable[NDArray[np.uint8]]
+) -> tuple[int, ...]:
+    """Return what `compare` does.
+
+    Raises:
+        ExportError: a sample differs by more than one level.
+    """
+    levels = compare(content, loaded, half, images)
+    if len(levels) > 2:
+        raise ExportError(
+            f"the exported {loaded.name} differs from PyTorch by up to {len(levels) - 1} levels"
+        )
+    return levels
+
+
+def _levels(image: torch.Tensor) -> torch.Tensor:
+    return (quantize(image) * 255).round().long()
+
+
+def _needed(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UsageError(f"this needs {name}: pip install 'content-adaptive-resampler[export]'") from error
+
+
+class _silence:  # noqa: N801 - used like a function
+    """Keep what the exporter says of its own progress from standard output and the log."""
+
+    def __enter__(self) -> None:
+        self._stdout = contextlib.redirect_stdout(io.StringIO())
+        self._stdout.__enter__()
+        self._logger = logging.getLogger("torch.onnx")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)
+        self._stdout.__exit__(None, None, None)
+
+
+def _halve(model: "onnx.ModelProto") -> None:
+    """Store large weights as float16, which a Cast makes float32 where they are used."""
+    onnx = _needed("onnx")
+    casts: list[Any] = []
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < _SMALLEST_HALVED:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.float16"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    # their shapes are said a second time, with the old type
+    halved = {cast.output[0] for cast in casts}
+    kept = [value for value in model.graph.value_info if value.name not in halved]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+
+
+def _strip(model: "onnx.ModelProto") -> None:
+    """Drop what the exporter writes about where the code lay on this machine."""
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, *model.functions):
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]
+        if hasattr(part, "doc_string"):
+            part.doc_string = ""
+
+
+def metadata(content: bytes) -> dict[str, str]:
+    """Return what an ONNX file says about itself."""
+    onnx = _needed("onnx")
+    return {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}

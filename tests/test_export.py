@@ -1,0 +1,220 @@
+"""ONNX files against PyTorch, as onnxruntime runs them; restoring by onnxruntime."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import car
+from car import export
+from car.codec import Codec
+from car.errors import UsageError
+from car.export import ExportError, Half, check, compare, metadata, session, to_onnx
+from car.models import create
+from car.ops import adaptive_resample
+from car.ops.reference import resample_at_once
+from car.weights import LoadedModel, list_models, load, manifest
+from car.weights.convert import weights_bytes
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "car", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def untrained(name: str) -> LoadedModel:
+    torch.manual_seed(0)
+    rescaler = create(name).eval().requires_grad_(False)
+    for parameter in rescaler.parameters():
+        if not parameter.any():
+            parameter.normal_(0, 0.05)  # heads start at zero, and would leave nothing to compare
+    return LoadedModel(name, None, "0" * 64, rescaler)
+
+
+def images(half: Half, loaded: LoadedModel, photo: Path) -> "list[np.ndarray]":
+    g = loaded.rescaler.geometry
+    step, least = (1, 1) if half == "up" else (g.multiple, g.min_size)
+    sizes = [(least, least), (least + step, least + 5 * step), (160, 128), (96, 192)]
+    picture = Image.open(photo).convert("RGB")
+    return [np.asarray(picture.resize((width, height))) for height, width in sizes]
+
+
+@pytest.mark.parametrize("half", ["up", "down"])
+@pytest.mark.parametrize("tag", [entry.tag for entry in manifest()])
+def test_every_shipped_model_computes_the_same(tag: str, half: Half, photo: Path) -> None:
+    loaded = load(tag)
+    content = to_onnx(loaded, half)
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [20]
+    levels = check(content, loaded, half, images(half, loaded, photo))
+    assert sum(levels[1:]) <= 1e-4 * sum(levels)
+    small = to_onnx(loaded, half, storage="float16")
+    assert len(small) < 0.55 * len(content)
+    levels = check(small, loaded, half, images(half, loaded, photo))
+    assert sum(levels[1:]) < 0.05 * sum(levels)
+
+
+@pytest.mark.parametrize("half", ["up", "down"])
+@pytest.mark.parametrize("name", ["car_lite_x2", "car_lite_x4", "car_small_x4", "car_lite_bicubic_x2"])
+def test_the_other_families_do_too(name: str, half: Half, photo: Path) -> None:
+    loaded = untrained(name)
+    content = to_onnx(loaded, half)
+    assert {node.domain for node in onnx.load_from_string(content).graph.node} == {""}
+    levels = check(content, loaded, half, images(half, loaded, photo))
+    assert sum(levels[1:]) <= 1e-3 * sum(levels)
+
+
+def test_batches_are_free(photo: Path) -> None:
+    import onnxruntime
+
+    loaded = load("car_plus_x2")
+    running = onnxruntime.InferenceSession(to_onnx(loaded, "up"), providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        lr = torch.rand(batch, 3, 5, 9)
+        with torch.inference_mode():
+            want = loaded.rescaler.upscale(lr).numpy()
+        np.testing.assert_allclose(running.run(["hr"], {"lr": lr.numpy()})[0], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (2, 2), (4, 30)])
+def test_resampling_at_once_is_resampling(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    h, w = size
+    image = torch.rand(2, 3, 2 * h, 2 * w, dtype=torch.float64)
+    kernels = torch.rand(2, 49, h, w, dtype=torch.float64)
+    offsets = [torch.rand(2, 49, h, w, dtype=torch.float64) * 4 - 2 for _ in range(2)]
+    got = resample_at_once(image, kernels, offsets[0], offsets[1], 2)
+    torch.testing.assert_close(got, adaptive_resample(image, kernels, offsets[0], offsets[1], 2))
+
+
+def test_the_file_says_what_it_is() -> None:
+    loaded = load("car_plus_x4")
+    up, down = metadata(to_onnx(loaded, "up")), metadata(to_onnx(loaded, "down", storage="float16"))
+    g = loaded.rescaler.geometry
+    assert (up["model"], up["tag"], up["weights"]) == (loaded.name, loaded.tag, loaded.sha256)
+    assert (up["half"], up["scale"], up["multiple"], up["halo"]) == ("up", "4", "1", str(g.halo_up))
+    assert (down["half"], down["multiple"], down["halo"]) == ("down", "4", str(g.halo_down))
+    assert down["storage"] == "float16"
+    # nothing of where the exporter ran
+    for content in (to_onnx(loaded, "up"), to_onnx(loaded, "down")):
+        assert str(Path(car.__file__).parent).encode() not in content
+        assert b"site-packages" not in content
+
+
+def test_a_difference_is_found(photo: Path) -> None:
+    loaded, other = load("car_plus_x4"), load("car_plus_x4")
+    content = to_onnx(loaded, "up")
+    with torch.no_grad():
+        next(other.rescaler.upscaler.parameters()).mul_(1.2)
+    assert len(compare(content, other, "up", images("up", other, photo))) > 2
+    with pytest.raises(ExportError, match=r"differs from PyTorch by up to \d+ levels"):
+        check(content, other, "up", images("up", other, photo))
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(
+        UsageError, match=r"needs onnxscript: pip install 'content-adaptive-resampler\[export\]'"
+    ):
+        to_onnx(load("car_plus_x4"))
+    for arguments in ({"half": "sideways"}, {"storage": "int8"}, {"opset": 5}):
+        with pytest.raises(UsageError, match="no such half"):
+            to_onnx(load("car_plus_x4"), **arguments)  # type: ignore[arg-type]
+
+
+def test_command(tmp_path: Path, photo: Path) -> None:
+    target = tmp_path / "up.onnx"
+    done = run("export", "onnx", "car_plus_x4", "-o", target, "--images", photo, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["bytes"] == target.stat().st_size
+    assert sum(said["levels"]) == 160 * 192 * 3
+    assert metadata(target.read_bytes())["half"] == "up"
+    again = run("export", "onnx", "car_plus_x4", "-o", target)
+    assert again.returncode in (1, 2)
+    assert "exists" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("car_plus_x9", "-o", "x.onnx"), "no model is called"),
+        (("car_plus_x4", "-o", "x.pt"), "name an .onnx file"),
+        (("car_plus_x4", "-o", "/proc/x.onnx"), "/proc/x.onnx"),
+        (("car_lite_x4", "-o", "x.onnx"), "ships without weights"),
+        (("car_plus_x4", "-o", "x.onnx", "--images", "missing.png"), "missing.png"),
+    ],
+)
+def test_bad_requests(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "car", "export", "onnx", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# --- restoring -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [m.name for m in list_models() if m.tags])
+def test_onnxruntime_restores_the_same(
+    model: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAR_CACHE", str(tmp_path))
+    small = np.asarray(car.downscale(Image.open(photo).convert("RGB"), model=model))
+    torch_made = Codec(load(model), tile=24).upscale_pixels(small)
+    codec = Codec(load(model), tile=24, backend="auto")
+    assert codec.backend == "onnxruntime"
+    levels = np.abs(codec.upscale_pixels(small).astype(int) - torch_made)
+    assert levels.max() <= 1
+    assert (levels > 0).mean() < 1e-4
+    (kept,) = (tmp_path / "onnx").iterdir()
+    assert kept.name.startswith(load(model).sha256)
+    exports: list[str] = []
+    monkeypatch.setattr(
+        export, "to_onnx", lambda *_: exports.append("again") or pytest.fail("exported again")
+    )
+    again = session(load(model), 1)(torch.rand(1, 3, 4, 4))
+    assert again.shape == (1, 3, 4 * codec.scale, 4 * codec.scale)
+    monkeypatch.undo()
+    monkeypatch.setenv("CAR_CACHE", str(tmp_path))
+    kept.write_bytes(b"damaged")
+    session(load(model), 1)
+    assert metadata(kept.read_bytes())["model"] == model
+
+
+def test_command_restores_by_either(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAR_CACHE", str(tmp_path / "cache"))
+    assert run("downscale", photo, "-s", 4, "-o", tmp_path / "small.png").returncode == 0
+    made = {}
+    for backend in ("torch", "onnxruntime", "auto"):
+        target = tmp_path / f"{backend}.png"
+        done = run("upscale", tmp_path / "small.png", "-o", target, "--backend", backend)
+        assert done.returncode == 0, done.stderr
+        made[backend] = np.asarray(Image.open(target)).astype(int)
+    assert (made["auto"] == made["onnxruntime"]).all()
+    assert np.abs(made["auto"] - made["torch"]).max() <= 1
+    refused = run(
+        "upscale", tmp_path / "small.png", "--backend", "onnxruntime", "--precision", "bf16", "--overwrite"
+    )
+    assert refused.returncode == 2
+    assert "float32 only" in refused.stderr
+
+
+def test_weights_of_ones_own_are_not_exported_unasked(tmp_path: Path) -> None:
+    file = tmp_path / "own.safetensors"
+    file.write_bytes(weights_bytes("car_plus_x4", load("car_plus_x4").rescaler))
+    assert Codec(load(file), backend="auto").backend == "torch"
+    assert Codec(load(file), backend="onnxruntime").backend == "onnxruntime"
