@@ -139,13 +139,18 @@ def chosen_memory(text: str | None) -> int:
     """Return the bytes that --memory stands for."""
     if text is None:
         return memory_at_hand()
-    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([kKmMgGtT])?[iI]?[bB]?\s*", text)
-    if match is None:
-        raise UsageError(f"--memory wants a size as 800MB or 2GB, got {text!r}")
-    size = int(float(match[1]) * 1000 ** " kmgt".index((match[2] or " ").lower()))
+    size = chosen_bytes("--memory", text)
     if size < 5 * 10**8:
         raise UsageError(f"--memory {text}: at least 500MB are needed")
     return memory_besides(size)
+
+
+def chosen_bytes(option: str, text: str) -> int:
+    """Return the bytes that a size as 800MB or 2GB stands for."""
+    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([kKmMgGtT])?[iI]?[bB]?\s*", text)
+    if match is None:
+        raise UsageError(f"{option} wants a size as 800MB or 2GB, got {text!r}")
+    return int(float(match[1]) * 1000 ** " kmgt".index((match[2] or " ").lower()))
 
 
 def duration(seconds: float) -> str:

@@ -62,7 +62,6 @@ button:focus-visible { outline: 3px solid var(--car-accent, #3b82f6); }
 `;
 
 const HTML = `
-<style>${CSS}</style>
 <div class="frame" part="frame" role="group" tabindex="0" aria-roledescription="restorable picture">
   <div class="stage"><img class="small" part="small" draggable="false" decoding="async"><div class="layer"></div><img class="original" alt="" draggable="false" hidden></div>
 </div>
@@ -78,6 +77,9 @@ const HTML = `
 <div class="note" part="note" hidden></div>
 <div class="status" role="status"></div>
 `;
+
+const SHEET = new CSSStyleSheet();
+SHEET.replaceSync(CSS);
 
 export class CarImage extends HTMLElement {
   static observedAttributes = ["src", "alt", "original", "restore", "compare"];
@@ -115,6 +117,7 @@ export class CarImage extends HTMLElement {
     super();
     const root = this.attachShadow({ mode: "open" });
     root.innerHTML = HTML;
+    root.adoptedStyleSheets = [SHEET]; // a style element would need the page's policy to allow it
     /** @template {Element} T @param {string} selector @returns {T} */
     const part = (selector) => /** @type {any} */ (root.querySelector(selector));
     this.frame = /** @type {HTMLElement} */ (part(".frame"));

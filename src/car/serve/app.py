@@ -1,0 +1,402 @@
+"""The routes of the service."""
+
+import asyncio
+import contextlib
+import logging
+import mimetypes
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from car._version import __version__
+from car.errors import CarError, ImageError, UsageError, WeightsError
+from car.serve.pictures import LargeFormat, NotThereError, Pictures, Result, SmallFormat, TooLargeError
+from car.serve.settings import Settings
+from car.serve.work import BusyError, GoneError, TooSlowError, WorkPool
+from car.viewer import assets, shipped_web_models
+from car.weights import list_models
+
+_T = TypeVar("_T")
+_log = logging.getLogger("car.serve")
+
+_PAGE_POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:; "
+    "connect-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_STATUS = {TooLargeError: 413, NotThereError: 404, ImageError: 422, WeightsError: 422, UsageError: 422}
+_LINGER = 1.5  # seconds
+_FOR_EVER = "public, max-age=31536000, immutable"
+
+
+class Error(BaseModel):
+    """What every failure answers with: one line."""
+
+    error: str
+
+
+class Measured(BaseModel):
+    """PSNR in dB and SSIM of a restored picture, on luma and over all channels."""
+
+    psnr: float | None
+    ssim: float
+    psnr_rgb: float | None
+
+
+class Comparison(BaseModel):
+    """A photograph, its small picture as PNG, and what restores from that and from a bicubic one."""
+
+    model: str
+    width: int
+    height: int
+    bytes: int
+    small_width: int
+    small_height: int
+    small_bytes: int
+    restored: Measured
+    bicubic: Measured
+
+
+class Model(BaseModel):
+    """A model that requests may name; `weights` are its tags, the newest last."""
+
+    name: str
+    scale: int
+    weights: list[str]
+
+
+class Health(BaseModel):
+    """That the service is there."""
+
+    status: str
+    version: str
+
+
+Scale = Annotated[int | None, Query(description="Picks the default model of a scale.", ge=1, le=64)]
+ModelName = Annotated[
+    str | None, Query(description="Name or tag of a model; see /v1/models.", min_length=1, max_length=64)
+]
+_PICTURE = {
+    "requestBody": {
+        "required": True,
+        "description": "The picture file itself: PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+def _answers(*kinds: str, work: bool = True) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers of a route for OpenAPI."""
+    file = {"schema": {"type": "string", "format": "binary"}}
+    errors = {
+        404: "there is no such thing",
+        408: "the body did not come in time",
+        413: "too many bytes or pixels",
+        415: "a form was sent where the file itself is expected",
+        422: "the picture or the request makes no sense",
+        429: "as much is waiting as may; Retry-After says when to come again",
+        503: "it took too long",
+    }
+    described: dict[int | str, dict[str, Any]] = (
+        {200: {"content": dict.fromkeys(kinds, file)}} if kinds else {}
+    )
+    for status, text in errors.items():
+        if work or status in (404, 422):
+            described[status] = {"model": Error, "description": text}
+    return described
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the service as an ASGI application."""
+    pictures = Pictures(settings)
+    pool = WorkPool(settings.concurrency, settings.queue, settings.threads)
+    registry = CollectorRegistry()
+    requests = Counter("car_requests", "Answers.", ["route", "status"], registry=registry)
+    seconds = Histogram("car_request_seconds", "Time to an answer.", ["route"], registry=registry)
+    Gauge("car_work_in_hand", "Pictures that are worked on or wait.", registry=registry).set_function(
+        lambda: pool.in_hand
+    )
+    Gauge("car_cache_hits", "Small pictures from the cache.", registry=registry).set_function(
+        lambda: pictures.cache_hits
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        yield
+        pool.close()
+
+    app = FastAPI(
+        title="car",
+        version=__version__,
+        summary="Shrink photographs to small ordinary pictures that restore far better than thumbnails.",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(_Observed, requests=requests, seconds=seconds)
+
+    @app.exception_handler(CarError)
+    async def _(_: Request, error: CarError) -> Response:
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        return _failure(status, str(error))
+
+    @app.exception_handler(BusyError)
+    async def _(_: Request, __: BusyError) -> Response:
+        return _failure(429, "as much is waiting as may; try again in a while", {"Retry-After": "2"})
+
+    @app.exception_handler(TooSlowError)
+    async def _(_: Request, __: TooSlowError) -> Response:
+        return _failure(503, f"it took longer than {settings.timeout:g} seconds", {"Retry-After": "5"})
+
+    @app.exception_handler(GoneError)
+    async def _(_: Request, __: GoneError) -> Response:
+        return _failure(499, "the client left")
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return _failure(422, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def _(_: Request, error: HTTPException) -> Response:
+        return _failure(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(Exception)
+    async def _(_: Request, error: Exception) -> Response:
+        _log.error("internal error", exc_info=error)
+        return _failure(500, "internal error")
+
+    async def work(request: Request, function: Callable[[], _T]) -> _T:
+        return await pool.run(function, settings.timeout, request.is_disconnected)
+
+    async def body(request: Request) -> bytes:
+        """Return the body, never holding more of it than is allowed."""
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HTTPException(415, "send the file itself as the body, not a form")
+        try:
+            return await asyncio.wait_for(_read(request, settings.max_bytes), settings.upload_timeout)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise HTTPException(
+                408, f"the body took longer than {settings.upload_timeout:g} seconds", {"Connection": "close"}
+            ) from None
+
+    def file(result: Result, name: str) -> Response:
+        headers = {"Content-Disposition": f'inline; filename="{name}"', "Cache-Control": "no-store"}
+        if result.notes:
+            headers["Car-Notes"] = "; ".join(result.notes).encode("ascii", "replace").decode()[:2000]
+        return Response(result.content, media_type=result.kind, headers=headers)
+
+    @app.post(
+        "/v1/downscale",
+        response_class=Response,
+        responses=_answers("image/png", "image/webp"),
+        openapi_extra=_PICTURE,
+    )
+    async def downscale(
+        request: Request,
+        scale: Scale = None,
+        model: ModelName = None,
+        effort: Annotated[int, Query(ge=0, le=9, description="Above 0: slower, restores better.")] = 0,
+        format: SmallFormat = "png",
+    ) -> Response:
+        """Send a photograph, get its small picture."""
+        codec = pictures.codec(model, scale, effort)
+        content = await body(request)
+        result = await work(request, lambda: pictures.shrink(content, codec, format))
+        return file(result, f"small.x{codec.scale}.{format}")
+
+    @app.post(
+        "/v1/upscale",
+        response_class=Response,
+        responses=_answers("image/png", "image/webp", "image/jpeg", "image/avif"),
+        openapi_extra=_PICTURE,
+    )
+    async def upscale(
+        request: Request,
+        scale: Scale = None,
+        model: ModelName = None,
+        format: LargeFormat = "png",
+        quality: Annotated[int | None, Query(ge=1, le=100, description="Of JPEG, WebP, AVIF.")] = None,
+    ) -> Response:
+        """Send a small picture, get the large one. Files made by this software need no option."""
+        if model is not None or scale is not None:
+            pictures.codec(model, scale)
+        content = await body(request)
+        result = await work(request, lambda: pictures.restore(content, model, scale, format, quality))
+        return file(result, f"restored.{format}")
+
+    @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE)
+    async def compare(request: Request, scale: Scale = None, model: ModelName = None) -> Comparison:
+        """Send a photograph, get what its round trip measures beside bicubic down and up."""
+        codec = pictures.codec(model, scale)
+        content = await body(request)
+        return Comparison(**await work(request, lambda: pictures.measure(content, codec)))
+
+    @app.get("/v1/models")
+    async def models() -> list[Model]:
+        """List the models that requests may name."""
+        known = list_models()
+        return [Model(name=m.name, scale=m.scale, weights=list(m.tags)) for m in known if m.tags]
+
+    @app.get("/v1/pictures")
+    async def names(request: Request) -> list[str]:
+        """List the pictures of the folder; /small/ has their small pictures."""
+        return await work(request, pictures.listing)
+
+    @app.api_route(
+        "/small/{name:path}",
+        methods=["GET", "HEAD"],
+        response_class=Response,
+        responses=_answers("image/png", "image/webp") | {304: {"description": "it is the same still"}},
+    )
+    async def small(
+        request: Request,
+        name: Annotated[str, Path(description="Of a picture in the folder.", max_length=1000)],
+        scale: Scale = None,
+        model: ModelName = None,
+        format: SmallFormat = "png",
+    ) -> Response:
+        """Get the small picture of a photograph in the folder."""
+        codec = pictures.codec(model, scale)
+        path = pictures.located(name)
+        tag = f'"{pictures.etag(path, codec, format)}"'
+        headers = {"ETag": tag, "Cache-Control": "public, max-age=0, must-revalidate"}
+        wanted = request.headers.get("if-none-match", "")
+        if wanted == "*" or tag in (part.strip().removeprefix("W/") for part in wanted.split(",")):
+            return Response(status_code=304, headers=headers)
+        result = await work(request, lambda: pictures.small(path, codec, format))
+        return Response(result.content, media_type=result.kind, headers=headers)
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """Whether the service is there."""
+        return Health(status="ok", version=__version__)
+
+    @app.get("/readyz", responses={503: {"model": Error, "description": "it has no room for more work"}})
+    async def readyz() -> Health:
+        """Whether it would take another picture now."""
+        if pool.in_hand >= settings.concurrency + settings.queue:
+            raise HTTPException(503, "as much is waiting as may")
+        return Health(status="ok", version=__version__)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @app.api_route("/viewer/models/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def viewer_model(request: Request, name: str) -> Response:
+        content = (await work(request, _web_models)).get(name.removesuffix(".safetensors"))
+        if content is None:
+            raise HTTPException(404, "there are no weights of this name")
+        headers = {"Cache-Control": _FOR_EVER}
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+    @app.api_route("/viewer/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def viewer(name: str) -> Response:
+        return _static(_viewer(), name)
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def front() -> Response:
+        return _static(_page(), "index.html")
+
+    @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def static(name: str) -> Response:
+        return _static(_page(), name)
+
+    return app
+
+
+class _Observed:
+    """Counts and times answers by route, and adds what browsers should know to each of them."""
+
+    def __init__(self, app: Any, requests: Counter, seconds: Histogram) -> None:
+        self.app, self.requests, self.seconds = app, requests, seconds
+
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), 500
+
+        async def observed(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] += [
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"content-security-policy", _PAGE_POLICY.encode()),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, observed)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")  # never what was asked for: it has no end
+            self.requests.labels(route, str(status)).inc()
+            self.seconds.labels(route).observe(time.perf_counter() - begin)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    claimed = request.headers.get("content-length", "")
+    parts = request.stream()
+    if not (claimed.isdecimal() and int(claimed) > limit):
+        content = bytearray()
+        async for part in parts:
+            content += part
+            if len(content) > limit:
+                break
+        else:
+            return bytes(content)
+        content.clear()
+    if "expect" not in request.headers:  # who asks first has sent nothing yet
+        # many clients look for an answer only when all is sent: read on for a while, and forget it
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(_drain(parts), _LINGER)
+    raise HTTPException(413, f"more than {limit} bytes", {"Connection": "close"})
+
+
+async def _drain(parts: AsyncGenerator[bytes, None]) -> None:
+    async for _ in parts:
+        pass
+
+
+def _failure(status: int, message: str, headers: Any = None) -> Response:
+    return JSONResponse({"error": " ".join(message.split())}, status, headers=dict(headers or {}))
+
+
+def _static(files: dict[str, bytes], name: str) -> Response:
+    if name not in files:
+        raise HTTPException(404, "there is no such file")
+    kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0]
+    headers = {"Cache-Control": "no-cache"}
+    return Response(files[name], media_type=kind or "application/octet-stream", headers=headers)
+
+
+@cache
+def _viewer() -> dict[str, bytes]:
+    return assets()
+
+
+@cache
+def _page() -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in resources.files("car.serve").joinpath("static").iterdir()}
+
+
+@cache
+def _web_models() -> dict[str, bytes]:
+    return shipped_web_models()

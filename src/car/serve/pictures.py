@@ -1,0 +1,265 @@
+"""What the service does with pictures, from bytes to bytes; nothing here knows of HTTP."""
+
+import hashlib
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from car.codec import Codec, open_codec
+from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
+from car.evaluate import round_trip_of
+from car.images import (
+    INPUT_SUFFIXES,
+    atomic_write,
+    check_size,
+    decode,
+    encode,
+    header_size,
+    is_supported_input,
+)
+from car.places import check_name
+from car.serve.settings import Settings
+from car.weights import default_model, find, list_models, load
+from car.weights.store import pulled_models
+
+SmallFormat = Literal["png", "webp"]
+LargeFormat = Literal["png", "webp", "jpg", "avif"]
+
+
+class TooLargeError(CarError):
+    """A picture has more pixels than the service works on."""
+
+
+class NotThereError(CarError):
+    """There is no such picture in the folder."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A picture file: its content, its media type, and what was noticed."""
+
+    content: bytes
+    kind: str
+    notes: tuple[str, ...] = ()
+
+
+class Pictures:
+    """The service's models and folder.
+
+    Models are known by name alone: neither a request nor a file can make the service open a file of weights.
+    Methods may be called from several threads.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.cache_hits = 0
+        self._codecs: dict[tuple[str, int], Codec] = {}
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
+        self.root = settings.folder.resolve() if settings.folder else None
+
+    def known(self) -> dict[str, int]:
+        """Return the names that a request may use, and the scale of each."""
+        names = {name: m.scale for m in list_models() if m.tags for name in (m.name, *m.tags)}
+        return names | {record.name: load(record.name).rescaler.geometry.scale for record in pulled_models()}
+
+    def codec(self, model: str | None, scale: int | None, effort: int = 0) -> Codec:
+        """Return the codec of a model by its name, or of a scale.
+
+        Raises:
+            UsageError: there is none, or they contradict each other.
+        """
+        if model is None:
+            model = default_model(scale or self.settings.scale)
+        if model not in self.known():
+            raise UsageError(f"no model is called {model!r}{did_you_mean(model, self.known())}")
+        if scale is not None and self.known()[model] != scale:
+            raise UsageError(f"{model} works at scale {self.known()[model]}, not {scale}")
+        with self._lock:
+            key = (model, effort)
+            if key not in self._codecs:
+                self._codecs[key] = open_codec(model, None, device="cpu", effort=effort, backend="auto")
+            return self._codecs[key]
+
+    def shrink(self, content: bytes, codec: Codec, format: SmallFormat) -> Result:
+        """Return the small picture of a photograph.
+
+        Raises:
+            TooLargeError: it has too many pixels.
+            ImageError: it cannot be read.
+        """
+        picture = self._read(content)
+        small, info = codec.shrink(picture)
+        encoded, notes = encode(small, f"picture.{format}", info=info)
+        return Result(encoded, f"image/{format}", picture.notes + small.notes + notes)
+
+    def restore(
+        self,
+        content: bytes,
+        model: str | None,
+        scale: int | None,
+        format: LargeFormat,
+        quality: int | None,
+    ) -> Result:
+        """Return the large picture of a small one, by the model that it names unless one is given.
+
+        Raises:
+            TooLargeError: the result has too many pixels.
+            ImageError: it cannot be read.
+            UsageError: neither it nor the request says which model.
+            WeightsError: the weights that it names are not at hand.
+        """
+        picture = self._read(content)
+        info = picture.info
+        if model is None and scale in (None, info.scale if info else None):
+            if info is None:
+                raise UsageError("the picture does not say which model made it; name a model or a scale")
+            model = find(info.model, info.weights) if info.weights else info.model
+        codec = self.codec(model, scale)
+        self._check_size(picture.width * codec.scale, picture.height * codec.scale)
+        large = codec.restore(picture)
+        encoded, notes = encode(large, f"picture.{format}", quality=quality)
+        kind = "jpeg" if format == "jpg" else format
+        return Result(encoded, f"image/{kind}", picture.notes + large.notes + notes)
+
+    def measure(self, content: bytes, codec: Codec) -> dict[str, Any]:
+        """Return what a round trip of a photograph measures, by the protocol of the papers.
+
+        Raises:
+            TooLargeError: it has too many pixels.
+            ImageError: it cannot be read, or is too small to be measured.
+        """
+        picture = self._read(content)
+        small, info = codec.shrink(picture)
+        trip = round_trip_of(codec, picture, "the picture")
+        record = trip.record.to_dict()
+        quality = ("psnr", "ssim", "psnr_rgb")
+        return {
+            "model": codec.loaded.name,
+            "width": picture.width,
+            "height": picture.height,
+            "bytes": len(content),
+            "small_width": small.width,
+            "small_height": small.height,
+            "small_bytes": len(encode(small, "picture.png", info=info)[0]),
+            "restored": {name: record["model"][name] for name in quality},
+            "bicubic": {name: record["bicubic"][name] for name in quality},
+        }
+
+    def listing(self, limit: int = 1000) -> list[str]:
+        """Return the names of pictures in the folder, sorted, at most `limit`."""
+        found: list[str] = []
+        for folder, folders, files in os.walk(self.root or os.devnull):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                path = Path(folder, name)
+                inside = not path.is_symlink() or path.resolve().is_relative_to(str(self.root))
+                if inside and is_supported_input(path) and not name.startswith("."):
+                    found.append(path.relative_to(str(self.root)).as_posix())
+                    if len(found) == limit:
+                        return found
+        return found
+
+    def located(self, name: str) -> Path:
+        """Return where a picture of the folder lies.
+
+        Raises:
+            NotThereError: there is none of this name, or it leads out of the folder.
+        """
+        missing = NotThereError(f"there is no picture {name!r}")
+        try:
+            check_name(name)
+            path = Path(self.root or "", name).resolve(strict=True)
+            inside = self.root is not None and path.is_relative_to(self.root) and path.is_file()
+        except (StorageError, OSError, ValueError, RuntimeError):
+            raise missing from None
+        if not inside or path.suffix.lower() not in INPUT_SUFFIXES:
+            raise missing
+        return path
+
+    def etag(self, path: Path, codec: Codec, format: SmallFormat) -> str:
+        """Return what changes whenever the small picture of a file would."""
+        status = path.stat()
+        parts = (str(path), status.st_size, status.st_mtime_ns, codec.loaded.sha256, codec.effort, format)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def small(self, path: Path, codec: Codec, format: SmallFormat) -> Result:
+        """Return the small picture of a file in the folder, from the cache where it is there.
+
+        Raises:
+            TooLargeError: it has too many pixels.
+            ImageError: it cannot be read.
+        """
+        key = self.etag(path, codec, format)
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:  # of several requests for one picture, one makes it
+            try:
+                kept = self._kept(f"{key}.{format}")
+                if kept is not None:
+                    return Result(kept, f"image/{format}")
+                if path.stat().st_size > self.settings.max_bytes:
+                    raise TooLargeError(f"the picture is larger than {self.settings.max_bytes} bytes")
+                result = self.shrink(path.read_bytes(), codec, format)
+            except OSError:
+                raise NotThereError("the picture is gone") from None
+            else:
+                self._keep(f"{key}.{format}", result.content)
+                return result
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
+
+    def _kept(self, name: str) -> bytes | None:
+        if self.settings.cache is None:
+            return None
+        path = self.settings.cache / name
+        try:
+            content = path.read_bytes()
+            os.utime(path)  # the longest unused goes first
+        except OSError:
+            return None
+        self.cache_hits += 1
+        return content
+
+    def _keep(self, name: str, content: bytes) -> None:
+        folder = self.settings.cache
+        if folder is None or len(content) > self.settings.cache_bytes:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(folder / name, content)
+            with self._lock:
+                _shorten(folder, self.settings.cache_bytes)
+        except (OSError, ImageError):
+            pass  # a full disk takes speed, not service
+
+    def _read(self, content: bytes) -> Any:
+        self._check_size(*header_size(content, "the picture"))
+        return decode(content, "the picture", max_pixels=self.settings.max_pixels)
+
+    def _check_size(self, width: int, height: int) -> None:
+        try:
+            check_size(width, height, "the picture", self.settings.max_pixels)
+        except ImageError:
+            raise TooLargeError(
+                f"{width} x {height} pixels are over the limit of {self.settings.max_pixels}"
+            ) from None
+
+
+def _shorten(folder: Path, limit: int) -> None:
+    """Delete what was not used for longest until `limit` bytes are kept."""
+    files = [(entry.stat(), Path(entry.path)) for entry in os.scandir(folder) if _of_ours(entry)]
+    total = sum(status.st_size for status, _ in files)
+    for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
+        if total <= limit:
+            return
+        path.unlink(missing_ok=True)
+        total -= status.st_size
+
+
+def _of_ours(entry: "os.DirEntry[str]") -> bool:
+    stem, _, ending = entry.name.partition(".")
+    return ending in ("png", "webp") and len(stem) == 32 and entry.is_file(follow_symlinks=False)

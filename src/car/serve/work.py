@@ -1,0 +1,86 @@
+"""A bounded pool of threads for the work on pictures, and what it turns away."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+_T = TypeVar("_T")
+_POLL = 0.5  # seconds between looks whether the client is still there
+
+
+class BusyError(Exception):
+    """As much is waiting as may."""
+
+
+class TooSlowError(Exception):
+    """The time for a request is over."""
+
+
+class GoneError(Exception):
+    """The client left before its work had begun."""
+
+
+class WorkPool:
+    """Runs functions on threads, at most `concurrency` at once, with at most `queue` more waiting.
+
+    Work that has begun cannot be stopped. It keeps its thread, and counts as work in hand, until it is done,
+    whether somebody waits for it or not.
+    """
+
+    def __init__(self, concurrency: int, queue: int, threads: int) -> None:
+        # PyTorch keeps the number of threads for each thread that calls it
+        self._threads = ThreadPoolExecutor(
+            concurrency, "picture", initializer=torch.set_num_threads, initargs=(threads,)
+        )
+        self._room = concurrency + queue
+        self._lock = threading.Lock()
+        self.in_hand = 0
+        """Functions that run or wait."""
+
+    async def run(
+        self, function: Callable[[], _T], timeout: float, disconnected: Callable[[], Awaitable[bool]]
+    ) -> _T:
+        """Return what `function` does.
+
+        Raises:
+            BusyError: there is no room; nothing was begun.
+            TooSlowError: `timeout` seconds are over.
+            GoneError: `disconnected` said so before it began.
+        """
+        with self._lock:
+            if self.in_hand >= self._room:
+                raise BusyError
+            self.in_hand += 1
+        future = self._threads.submit(function)
+        future.add_done_callback(self._done)
+        deadline = asyncio.get_running_loop().time() + timeout
+        waiting = asyncio.wrap_future(future)
+        while True:
+            left = deadline - asyncio.get_running_loop().time()
+            done, _ = await asyncio.wait({waiting}, timeout=max(0.0, min(_POLL, left)))
+            if done:
+                return waiting.result()
+            late = asyncio.get_running_loop().time() >= deadline
+            gone = not late and not future.running() and await disconnected()
+            if late or (gone and future.cancel()):
+                future.cancel()
+                waiting.add_done_callback(_forget)
+                raise TooSlowError if late else GoneError
+
+    def _done(self, _: "Future[Any]") -> None:
+        with self._lock:
+            self.in_hand -= 1
+
+    def close(self) -> None:
+        """Finish what is in hand."""
+        self._threads.shutdown(wait=True)
+
+
+def _forget(future: "asyncio.Future[Any]") -> None:
+    # nobody waits for it any more, but an error that is not looked at is reported
+    if not future.cancelled():
+        future.exception()

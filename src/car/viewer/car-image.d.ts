@@ -1,0 +1,36 @@
+export interface Info {
+  /** Name of the model that made the small picture. */
+  model: string;
+  /** First digits of the hash of its weights. */
+  weights: string;
+  scale: number;
+  /** Width and height of the original. */
+  size: [number, number];
+  grey: boolean;
+}
+
+export type State = "preview" | "loading" | "restoring" | "restored" | "failed";
+
+export declare class CarImage extends HTMLElement {
+  /** Address of the small picture. */
+  src: string;
+  /** What the small picture says about itself; null until it is read. */
+  readonly info: Info | null;
+  readonly state: State;
+  /** Restore as soon as it is in view. */
+  restore(): void;
+  /** Stop restoring; what is painted stays. */
+  cancel(): void;
+  /** The restored picture as a file; fails until all of it is restored. */
+  toBlob(type?: string): Promise<Blob>;
+}
+
+declare global {
+  interface HTMLElementTagNameMap {
+    "car-image": CarImage;
+  }
+  interface HTMLElementEventMap {
+    "car-state": CustomEvent<{ state: State; message: string }>;
+    "car-progress": CustomEvent<{ done: number; total: number }>;
+  }
+}

@@ -1,0 +1,415 @@
+"""The HTTP service as a process, over real connections."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+import car
+from car.images import inspect_info
+from car.weights import load
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+
+
+@contextmanager
+def serving(*arguments: object, cache: Path) -> "Generator[tuple[str, subprocess.Popen[str]], None, None]":
+    command = [sys.executable, "-m", "car", "serve", *map(str, arguments), "--port", "0"]
+    environment = os.environ | {"CAR_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line.startswith("listening on "), process.stderr and process.stderr.read()
+        yield line.split()[-1], process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photo: Path) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    (folder / "deeper").mkdir()
+    image = Image.open(photo).convert("RGB")
+    image.save(folder / "a photo #1?.jpg", quality=95)
+    image.rotate(90, expand=True).save(folder / "deeper" / "b.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (folder / "notes.txt").write_text("private")
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    image.save(secret)
+    (folder / "out.png").symlink_to(secret)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
+    cache = tmp_path_factory.mktemp("cache")
+    limits = ("--max-bytes", "2MB", "--max-pixels", 4_000_000, "--upload-timeout", 2)
+    with serving(folder, *limits, cache=cache) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(service: str) -> Generator[Any, None, None]:
+    with httpx.Client(base_url=service, timeout=60) as client:
+        yield client
+
+
+def pixels(content: bytes) -> "np.ndarray[Any, Any]":
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def one_line(answer: Any, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    (message,) = answer.json().values()
+    assert answer.json().keys() == {"error"}
+    assert "\n" not in message
+    assert "Traceback" not in message
+    assert str(Path.cwd()) not in message
+    return message
+
+
+# --- what it does ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_there_and_back(client: Any, photo: Path, tmp_path: Path, scale: int) -> None:
+    answer = client.post(f"/v1/downscale?scale={scale}", content=photo.read_bytes())
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/png"
+    small = tmp_path / "small.png"
+    small.write_bytes(answer.content)
+    info = inspect_info(small)
+    assert info is not None
+    assert (info.model, info.size) == (f"car_plus_x{scale}", Image.open(photo).size)
+    want = np.asarray(car.downscale(photo, scale))
+    assert np.abs(pixels(answer.content).astype(int) - want).max() <= 1
+    back = client.post("/v1/upscale", content=answer.content)
+    assert back.status_code == 200
+    assert np.abs(pixels(back.content).astype(int) - np.asarray(car.upscale(small))).max() <= 1
+    jpeg = client.post("/v1/upscale?format=jpg&quality=90", content=answer.content)
+    assert jpeg.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(jpeg.content)).format == "JPEG"
+
+
+def test_what_is_measured(client: Any, photo: Path) -> None:
+    answer = client.post("/v1/compare", content=photo.read_bytes()).json()
+    assert (answer["width"], answer["height"]) == Image.open(photo).size
+    assert answer["bytes"] == photo.stat().st_size
+    small = client.post("/v1/downscale", content=photo.read_bytes())
+    assert answer["small_bytes"] == len(small.content)
+    assert answer["restored"]["psnr"] > answer["bicubic"]["psnr"] + 1
+
+
+def test_models(client: Any) -> None:
+    listed = {model["name"]: model for model in client.get("/v1/models").json()}
+    assert listed["car_plus_x4"]["scale"] == 4
+    tag = listed["car_plus_x2"]["weights"][-1]
+    assert load(tag).tag == tag
+
+
+def test_folder_cache_and_etag(client: Any, folder: Path) -> None:
+    assert client.get("/v1/pictures").json() == ["a photo #1?.jpg", "broken.png", "deeper/b.png"]
+    address = "/small/a%20photo%20%231%3F.jpg"
+    first = client.get(address)
+    assert first.status_code == 200
+    want = np.asarray(car.downscale(folder / "a photo #1?.jpg", 4))
+    assert np.abs(pixels(first.content).astype(int) - want).max() <= 1
+    tag = first.headers["etag"]
+    again = client.get(address, headers={"If-None-Match": f'"other", {tag}'})
+    assert (again.status_code, again.content) == (304, b"")
+    head = client.head(address)
+    assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["content-length"]) == len(first.content)
+    assert "car_cache_hits 1.0" in client.get("/metrics").text
+    assert client.get(f"{address}?scale=2").headers["etag"] != tag
+    assert client.get("/small/deeper/b.png?format=webp").headers["content-type"] == "image/webp"
+    picture = Image.open(folder / "a photo #1?.jpg").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture.save(folder / "a photo #1?.jpg", quality=95)
+    changed = client.get(address, headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    assert changed.content != first.content
+
+
+def test_pages_and_viewer(client: Any) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert client.get("/viewer/car-image.js").headers["content-type"].startswith("text/javascript")
+    assert client.get("/viewer/network.wasm").headers["content-type"] == "application/wasm"
+    weights = client.get(f"/viewer/models/{load('car_plus_x4').short_hash}.safetensors")
+    assert weights.status_code == 200
+    assert "immutable" in weights.headers["cache-control"]
+    one_line(client.get("/viewer/models/0000.safetensors"), 404)
+    assert client.get("/healthz").json()["status"] == "ok"
+    assert client.get("/readyz").status_code == 200
+    client.post("/v1/downscale", content=b"junk")
+    assert 'car_requests_total{route="/v1/downscale",status="422"}' in client.get("/metrics").text
+
+
+# --- what it refuses -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.png",
+        "..%2f..%2fetc%2fpasswd",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "/etc/passwd",
+        "deeper/../a.png",
+        "out.png",
+        "notes.txt",
+        "deeper",
+        "a%00.png",
+        "none.png",
+        "\udcff.png".encode("utf-8", "surrogateescape").hex(),
+    ],
+)
+def test_no_way_out_of_the_folder(client: Any, name: str) -> None:
+    one_line(client.get(f"/small/{name}"), 404)
+
+
+def test_broken_and_foreign_bodies(client: Any, photo: Path) -> None:
+    content = photo.read_bytes()
+    for body in (b"", b"hello", content[: len(content) // 3], b"\x89PNG\r\n\x1a\n" + bytes(50)):
+        one_line(client.post("/v1/downscale", content=body), 422)
+        one_line(client.post("/v1/upscale", content=body), 422)
+        one_line(client.post("/v1/compare", content=body), 422)
+    assert "name a model or a scale" in one_line(client.post("/v1/upscale", content=content), 422)
+    assert "not a form" in one_line(client.post("/v1/downscale", files={"file": content}), 415)
+    one_line(client.get("/small/broken.png"), 422)
+    one_line(client.get("/nowhere"), 404)
+    one_line(client.get("/v1/downscale"), 405)
+
+
+def test_models_are_names_and_never_files(client: Any, photo: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(Path(car.__file__).parent.joinpath("weights", "car_plus_x4.v3.safetensors").read_bytes())
+    for name in (str(own), "own.safetensors", "kgn.ckpt,usn.ckpt", "car_lite_x4", "nonsense"):
+        message = one_line(client.post("/v1/downscale", params={"model": name[:64]}, content=b"x"), 422)
+        assert "no model is called" in message
+    small = client.post("/v1/downscale", content=photo.read_bytes()).content
+    hash_ = load("car_plus_x4").short_hash.encode()
+    image = Image.open(io.BytesIO(small))
+    text = image.info["car"].replace("car_plus_x4", "own.safetensors").replace(hash_.decode(), "")
+    lying, about = io.BytesIO(), PngImagePlugin.PngInfo()
+    about.add_text("car", text)
+    image.save(lying, "PNG", pnginfo=about)
+    assert "no model is called" in one_line(client.post("/v1/upscale", content=lying.getvalue()), 422)
+    one_line(client.post("/v1/downscale?scale=3", content=small), 422)
+    one_line(client.post("/v1/downscale?scale=2&model=car_plus_x4", content=small), 422)
+    one_line(client.post("/v1/downscale?effort=10", content=small), 422)
+
+
+def test_sizes(client: Any, service: str) -> None:
+    one_line(client.post("/v1/downscale", content=bytes(2_000_001)), 413)
+
+    def pieces() -> Generator[bytes, None, None]:
+        for _ in range(100):
+            yield bytes(100_000)
+
+    one_line(httpx.post(f"{service}/v1/downscale", content=pieces(), timeout=20), 413)
+    big = io.BytesIO()
+    Image.new("RGB", (2100, 2000)).save(big, "PNG")
+    message = one_line(client.post("/v1/downscale", content=big.getvalue()), 413)
+    assert message == "2100 x 2000 pixels are over the limit of 4000000"
+    small = io.BytesIO()
+    Image.new("RGB", (600, 600)).save(small, "PNG")
+    one_line(client.post("/v1/upscale?scale=4", content=small.getvalue()), 413)
+
+
+def raw(url: str, request: bytes, then: Callable[[socket.socket], None] | None = None) -> bytes:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request)
+        if then:
+            then(connection)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+        return answer
+
+
+def test_lying_and_slow_clients(service: str) -> None:
+    start = b"POST /v1/downscale HTTP/1.1\r\nHost: x\r\nContent-Length: "
+    assert b" 413 " in raw(service, start + b"99999999999\r\n\r\n")
+    assert b" 400 " in raw(service, start + b"-5\r\n\r\n")
+    begin = time.monotonic()
+    answer = raw(service, start + b"1000\r\n\r\nonly a little")
+    assert b" 408 " in answer
+    assert time.monotonic() - begin < 8
+
+
+def test_what_is_described_is_what_happens(service: str) -> None:
+    schemathesis = pytest.importorskip("schemathesis")
+    command = [str(Path(sys.executable).parent / "st"), "run", f"{service}/openapi.json"]
+    command += ["--max-examples", "12", "--seed", "1", "--phases", "examples,coverage,fuzzing"]
+    command += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,"]
+    command[-1] += "response_schema_conformance"
+    del schemathesis
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+# --- under load ------------------------------------------------------------------------------------------
+
+
+def coloured(number: int) -> bytes:
+    """Return a picture that no other number has, and whose small picture tells which it was."""
+    file = io.BytesIO()
+    colour = (number % 8 * 32 + 16, number // 8 % 8 * 32 + 16, number // 64 % 8 * 32 + 16)
+    Image.new("RGB", (32, 32), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_thousand_mixed_requests(service: str, folder: Path) -> None:
+    def ask(number: int) -> str | None:
+        client = clients[number % 8]
+        kind = number % 10
+        if kind == 0:
+            return None if client.get("/healthz").status_code == 200 else "health"
+        if kind == 1:
+            return None if client.post("/v1/downscale", content=b"junk").status_code == 422 else "junk"
+        if kind == 2:
+            return None if client.get("/small/deeper/b.png").status_code == 200 else "folder"
+        for _ in range(100):
+            answer = client.post("/v1/downscale?scale=4", content=coloured(number))
+            if answer.status_code != 429:
+                break
+            time.sleep(0.05)
+        if answer.status_code != 200:
+            return f"{number}: {answer.status_code}"
+        got = pixels(answer.content)
+        want = pixels(coloured(number))[:8, :8]
+        near = got.shape == (8, 8, 3) and np.abs(got.astype(int) - want)[2:6, 2:6].max() <= 12
+        return None if near else f"{number}: another's picture"
+
+    clients = [httpx.Client(base_url=service, timeout=60) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        problems = [p for p in threads.map(ask, range(1000)) if p]
+    for client in clients:
+        client.close()
+    assert problems == []
+
+
+def big_photo(photo: Path, side: int = 1200) -> bytes:
+    file = io.BytesIO()
+    Image.open(photo).convert("RGB").resize((side, side)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_more_than_may_wait_is_turned_away(photo: Path, tmp_path: Path) -> None:
+    content = big_photo(photo)
+    with serving("--concurrency", 1, "--queue", 1, cache=tmp_path) as (url, _):
+        with ThreadPoolExecutor(6) as threads:
+            post = lambda _: httpx.post(f"{url}/v1/downscale?effort=1", content=content, timeout=90)  # noqa: E731
+            answers = list(threads.map(post, range(6)))
+        by_status = sorted(answer.status_code for answer in answers)
+        assert by_status.count(200) >= 2
+        assert by_status.count(429) >= 2
+        assert set(by_status) == {200, 429}
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert int(refused.headers["retry-after"]) > 0
+        one_line(refused, 429)
+        assert httpx.post(f"{url}/v1/downscale", content=content, timeout=90).status_code == 200
+
+
+def test_what_takes_too_long_is_given_up_and_still_counted(photo: Path, tmp_path: Path) -> None:
+    content = big_photo(photo)
+    with serving("--timeout", 0.3, "--concurrency", 1, "--queue", 0, cache=tmp_path) as (url, _):
+        one_line(httpx.post(f"{url}/v1/downscale?effort=3", content=content, timeout=90), 503)
+        # its thread is still at it
+        one_line(httpx.post(f"{url}/v1/downscale", content=content, timeout=90), 429)
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert "car_work_in_hand 1.0" in httpx.get(f"{url}/metrics").text
+        deadline = time.monotonic() + 60
+        while httpx.get(f"{url}/readyz").status_code == 503:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def test_stopping_finishes_what_is_in_hand(photo: Path, tmp_path: Path) -> None:
+    content = big_photo(photo)
+    with serving("--concurrency", 1, cache=tmp_path) as (url, process):
+        answers: list[Any] = []
+        asking = threading.Thread(
+            target=lambda: answers.append(
+                httpx.post(f"{url}/v1/downscale?effort=2", content=content, timeout=90)
+            )
+        )
+        asking.start()
+        deadline = time.monotonic() + 30
+        while "car_work_in_hand 1.0" not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        asking.join(60)
+        assert answers[0].status_code == 200
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_bad_requests_of_the_command(tmp_path: Path) -> None:
+    def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "car", "serve", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        cases = {
+            (tmp_path / "none",): "no such folder",
+            ("--port", taken.getsockname()[1]): "cannot listen",
+            ("--host", "no.such.host.invalid"): "cannot listen",
+            ("--max-bytes", "lots"): "--max-bytes wants a size",
+            ("--scale", 3): "no model shrinks by 3",
+        }
+        for arguments, message in cases.items():
+            done = run(*arguments)
+            assert done.returncode == 2, done.stderr
+            assert message in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+
+
+def test_front_page(browser: Any, service: str, photo: Path) -> None:
+    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.goto(service)
+    page.set_input_files("#file", str(photo))
+    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    page.wait_for_selector("#numbers div:nth-child(4)")
+    numbers = page.locator("#numbers").inner_text()
+    assert "160 × 192" in numbers or "192 × 160" in numbers
+    assert numbers.count("dB") == 2
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the restored one").click()
+    assert Image.open(download.value.path()).size == Image.open(photo).size
+    page.locator("#pictures car-image[alt='deeper/b.png']").click()
+    page.locator("#pictures car-image[alt='deeper/b.png'][data-state='restored']").wait_for(timeout=60_000)
+    page.set_input_files("#file", {"name": "junk.png", "mimeType": "image/png", "buffer": b"junk"})
+    page.locator("#message", has_text="not a picture").wait_for()
+    assert [p for p in problems if "422" not in p] == []
+    context.close()
