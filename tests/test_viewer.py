@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 
 import car
 from browser import Site
+from car.codec import open_codec
 from car.errors import UsageError
 from car.models import create
 from car.viewer import assets, shipped_web_models, web_model
@@ -121,6 +122,7 @@ def test_web_models_are_the_upscalers_in_half_precision() -> None:
         loaded = load(name)
         content = web_model(loaded)
         assert len(content) < limit
+        assert web_model(open_codec(name).loaded) == content
         upscaler = loaded.rescaler.upscaler.state_dict()
         tensors = load_tensors(content)
         assert tensors.keys() == upscaler.keys()

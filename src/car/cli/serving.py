@@ -1,23 +1,43 @@
-"""The HTTP service and what shows a web site on this computer."""
+"""Small pictures on the web: the HTTP service, and galleries."""
 
 import contextlib
+import http.server
 import ipaddress
 import logging
 import signal
 import socket
 from collections.abc import Generator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from car.cli.common import Quiet, app, chosen_bytes, error_line, stdout
+from car.cli.common import (
+    DEFAULT_MAX_PIXELS,
+    Effort,
+    Json,
+    MaxPixels,
+    Model,
+    Quiet,
+    Scale,
+    app,
+    chosen_bytes,
+    error_line,
+    print_json,
+    progress,
+    stdout,
+)
+from car.codec import open_codec
 from car.errors import UsageError
+from car.gallery import build, megabytes, plan_gallery
 from car.weights import default_model
 from car.weights.store import cache_folder
 
 _KEEP_ALIVE = 5
 _OPEN_CONNECTIONS = 512
+_STOPS: tuple[Any, ...] = (signal.SIGINT, signal.SIGTERM)
 
 
 @app.command("serve")
@@ -119,7 +139,87 @@ def serve_command(
     Server(config).run(sockets=[listener])
 
 
-_STOPS: tuple[Any, ...] = (signal.SIGINT, signal.SIGTERM)
+@app.command("gallery")
+def gallery_command(
+    folder: Annotated[str, typer.Argument(help="Photographs: a folder (searched recursively) or a glob.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the site.")],
+    scale: Scale = None,
+    model: Model = None,
+    title: Annotated[str | None, typer.Option("--title", help="Default: the folder's name.")] = None,
+    description: Annotated[str, typer.Option("--description", help="A line below the title.")] = "",
+    effort: Effort = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write into a folder that is no gallery yet.")
+    ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Then show it on this computer until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="For --serve; 0 picks one.")] = 8001,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a web site of small pictures that restore their detail where they are opened.
+
+    The site is plain files for any web host. Repeated, the command does only what changed. It replaces and
+    removes nothing that it did not make.
+
+    For example:
+
+    ```
+    car gallery photos/ -o site/ --title 'Lisbon, in spring' --serve
+    ```
+    """
+    codec = open_codec(model, scale if model or scale else 4, effort=effort)
+    todo = plan_gallery(folder, output, codec.scale)
+    name = title or Path(folder).resolve().name
+    with progress(len(todo.jobs), "shrinking", as_json or quiet) as advance:
+        built = build(
+            todo,
+            output,
+            codec,
+            title=name,
+            description=description,
+            overwrite=overwrite,
+            max_pixels=max_pixels,
+            on_picture=advance,
+        )
+    if as_json:
+        result = {"site": str(output), "site_bytes": built.site_bytes, "source_bytes": built.source_bytes}
+        shown = [asdict(picture) for picture in built.pictures]
+        print_json(result | {"made": built.made, "pictures": shown, "failures": list(built.failures)})
+    elif not quiet:
+        stdout.print(
+            f"{output}: {len(built.pictures)} pictures, {built.made} of them new, "
+            f"{megabytes(built.site_bytes)}; the originals are {megabytes(built.source_bytes)}"
+        )
+    for failure in built.failures:
+        error_line(failure)
+    if serve:
+        _show(output, port)
+    if built.failures:
+        raise typer.Exit(1)
+
+
+def _show(site: Path, port: int) -> None:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        extensions_map = {  # noqa: RUF012 - as its base class has it
+            **http.server.SimpleHTTPRequestHandler.extensions_map,
+            ".js": "text/javascript",
+            ".wasm": "application/wasm",
+        }
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(site)))
+    except OSError as error:
+        raise UsageError(f"cannot listen on port {port}: {error.strerror}") from error
+    stdout.print(f"showing it at http://127.0.0.1:{server.server_address[1]}")
+    stdout.file.flush()
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -36,7 +36,11 @@ def web_model(loaded: LoadedModel) -> bytes:
     upscaler = rescaler.upscaler
     if not isinstance(upscaler, CompactUpscaler):
         raise UsageError(f"{loaded.name} cannot be restored in a browser: only compact upscalers can")
-    state = {key: value.cpu().numpy().astype(np.float16) for key, value in upscaler.state_dict().items()}
+    # a codec leaves weights in another order of memory, which safetensors would write as it lies
+    state = {
+        key: np.ascontiguousarray(value.cpu().numpy(), np.float16)
+        for key, value in upscaler.state_dict().items()
+    }
     about = {
         "weights": loaded.short_hash,
         "scale": str(rescaler.geometry.scale),
@@ -47,7 +51,7 @@ def web_model(loaded: LoadedModel) -> bytes:
     start = 8 + int.from_bytes(plain[:8], "little")
     header = json.loads(plain[8:start])
     header["__metadata__"]["digest"] = hashlib.sha256(plain[start:]).hexdigest()
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()  # metadata comes in any order
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + plain[start:]
 

@@ -1,0 +1,238 @@
+"""A web site of small pictures that restore their detail where they are viewed; see docs/viewer.md."""
+
+import hashlib
+import html
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from car._version import __version__
+from car.codec import Codec
+from car.errors import CarError, ImageError, UsageError
+from car.files import Plan, Renamer, plan
+from car.images import DEFAULT_MAX_PIXELS, atomic_write, decode, encode
+from car.viewer import assets, web_model
+
+MANIFEST = "gallery.json"
+"""What the site holds, and what made it: only files that are listed there are ever replaced or removed."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of a gallery.
+
+    Attributes:
+        source: path below the folder of photographs.
+        file: of the small picture, below the site.
+        sha256: of the photograph's file.
+        width: of the photograph, in pixels; likewise `height`.
+        small_width: of the small picture; likewise `small_height`.
+        bytes: of the photograph's file.
+        small_bytes: of the small picture's.
+    """
+
+    source: str
+    file: str
+    sha256: str
+    width: int
+    height: int
+    small_width: int
+    small_height: int
+    bytes: int
+    small_bytes: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` did: all pictures of the site, how many are new, and a line for each that failed."""
+
+    pictures: tuple[Shown, ...]
+    made: int
+    failures: tuple[str, ...]
+    site_bytes: int
+
+    @property
+    def source_bytes(self) -> int:
+        """Of all photographs shown."""
+        return sum(picture.bytes for picture in self.pictures)
+
+
+def plan_gallery(folder: str, site: Path, scale: int) -> Plan:
+    """Return which photographs become which small pictures.
+
+    Raises:
+        UsageError: there are none.
+    """
+    return plan([folder], f"{site / 'pictures'}{os.sep}", Renamer(".png", add=f".x{scale}"))
+
+
+def build(
+    todo: Plan,
+    site: Path,
+    codec: Codec,
+    *,
+    title: str,
+    description: str = "",
+    overwrite: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_picture: Callable[[], None] = lambda: None,
+) -> Built:
+    """Write the site, or bring it up to date: only photographs that changed are shrunk again.
+
+    Every file is complete or not there, and the page and the manifest come last, so a run that was stopped
+    leaves what was there before, and the next one completes it.
+
+    Args:
+        todo: what `plan_gallery` returned.
+        site: folder; made where it is missing.
+        codec: of a model whose upscaler the viewer knows.
+        title: of the page.
+        description: a line below it.
+        overwrite: whether a folder that is no gallery may be written into.
+        max_pixels: larger photographs are refused.
+        on_picture: called after each.
+
+    Raises:
+        UsageError: the viewer does not know the model, or the folder holds other things.
+        ImageError: a file cannot be written.
+    """
+    viewer = _viewer_files(codec)
+    before = _manifest(site)
+    if before is None and site.exists() and (not site.is_dir() or any(site.iterdir())) and not overwrite:
+        raise UsageError(f"{site} is there and no gallery; --overwrite writes one into it")
+    known = {entry["source"]: entry for entry in (before or {}).get("pictures", ())}
+    ours = set((before or {}).get("files", ()))
+    settings = {"model": codec.loaded.name, "weights": codec.loaded.sha256, "effort": codec.effort}
+    same = before is not None and all(before.get(key) == value for key, value in settings.items())
+    shown: list[Shown] = []
+    failures = list(todo.problems)
+    made = 0
+    root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()
+    for job in todo.jobs:
+        source, file = _below(job.source, root), _below(job.target, site)
+        try:
+            if job.target.exists() and file not in ours and not overwrite:
+                raise ImageError(f"{job.target} exists, and this gallery did not make it")
+            content = job.source.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            entry = known.get(source)
+            if same and entry and entry["sha256"] == digest and _size(job.target) == entry["small_bytes"]:
+                shown.append(Shown(**entry))
+                continue
+            picture = decode(content, str(job.source), max_pixels=max_pixels)
+            small, info = codec.shrink(picture)
+            encoded, _ = encode(small, job.target.name, info=info)
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(job.target, encoded)
+            sizes = (picture.width, picture.height, small.width, small.height, len(content), len(encoded))
+            shown.append(Shown(source, file, digest, *sizes))
+            made += 1
+        except (CarError, OSError, MemoryError) as error:
+            told = isinstance(error, CarError)
+            failures.append(
+                str(error) if told else f"{job.source}: {getattr(error, 'strerror', '') or 'failed'}"
+            )
+        finally:
+            on_picture()
+    files = dict(viewer)
+    files |= {f.name: f.read_bytes() for f in resources.files("car.gallery").joinpath("static").iterdir()}
+    site_bytes = sum(map(len, files.values())) + sum(picture.small_bytes for picture in shown)
+    files["index.html"] = _page(title, description, shown, site_bytes).encode()
+    listed = {*files, MANIFEST, *(picture.file for picture in shown)}
+    about = {"made_by": f"car {__version__}", "title": title, **settings}
+    about |= {"pictures": [asdict(picture) for picture in shown], "files": sorted(listed)}
+    files[MANIFEST] = (json.dumps(about, indent=1) + "\n").encode()
+    try:
+        for name, content in files.items():
+            target = site / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(target, content)
+        for name in ours - listed:
+            _remove(site, name)
+    except OSError as error:
+        raise ImageError(f"{error.filename or site}: {error.strerror}") from error
+    return Built(tuple(shown), made, tuple(failures), site_bytes + len(files["index.html"]))
+
+
+def _viewer_files(codec: Codec) -> dict[str, bytes]:
+    weights = web_model(codec.loaded)
+    files = {f"viewer/{name}": content for name, content in assets().items() if not name.endswith(".ts")}
+    return files | {f"viewer/models/{codec.loaded.short_hash}.safetensors": weights}
+
+
+def _manifest(site: Path) -> dict[str, Any] | None:
+    try:
+        about = json.loads((site / MANIFEST).read_text(encoding="utf-8"))
+        names = [*about["files"], *(entry["file"] for entry in about["pictures"])]
+        for entry in about["pictures"]:
+            Shown(**entry)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    # it lies on a disk where others may write
+    good = all(isinstance(name, str) and _is_inside(name) for name in names)
+    return about if good else None
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def _remove(site: Path, name: str) -> None:
+    (site / name).unlink(missing_ok=True)
+    for folder in (site / name).parents:
+        if folder == site or any(folder.iterdir()):
+            return
+        folder.rmdir()
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def megabytes(count: int) -> str:
+    """Say how many bytes these are."""
+    if count < 1_000_000:
+        return f"{count / 1000:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+def _page(title: str, description: str, shown: Iterable[Shown], site_bytes: int) -> str:
+    template = resources.files("car.gallery").joinpath("page.html").read_text(encoding="utf-8")
+    pictures = list(shown)
+    total = sum(picture.bytes for picture in pictures)
+    weight = (
+        f"{len(pictures)} photograph{'s' * (len(pictures) != 1)}: {megabytes(site_bytes)} in all, "
+        f"where the originals are {megabytes(total)}"
+    )
+    figures = "\n".join(_figure(picture) for picture in pictures)
+    values = {"title": title, "description": description, "weight": weight}
+    page = template.replace("{{pictures}}", figures)
+    for name, value in values.items():
+        page = page.replace("{{" + name + "}}", html.escape(value))
+    return page
+
+
+def _figure(picture: Shown) -> str:
+    name = html.escape(PurePosixPath(picture.source).name)
+    file = html.escape(quote(picture.file))
+    ratio = picture.width / picture.height
+    facts = f"{picture.width} × {picture.height}, {megabytes(picture.small_bytes)}"
+    return (
+        f'<li style="--ratio: {ratio:.4f}"><a href="{file}" data-width="{picture.width}" '
+        f'data-height="{picture.height}"><img src="{file}" width="{picture.small_width}" '
+        f'height="{picture.small_height}" alt="{name}" loading="lazy" decoding="async"></a>'
+        f"<p>{name}<span>{facts} instead of {megabytes(picture.bytes)}</span></p></li>"
+    )

@@ -1,0 +1,74 @@
+import "./viewer/car-image.js";
+
+/** @template {HTMLElement} T @param {string} id @returns {T} */
+const byId = (id) => /** @type {any} */ (document.getElementById(id));
+const view = /** @type {HTMLDialogElement} */ (byId("view"));
+const links = /** @type {HTMLAnchorElement[]} */ ([...document.querySelectorAll(".wall a")]);
+let at = -1;
+
+/** What of an address names a picture: its file, without folder. */
+const key = (/** @type {HTMLAnchorElement} */ link) => `#${link.getAttribute("href")?.replace(/^pictures\//, "")}`;
+
+/** Show the picture that the address names; none, if it names none. */
+function follow() {
+  const found = links.findIndex((link) => key(link) === location.hash);
+  if (found < 0) {
+    view.close();
+    return;
+  }
+  at = found;
+  const link = links[at];
+  const { width, height } = link.dataset;
+  const picture = document.createElement("car-image");
+  const image = /** @type {HTMLImageElement} */ (link.firstElementChild);
+  picture.setAttribute("alt", image.alt);
+  picture.setAttribute("src", link.href);
+  picture.style.setProperty("--ratio", String(Number(width) / Number(height)));
+  byId("stage").replaceChildren(picture);
+  byId("caption").textContent = `${image.alt} — ${width} × ${height}`;
+  byId("previous").hidden = byId("next").hidden = links.length < 2;
+  if (!view.open) view.showModal();
+}
+
+/** @param {number} step */
+function move(step) {
+  // not a new entry of the history for each: Back leads to the wall
+  location.replace(key(links[(at + step + links.length) % links.length]));
+}
+
+for (const link of links)
+  link.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    location.hash = key(link);
+  });
+view.addEventListener("close", () => {
+  byId("stage").replaceChildren(); // stops restoring
+  if (location.hash) history.pushState(null, "", location.pathname + location.search);
+  links[at]?.focus();
+});
+byId("close").addEventListener("click", () => view.close());
+byId("previous").addEventListener("click", () => move(-1));
+byId("next").addEventListener("click", () => move(1));
+view.addEventListener("keydown", (event) => {
+  // a picture that is zoomed, and the slider, take the arrows for themselves
+  if (event.defaultPrevented || (event.key !== "ArrowLeft" && event.key !== "ArrowRight")) return;
+  if (/** @type {Element} */ (event.composedPath()[0]).matches("input")) return;
+  move(event.key === "ArrowLeft" ? -1 : 1);
+});
+let touched = { x: 0, y: 0, fingers: 0 };
+view.addEventListener(
+  "touchstart",
+  ({ touches }) => {
+    touched = { x: touches[0].clientX, y: touches[0].clientY, fingers: touches.length };
+  },
+  { passive: true },
+);
+view.addEventListener("touchend", ({ changedTouches: [touch] }) => {
+  const zoomed = byId("stage").firstElementChild?.shadowRoot?.querySelector("[data-zoomed]");
+  const [x, y] = [touch.clientX - touched.x, touch.clientY - touched.y];
+  if (!zoomed && touched.fingers === 1 && Math.abs(x) > 60 && Math.abs(x) > 2 * Math.abs(y)) move(x > 0 ? -1 : 1);
+});
+addEventListener("hashchange", follow);
+byId("plain").hidden = true;
+follow();

@@ -1,0 +1,238 @@
+"""Galleries: what the command writes, and the site in a real browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import car
+from browser import Site
+
+HOSTILE = '"><img src=x onerror=alert(1)> & 100% #1?.png'
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "car", "gallery", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def made(*arguments: object) -> dict[str, Any]:
+    done = run(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, photo: Path) -> Path:
+    folder = tmp_path / "Three & more"
+    (folder / "deeper").mkdir(parents=True)
+    image = Image.open(photo).convert("RGB")
+    exif = Image.Exif()
+    exif[0x010F] = "SecretCamera"
+    image.resize((480, 400)).save(folder / "a.jpg", exif=exif, quality=95)
+    image.rotate(90, expand=True).resize((300, 340)).save(folder / "deeper" / "b.png")
+    image.resize((401, 203)).save(folder / HOSTILE)
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_site_and_numbers(photographs: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    result = made(photographs, "-o", site, "--title", "<b>Mine</b>")
+    assert result["made"] == 3
+    assert result["site_bytes"] == sum(
+        (site / name).stat().st_size for name in files(site) - {"gallery.json"}
+    )
+    assert result["source_bytes"] == sum(path.stat().st_size for path in photographs.rglob("*.*"))
+    page = (site / "index.html").read_text()
+    assert "<b>" not in page
+    assert "onerror=alert(1)>" not in page
+    assert page.count("<li ") == 3
+    for name in re.findall(r'(?:src|href)="(?!data:)([^"]+)"', page):
+        assert "://" not in name
+    # small pictures restore by themselves, and say nothing of the camera
+    small = site / "pictures" / "a.x4.png"
+    assert car.upscale(small).size == (480, 400)
+    assert b"SecretCamera" not in small.read_bytes()
+    listed = {picture["file"]: picture for picture in result["pictures"]}
+    assert listed["pictures/a.x4.png"]["small_bytes"] == small.stat().st_size
+
+
+def test_only_what_changed_is_done_again(photographs: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    made(photographs, "-o", site)
+    before = {name: (site / name).stat().st_mtime_ns for name in files(site) if name.endswith(".x4.png")}
+    (site / "CNAME").write_text("example.org")
+    (photographs / HOSTILE).unlink()
+    Image.new("RGB", (64, 64), "red").save(photographs / "deeper" / "b.png")
+    result = made(photographs, "-o", site)
+    assert result["made"] == 1
+    after = {name: (site / name).stat().st_mtime_ns for name in files(site) if name.endswith(".x4.png")}
+    assert after.keys() == {"pictures/a.x4.png", "pictures/deeper/b.x4.png"}
+    assert after["pictures/a.x4.png"] == before["pictures/a.x4.png"]
+    assert (site / "CNAME").read_text() == "example.org"
+    assert made(photographs, "-o", site)["made"] == 0
+    assert made(photographs, "-o", site, "--scale", 2)["made"] == 2
+    assert not [name for name in files(site) if ".x4." in name]
+    assert len([name for name in files(site) if name.endswith(".safetensors")]) == 1
+    # a small picture that was lost or damaged is made again
+    (site / "pictures" / "a.x2.png").write_bytes(b"")
+    assert made(photographs, "-o", site, "--scale", 2)["made"] == 1
+
+
+def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").write_text("mine")
+    refused = run(photographs, "-o", site)
+    assert refused.returncode == 2
+    assert "no gallery; --overwrite" in refused.stderr
+    assert files(site) == {"index.html"}
+    shutil.rmtree(site)
+    made(photographs, "-o", site)
+    Image.new("RGB", (64, 64)).save(photographs / "c.png")
+    (site / "pictures" / "c.x4.png").write_text("mine")
+    done = run(photographs, "-o", site)
+    assert done.returncode == 1
+    assert "this gallery did not make it" in done.stderr
+    assert (site / "pictures" / "c.x4.png").read_text() == "mine"
+    # a manifest that lies leads nowhere
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    about = json.loads((site / "gallery.json").read_text())
+    about["files"].append("../outside.txt")
+    (site / "gallery.json").write_text(json.dumps(about))
+    run(photographs, "-o", site, "--overwrite")
+    assert outside.read_text() == "mine"
+
+
+def test_a_bad_picture_does_not_stop_the_others(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    done = run(photographs, "-o", tmp_path / "site", "--json")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert len(result["pictures"]) == 3
+    assert len(result["failures"]) == 1
+    assert "broken.png" in result["failures"][0]
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_bad_requests(photographs: Path, tmp_path: Path) -> None:
+    cases = {
+        (tmp_path / "none", "-o", tmp_path / "s"): "no such file or folder",
+        (photographs, "-o", photographs / "a.jpg"): "is there and no gallery",
+        (photographs, "-o", "/proc/site"): "/proc/site",
+        (photographs, "-o", tmp_path / "s", "--scale", 3): "no model shrinks by 3",
+    }
+    for arguments, message in cases.items():
+        done = run(*arguments)
+        assert done.returncode in (1, 2), done.stderr
+        assert message in done.stderr
+        assert len(set(done.stderr.splitlines())) <= 4
+
+
+def test_in_a_browser(browser: Any, site: Site, photographs: Path, tmp_path: Path) -> None:
+    made(photographs, "-o", tmp_path / "site")
+    site.add_folder(tmp_path / "site")
+    # the server is asked for names as they are written in addresses
+    site.files |= {quote(name): content for name, content in site.files.items()}
+    context = browser.new_context(viewport={"width": 390, "height": 780}, device_scale_factor=2)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    others: list[str] = []
+    page.on(
+        "request", lambda r: None if r.url.startswith((site.url, "blob:", "data:")) else others.append(r.url)
+    )
+    page.goto(f"{site.url}/")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.locator("#plain").is_hidden()
+    links = page.locator(".wall a")
+    assert links.count() == 3
+    for number in range(3):
+        links.nth(number).focus()
+        page.keyboard.press("Enter")
+        shown = page.locator("#stage car-image[data-state='restored']")
+        shown.wait_for(timeout=60_000)
+        file = page.evaluate("document.querySelector('#stage car-image').src")
+        text = page.evaluate(
+            """async () => {
+                const blob = await document.querySelector("#stage car-image").toBlob();
+                const bytes = new Uint8Array(await blob.arrayBuffer());
+                return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+            }"""
+        )
+        got = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")).astype(int)
+        small = site.files[file.removeprefix(site.url)]
+        assert isinstance(small, bytes)
+        (tmp_path / "small.png").write_bytes(small)
+        assert np.abs(got - np.asarray(car.upscale(tmp_path / "small.png"))).max() <= 1
+        page.keyboard.press("Escape")
+        page.locator("#view").wait_for(state="hidden")
+        assert "#" not in page.url
+        assert links.nth(number).evaluate("(link) => link === document.activeElement")
+    links.nth(0).click()
+    first = page.url
+    assert "#" in first
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(re.compile("#(?!" + re.escape(first.split("#")[1]) + ")"))
+    assert page.locator("#view").is_visible()
+    page.go_back()
+    page.locator("#view").wait_for(state="hidden")
+    page.goto(first)
+    page.locator("#view").wait_for(state="visible")
+    page.get_by_role("button", name="Close").click()
+    page.locator("#view").wait_for(state="hidden")
+    assert (problems, others) == ([], [])
+    context.close()
+
+
+def test_without_scripts_there_are_still_pictures(
+    browser: Any, site: Site, photographs: Path, tmp_path: Path
+) -> None:
+    made(photographs, "-o", tmp_path / "site")
+    site.add_folder(tmp_path / "site")
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{site.url}/")
+    assert page.locator(".wall img").count() == 3
+    assert page.locator("#plain").is_visible()
+    context.close()
+
+
+def test_shown_on_this_computer(photographs: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "car",
+        "gallery",
+        photographs,
+        "-o",
+        tmp_path / "site",
+        "--serve",
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        address = lines[1].split()[-1]
+        with urllib.request.urlopen(f"{address}/viewer/car-image.js") as answer:
+            assert answer.headers["Content-Type"] == "text/javascript"
+        process.send_signal(2)
+        assert process.wait(20) == 0
