@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 demo: $(VENV)/.installed
 	$(BIN)/car compare examples/street.webp --scale 4 --output demo-out --overwrite
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev web/node_modules/.package-lock.json
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -38,5 +38,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
+# TypeScript, which checks the types of the viewer; its test is skipped where there is no npm
+web/node_modules/.package-lock.json: web/package-lock.json
+	if command -v npm >/dev/null; then cd web && npm ci --silent --no-audit --no-fund; fi
+
 clean:
-	rm -rf $(VENV) demo-out build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) web/node_modules demo-out build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
