@@ -8,7 +8,6 @@ loops, and `car bulk`. Three rounds, taking turns; medians. Results go to ``benc
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -21,9 +20,8 @@ from typing import Any
 
 from PIL import Image
 
-from run import ROOT, machine
+from run import machine, publish
 
-PAGE = ROOT / "docs" / "scale.md"
 FORMATS = (("jpg", {"quality": 92}), ("png", {}), ("webp", {"quality": 90}), ("jpg", {"quality": 85}))
 
 
@@ -101,10 +99,7 @@ def main() -> None:
             shutil.copytree(place / "downscale-bulk", place / "small", dirs_exist_ok=True)
     results = {"machine": machine(), "images": options.count, "megapixels": pixels / 1e6}
     results |= {"rounds": options.rounds, "rows": rows}
-    (ROOT / "benchmarks" / "bulk.json").write_text(json.dumps(results, indent=1) + "\n")
-    begin, end = "<!-- bulk: made by benchmarks/bulk.py -->", "<!-- end of bulk -->"
-    before, rest = PAGE.read_text().split(begin)
-    PAGE.write_text(f"{before}{begin}\n{table(results)}\n{end}{rest.split(end)[1]}")
+    publish("bulk", "scale.md", results, table(results))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Results go to ``benchmarks/large.json`` and ``docs/scale.md``, between the marke
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,9 +21,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from run import ROOT, machine
-
-PAGE = ROOT / "docs" / "scale.md"
+from run import machine, publish
 
 
 def rows(top: int, bottom: int, width: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
@@ -59,11 +56,14 @@ def make(path: Path, side: int) -> None:
 def timed(*arguments: object) -> tuple[float, int]:
     """Return seconds and peak memory in bytes of a command."""
     begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "car", *map(str, arguments)])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    # a child's peak starts at what its parent had at the time: an empty parent between them keeps ours out
+    count = "import os, sys; e = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0); "
+    count += "print(e[2].ru_maxrss * 1024); sys.exit(e[1] != 0)"
+    command = [sys.executable, "-m", "car", *map(str, arguments), "--quiet"]
+    result = subprocess.run([sys.executable, "-S", "-c", count, *command], stdout=subprocess.PIPE, text=True)
+    if result.returncode:
         raise SystemExit(f"{arguments} failed")
-    return time.perf_counter() - begin, usage.ru_maxrss * 1024
+    return time.perf_counter() - begin, int(result.stdout)
 
 
 def check_seams(large: Path, small: Path, restored: Path, scale: int) -> int:
@@ -140,10 +140,7 @@ def main() -> None:
             row |= {"down_seconds": down[0], "down_peak": down[1], "up_seconds": up[0], "up_peak": up[1]}
             results["rows"].append(row)
             print(json.dumps(row), flush=True)
-    (ROOT / "benchmarks" / "large.json").write_text(json.dumps(results, indent=1) + "\n")
-    begin, end = "<!-- large: made by benchmarks/large.py -->", "<!-- end of large -->"
-    before, rest = PAGE.read_text().split(begin)
-    PAGE.write_text(f"{before}{begin}\n{table(results)}\n{end}{rest.split(end)[1]}")
+    publish("large", "scale.md", results, table(results))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def publish(name: str, page: str, results: dict[str, Any], table: str) -> None:
+    """Write ``benchmarks/NAME.json``, and the table between the markers of a page of ``docs/``."""
+    (ROOT / "benchmarks" / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    path = ROOT / "docs" / page
+    begin, end = f"<!-- {name}: made by benchmarks/{name}.py -->", f"<!-- end of {name} -->"
+    before, rest = path.read_text().split(begin)
+    path.write_text(f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}")
+
+
 def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):

@@ -29,6 +29,7 @@ class Site:
     def __init__(self) -> None:
         self.files: dict[str, bytes | Callable[[], bytes]] = {}
         self.asked: list[str] = []
+        self.headers: dict[str, str] = {}
         site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -40,6 +41,8 @@ class Site:
                 self.send_response(200 if content is not None else 404)
                 kind = mimetypes.guess_type(path)[0] or ("text/html" if path.endswith("/") else None)
                 self.send_header("Content-Type", kind or "application/octet-stream")
+                for name, value in site.headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content or b"")))
                 self.end_headers()
                 self.wfile.write(content or b"")

@@ -1,0 +1,112 @@
+"""Bytes of a gallery beside the same photographs as full-size JPEG, WebP and AVIF.
+
+    python benchmarks/page_weight.py --data photos/    # the 24 largest pictures of a folder; ten minutes
+
+Quality is the luma PSNR of what is seen in the end: the restored picture, or the decoded file. Results go to
+``benchmarks/page_weight.json`` and ``docs/viewer.md``, between the markers.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import car
+from car.images import is_supported_input
+from car.metrics import psnr
+from run import machine, publish
+
+COUNT = 24
+CODECS = {
+    "JPEG, quality 90": ("JPEG", {"quality": 90}),
+    "WebP, quality 80": ("WEBP", {"quality": 80}),
+    "AVIF, quality 60": ("AVIF", {"quality": 60}),
+}
+
+
+def quality(restored: Image.Image, original: Image.Image) -> float:
+    import torch
+
+    tensors = [
+        torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)[None] / 255
+        for image in (restored, original)
+    ]
+    return psnr(tensors[0], tensors[1], border=4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    data = parser.parse_args().data
+    pictures = [Path(root, name) for root, _, names in os.walk(data) for name in names]
+    pictures = [path for path in pictures if is_supported_input(path)]
+    pixels = {path: Image.open(path).width * Image.open(path).height for path in pictures}
+    chosen = sorted(pictures, key=lambda path: (-pixels[path], path.name))[:COUNT]
+    rows: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        photographs = Path(folder, "photographs")
+        photographs.mkdir()
+        originals: dict[str, Image.Image] = {}
+        for number, path in enumerate(chosen):
+            name = f"{number:02}"
+            originals[name] = Image.open(path).convert("RGB")
+            originals[name].save(photographs / f"{name}.png")
+        for scale in (4, 2):
+            site = Path(folder, f"site{scale}")
+            command = [
+                sys.executable,
+                "-m",
+                "car",
+                "gallery",
+                photographs,
+                "-o",
+                site,
+                "--scale",
+                str(scale),
+                "--json",
+            ]
+            made = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+            small = {Path(p["source"]).stem: site / p["file"] for p in made["pictures"]}
+            values = [quality(car.upscale(small[name]), original) for name, original in originals.items()]
+            rows[f"gallery, {scale}x"] = {
+                "bytes": made["site_bytes"],
+                "pictures_bytes": sum(p["small_bytes"] for p in made["pictures"]),
+                "psnr": float(np.mean(values)),
+            }
+            print(rows, flush=True)
+        for label, (kind, options) in CODECS.items():
+            total, values = 0, []
+            for original in originals.values():
+                file = io.BytesIO()
+                original.save(file, kind, **options)
+                total += file.tell()
+                values.append(quality(Image.open(file), original))
+            rows[label] = {"bytes": total, "pictures_bytes": total, "psnr": float(np.mean(values))}
+            print(label, rows[label], flush=True)
+    count = sum(pixels[path] for path in chosen) / 1e6
+    lines = [
+        f"{COUNT} photographs of {count:.1f} megapixels in all, {machine()['date']}:",
+        "",
+        "| | whole page, MB | pictures alone, MB | bits a pixel | luma PSNR of what is seen, dB |",
+        "|---|---|---|---|---|",
+    ]
+    for label, row in rows.items():
+        bits = row["pictures_bytes"] * 8 / count / 1e6
+        sizes = f"{row['bytes'] / 1e6:.2f} | {row['pictures_bytes'] / 1e6:.2f}"
+        lines.append(f"| {label} | {sizes} | {bits:.2f} | {row['psnr']:.2f} |")
+    results: dict[str, Any] = {"machine": machine(), "megapixels": count, "rows": rows}
+    publish("page_weight", "viewer.md", results, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
