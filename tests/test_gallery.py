@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -118,6 +119,18 @@ def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None
     (site / "gallery.json").write_text(json.dumps(about))
     run(photographs, "-o", site, "--overwrite")
     assert outside.read_text() == "mine"
+
+
+def test_names_that_are_no_text_and_a_site_among_its_sources(photographs: Path) -> None:
+    odd = os.fsdecode(b"odd \xff\n name.png")
+    Image.new("RGB", (40, 40)).save(photographs / "plain.png")
+    (photographs / "plain.png").rename(photographs / odd)
+    for turn in range(2):
+        result = made(photographs, "-o", photographs / "site")
+        assert len(result["pictures"]) == 4
+        assert result["made"] == (0 if turn else 4)
+    page = (photographs / "site" / "index.html").read_text()
+    assert 'href="pictures/odd%20%FF%0A%20name.x4.png"' in page
 
 
 def test_a_bad_picture_does_not_stop_the_others(photographs: Path, tmp_path: Path) -> None:

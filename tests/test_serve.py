@@ -51,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo: Path) -> Path:
     image.save(folder / "a photo #1?.jpg", quality=95)
     image.rotate(90, expand=True).save(folder / "deeper" / "b.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"no text, this name")
     (folder / "notes.txt").write_text("private")
     secret = tmp_path_factory.mktemp("elsewhere") / "secret.png"
     image.save(secret)

@@ -5,7 +5,7 @@ import html
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -68,7 +68,10 @@ def plan_gallery(folder: str, site: Path, scale: int) -> Plan:
     Raises:
         UsageError: there are none.
     """
-    return plan([folder], f"{site / 'pictures'}{os.sep}", Renamer(".png", add=f".x{scale}"))
+    todo = plan([folder], f"{site / 'pictures'}{os.sep}", Renamer(".png", add=f".x{scale}"))
+    inside = site.resolve()
+    jobs = tuple(job for job in todo.jobs if not job.source.resolve().is_relative_to(inside))
+    return replace(todo, jobs=jobs)
 
 
 def build(
@@ -221,13 +224,14 @@ def _page(title: str, description: str, shown: Iterable[Shown], site_bytes: int)
     values = {"title": title, "description": description, "weight": weight}
     page = template.replace("{{pictures}}", figures)
     for name, value in values.items():
-        page = page.replace("{{" + name + "}}", html.escape(value))
+        page = page.replace("{{" + name + "}}", html.escape(value.encode(errors="replace").decode()))
     return page
 
 
 def _figure(picture: Shown) -> str:
-    name = html.escape(PurePosixPath(picture.source).name)
-    file = html.escape(quote(picture.file))
+    # names of files need not be text
+    name = html.escape(PurePosixPath(picture.source).name.encode(errors="replace").decode())
+    file = html.escape(quote(os.fsencode(picture.file)))
     ratio = picture.width / picture.height
     facts = f"{picture.width} × {picture.height}, {megabytes(picture.small_bytes)}"
     return (

@@ -156,8 +156,11 @@ class Pictures:
             for name in sorted(files):
                 path = Path(folder, name)
                 inside = not path.is_symlink() or path.resolve().is_relative_to(str(self.root))
-                if inside and is_supported_input(path) and not name.startswith("."):
-                    found.append(path.relative_to(str(self.root)).as_posix())
+                shown = path.relative_to(str(self.root)).as_posix()
+                # a name that is no text has no place in JSON, nor in an address
+                text = shown.encode(errors="replace").decode() == shown
+                if text and inside and is_supported_input(path) and not name.startswith("."):
+                    found.append(shown)
                     if len(found) == limit:
                         return found
         return found

@@ -112,6 +112,9 @@ export class CarImage extends HTMLElement {
     this.#update();
   }, { rootMargin: "100px" });
   #resize = new ResizeObserver(() => this.#update());
+  #scrolled = () => {
+    if (this.#tiles.length && this.#inView) this.#update();
+  };
 
   constructor() {
     super();
@@ -157,6 +160,8 @@ export class CarImage extends HTMLElement {
   }
 
   connectedCallback() {
+    // a huge picture is restored where it is looked at; whatever scrolls, events of the capture phase tell
+    document.addEventListener("scroll", this.#scrolled, { capture: true, passive: true });
     this.#watch.observe(this);
     this.#resize.observe(this);
     this.#wanted = this.getAttribute("restore") === "now" || this.#wanted;
@@ -164,6 +169,7 @@ export class CarImage extends HTMLElement {
   }
 
   disconnectedCallback() {
+    document.removeEventListener("scroll", this.#scrolled, { capture: true });
     this.#watch.disconnect();
     this.#resize.disconnect();
     this.#inView = false;
@@ -673,8 +679,6 @@ export class CarImage extends HTMLElement {
       event.preventDefault();
       action();
     });
-    // a huge picture is restored where it is looked at
-    addEventListener("scroll", () => this.#tiles.length && this.#inView && this.#update(), { passive: true });
   }
 }
 
