@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,57 @@ def test_only_what_changed_is_done_again(photographs: Path, tmp_path: Path) -> N
     # a small picture that was lost or damaged is made again
     (site / "pictures" / "a.x2.png").write_bytes(b"")
     assert made(photographs, "-o", site, "--scale", 2)["made"] == 1
+
+
+def test_a_run_that_was_killed_is_completed(photographs: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    image = Image.effect_noise((700, 700), 80).convert("RGB")
+    for number in range(12):
+        image.save(photographs / f"more {number}.png", compress_level=1)
+    command = [sys.executable, "-m", "car", "gallery", str(photographs), "-o", str(site)]
+    for _ in range(2):
+        for path in site.glob("pictures/*.png"):
+            path.unlink()
+        with subprocess.Popen(command) as process:
+            while len(list(site.glob("pictures/*.png"))) < 3:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.kill()
+        assert not (site / "index.html").exists()
+    result = made(photographs, "-o", site)
+    assert len(result["pictures"]) == 15
+    assert (site / "index.html").exists()
+
+
+def test_what_can_no_longer_be_read_stays_as_it_was(photographs: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    made(photographs, "-o", site)
+    small = (site / "pictures" / "a.x4.png").read_bytes()
+    (photographs / "a.jpg").write_bytes(b"")
+    done = run(photographs, "-o", site, "--json")
+    assert done.returncode == 1
+    assert len(json.loads(done.stdout)["pictures"]) == 3
+    assert (site / "pictures" / "a.x4.png").read_bytes() == small
+    page = (site / "index.html").read_text()
+    for path in photographs.rglob("*.*"):
+        path.write_bytes(b"")
+    shutil.rmtree(site / "pictures")
+    done = run(photographs, "-o", site)
+    assert done.returncode == 1
+    assert "nothing to show" in done.stderr
+    assert (site / "index.html").read_text() == page
+
+
+def test_a_link_out_of_the_site_is_not_followed(photographs: Path, tmp_path: Path) -> None:
+    site, outside = tmp_path / "site", tmp_path / "outside"
+    made(photographs, "-o", site)
+    shutil.rmtree(site / "pictures")
+    outside.mkdir()
+    (site / "pictures").symlink_to(outside)
+    done = run(photographs, "-o", site)
+    assert done.returncode == 1
+    assert "leads out of the site" in done.stderr
+    assert not list(outside.iterdir())
 
 
 def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None:
@@ -211,6 +263,15 @@ def test_in_a_browser(browser: Any, site: Site, photographs: Path, tmp_path: Pat
     page.locator("#view").wait_for(state="visible")
     page.get_by_role("button", name="Close").click()
     page.locator("#view").wait_for(state="hidden")
+    # closing is a way back, not a way on; and Escape closes wherever the focus is
+    page.goto("about:blank")
+    page.goto(f"{site.url}/")
+    links.nth(1).click()
+    page.locator("#stage car-image[data-state='restored'] .frame").focus()
+    page.keyboard.press("Escape")
+    page.locator("#view").wait_for(state="hidden")
+    page.go_back()
+    page.wait_for_url("about:blank")
     assert (problems, others) == ([], [])
     context.close()
 

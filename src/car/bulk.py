@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from car.codec import Codec, Precision, open_codec
+from car.codec import Backend, Codec, Precision, open_codec
 from car.errors import CarError, ImageError, StorageError, UsageError
 from car.evaluate import round_trip_of
 from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size, is_supported_input
@@ -53,6 +53,7 @@ class Work:
     max_pixels: int = DEFAULT_MAX_PIXELS
     overwrite: bool = False
     verify: bool = False
+    backend: Backend = "torch"
 
     def target_name(self, name: str, scale: int) -> str:
         """Return the name of the result for an image called `name`; empty where none is written."""
@@ -68,7 +69,10 @@ class Work:
         return f"{folder}/{stem}.{self.format}" if folder else f"{stem}.{self.format}"
 
     def settings(self) -> dict[str, Any]:
-        """Return what determines the results, beside the source."""
+        """Return what determines the results, beside the source.
+
+        The backend is not among it: it moves single values by a level, no reason to do a million again.
+        """
         names = ("kind", "scale", "format", "quality", "precision", "effort", "psnr")
         model = [str(part) for part in self.model] if isinstance(self.model, tuple) else self.model
         return {name: getattr(self, name) for name in names} | {"model": model}
@@ -215,6 +219,7 @@ class Worker:
                     "tile": work.tile,
                     "memory": work.memory // 4,
                     "precision": work.precision,
+                    "backend": work.backend,
                 }
                 if key[0]:
                     self._codecs[key] = Codec(load(find(*key) if key[1] else key[0]), **options)

@@ -90,14 +90,12 @@ class Codec:
         # channels-last is 1.4 times as fast for these convolutions on a CPU, and no slower on a GPU
         loaded.rescaler.to(self.device)
         loaded.rescaler.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in the stubs
-        plain = self.device.type == "cpu" and precision == "float32"
-        if backend == "onnxruntime" and not plain:
-            raise UsageError("onnxruntime restores on the CPU in float32 only; leave --backend to torch")
-        if backend == "auto":
-            # weights of one's own change often, and each would be exported anew
-            possible = plain and loaded.tag is not None and session_possible()
-            backend = "onnxruntime" if possible else "torch"
-        self.backend = backend
+        # weights of one's own change often, and each would be exported anew
+        self.backend = (
+            "torch"
+            if backend == "auto" and loaded.tag is None
+            else chosen_backend(backend, device, precision)
+        )
         self._session: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     @property
@@ -301,6 +299,20 @@ class _ExactFloat32:
 
 
 _exact_float32 = _ExactFloat32()
+
+
+def chosen_backend(backend: Backend, device: str, precision: Precision) -> Backend:
+    """Return ``torch`` or ``onnxruntime``: which of them ``auto`` stands for here.
+
+    Raises:
+        UsageError: onnxruntime is asked for and cannot do it.
+    """
+    plain = resolve_device(device).type == "cpu" and precision == "float32"
+    if backend == "onnxruntime" and not plain:
+        raise UsageError("onnxruntime restores on the CPU in float32 only; leave --backend to torch")
+    if backend == "auto":
+        return "onnxruntime" if plain and session_possible() else "torch"
+    return backend
 
 
 def downscale(

@@ -17,6 +17,7 @@ from car.bulk import Engine, Plan, Summary, Work, plan, run, run_here
 from car.bulk_ray import run_on_ray
 from car.cli.common import (
     DEFAULT_MAX_PIXELS,
+    BackendOption,
     Device,
     Effort,
     FileFormat,
@@ -38,6 +39,7 @@ from car.cli.common import (
     stderr,
     stdout,
 )
+from car.codec import chosen_backend
 from car.errors import UsageError
 from car.manifest import Record, check_manifest_name, export_manifest
 
@@ -150,6 +152,7 @@ def bulk_upscale_command(
     manifest: ManifestFile = None,
     device: Device = "auto",
     precision: PrecisionOption = "float32",
+    backend: BackendOption = "auto",
     memory: Memory = None,
     tile: FittingTile = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -179,6 +182,8 @@ def bulk_upscale_command(
         max_pixels,
         overwrite,
         verify,
+        # decided here, so that all machines of a run do the same
+        chosen_backend(backend, device, precision),
     )
     _run(source, target, work, _engine(engine, address, workers), manifest, as_json=as_json, quiet=quiet)
 

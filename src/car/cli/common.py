@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from car.codec import DEFAULT_TILE as DEFAULT_TILE
-from car.codec import Precision
+from car.codec import Backend, Precision
 from car.errors import UsageError
 from car.images import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
 from car.stream import memory_at_hand, memory_besides
@@ -81,6 +81,10 @@ DeviceId = Annotated[
 PrecisionOption = Annotated[
     Precision,
     typer.Option("--precision", help="Arithmetic of the networks; bf16 and fp16 are faster on some devices."),
+]
+BackendOption = Annotated[
+    Backend,
+    typer.Option("--backend", help="auto: onnxruntime where installed, which is faster on a CPU."),
 ]
 Effort = Annotated[
     int,

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from car.cli.common import (
     DEFAULT_MAX_PIXELS,
+    BackendOption,
     Device,
     Effort,
     FileFormat,
@@ -38,7 +39,7 @@ from car.cli.common import (
     stderr,
     stdout,
 )
-from car.codec import Backend, Codec, codec_for_picture, open_codec
+from car.codec import Codec, codec_for_picture, open_codec
 from car.errors import CarError, ImageError, UsageError
 from car.files import Job, Plan, Renamer, check_target, plan
 from car.images import Picture, check_suffix, from_pil, inspect_info, read, write
@@ -126,10 +127,7 @@ def upscale_command(
     overwrite: Overwrite = False,
     device: Device = "auto",
     precision: PrecisionOption = "float32",
-    backend: Annotated[
-        Backend,
-        typer.Option("--backend", help="auto: onnxruntime where installed, which is faster on a CPU."),
-    ] = "auto",
+    backend: BackendOption = "auto",
     memory: Memory = None,
     tile: FittingTile = None,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,

@@ -15,7 +15,7 @@ from car._version import __version__
 from car.codec import Codec
 from car.errors import CarError, ImageError, UsageError
 from car.files import Plan, Renamer, plan
-from car.images import DEFAULT_MAX_PIXELS, atomic_write, decode, encode
+from car.images import DEFAULT_MAX_PIXELS, atomic_write, decode, encode, one_line_errors
 from car.viewer import assets, web_model
 
 MANIFEST = "gallery.json"
@@ -87,8 +87,9 @@ def build(
 ) -> Built:
     """Write the site, or bring it up to date: only photographs that changed are shrunk again.
 
-    Every file is complete or not there, and the page and the manifest come last, so a run that was stopped
-    leaves what was there before, and the next one completes it.
+    Every file is complete or not there, the manifest says beforehand what will be made, and the page comes
+    last, so a run that was stopped leaves what was there before, and the next one completes it. A photograph
+    that can no longer be read keeps the small picture that it had.
 
     Args:
         todo: what `plan_gallery` returned.
@@ -102,7 +103,7 @@ def build(
 
     Raises:
         UsageError: the viewer does not know the model, or the folder holds other things.
-        ImageError: a file cannot be written.
+        ImageError: a file cannot be written, or there is nothing to show.
     """
     viewer = _viewer_files(codec)
     before = _manifest(site)
@@ -112,54 +113,75 @@ def build(
     ours = set((before or {}).get("files", ()))
     settings = {"model": codec.loaded.name, "weights": codec.loaded.sha256, "effort": codec.effort}
     same = before is not None and all(before.get(key) == value for key, value in settings.items())
+    about: dict[str, Any] = {"made_by": f"car {__version__}", "title": title, **settings}
+    root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()
+    free = [
+        job for job in todo.jobs if overwrite or _below(job.target, site) in ours or not job.target.exists()
+    ]
+    planned = ours | {MANIFEST} | {_below(job.target, site) for job in free}
+    # should this run be stopped, the next one knows what it may replace; what was shown before still is
+    _write(site, {MANIFEST: _json((about | {"pictures": []}) | (before or {}) | {"files": sorted(planned)})})
     shown: list[Shown] = []
     failures = list(todo.problems)
     made = 0
-    root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()
     for job in todo.jobs:
         source, file = _below(job.source, root), _below(job.target, site)
+        entry = known.get(source)
+        there = entry is not None and entry["file"] == file and _size(job.target) == entry["small_bytes"]
         try:
-            if job.target.exists() and file not in ours and not overwrite:
+            if job not in free:
                 raise ImageError(f"{job.target} exists, and this gallery did not make it")
             content = job.source.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            entry = known.get(source)
-            if same and entry and entry["sha256"] == digest and _size(job.target) == entry["small_bytes"]:
+            if same and there and entry and entry["sha256"] == digest:
                 shown.append(Shown(**entry))
                 continue
             picture = decode(content, str(job.source), max_pixels=max_pixels)
             small, info = codec.shrink(picture)
             encoded, _ = encode(small, job.target.name, info=info)
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(job.target, encoded)
+            _write(site, {file: encoded})
             sizes = (picture.width, picture.height, small.width, small.height, len(content), len(encoded))
             shown.append(Shown(source, file, digest, *sizes))
             made += 1
         except (CarError, OSError, MemoryError) as error:
+            if same and there and entry:
+                shown.append(Shown(**entry))
             told = isinstance(error, CarError)
-            failures.append(
-                str(error) if told else f"{job.source}: {getattr(error, 'strerror', '') or 'failed'}"
-            )
+            reason = getattr(error, "strerror", None) or "failed"
+            failures.append(str(error) if told else f"{job.source}: {reason}")
         finally:
             on_picture()
+    if failures and not shown:
+        raise ImageError(f"{site}: there is nothing to show; {failures[0]}")
     files = dict(viewer)
     files |= {f.name: f.read_bytes() for f in resources.files("car.gallery").joinpath("static").iterdir()}
     site_bytes = sum(map(len, files.values())) + sum(picture.small_bytes for picture in shown)
     files["index.html"] = _page(title, description, shown, site_bytes).encode()
     listed = {*files, MANIFEST, *(picture.file for picture in shown)}
-    about = {"made_by": f"car {__version__}", "title": title, **settings}
+    _write(site, files)
+    with one_line_errors(str(site), "cannot be brought up to date"):
+        sizes_before = {entry["file"]: entry["small_bytes"] for entry in known.values()}
+        for name in ours - listed:
+            # a picture that is not as it was made is somebody's
+            if sizes_before.get(name, _size(site / name)) == _size(site / name):
+                _remove(site, name)
     about |= {"pictures": [asdict(picture) for picture in shown], "files": sorted(listed)}
-    files[MANIFEST] = (json.dumps(about, indent=1) + "\n").encode()
-    try:
-        for name, content in files.items():
-            target = site / name
+    _write(site, {MANIFEST: _json(about)})
+    return Built(tuple(shown), made, tuple(failures), site_bytes + len(files["index.html"]))
+
+
+def _json(about: dict[str, Any]) -> bytes:
+    return (json.dumps(about, indent=1) + "\n").encode()
+
+
+def _write(site: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        target = site / name
+        with one_line_errors(str(target), "cannot be written"):
+            if not target.resolve().is_relative_to(site.resolve()):
+                raise ImageError(f"{target} leads out of the site")
             target.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(target, content)
-        for name in ours - listed:
-            _remove(site, name)
-    except OSError as error:
-        raise ImageError(f"{error.filename or site}: {error.strerror}") from error
-    return Built(tuple(shown), made, tuple(failures), site_bytes + len(files["index.html"]))
 
 
 def _viewer_files(codec: Codec) -> dict[str, bytes]:

@@ -661,13 +661,15 @@ export class CarImage extends HTMLElement {
       const actions = {
         Enter: () => this.#toggle(),
         " ": () => this.#toggle(),
-        Escape: () => (this.#zoom > 1 ? this.#setZoom(1) : this.cancel()),
         "+": () => this.#setZoom(this.#zoom * 1.5),
         "=": () => this.#setZoom(this.#zoom * 1.5),
         "-": () => this.#setZoom(this.#zoom / 1.5),
         0: () => this.#setZoom(1),
         c: () => this.toggleAttribute("compare"),
       };
+      // otherwise it is for what the picture lies in, such as a dialog
+      if (this.#zoom > 1) actions.Escape = () => this.#setZoom(1);
+      else if (this.#state === "loading" || this.#state === "restoring") actions.Escape = () => this.cancel();
       if (this.#zoom > 1) {
         actions.ArrowLeft = () => this.#move(step, 0);
         actions.ArrowRight = () => this.#move(-step, 0);

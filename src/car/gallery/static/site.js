@@ -5,6 +5,7 @@ const byId = (id) => /** @type {any} */ (document.getElementById(id));
 const view = /** @type {HTMLDialogElement} */ (byId("view"));
 const links = /** @type {HTMLAnchorElement[]} */ ([...document.querySelectorAll(".wall a")]);
 let at = -1;
+let pushed = false; // the address of the wall is the one before in the history
 
 /** What of an address names a picture: its file, without folder. */
 const key = (/** @type {HTMLAnchorElement} */ link) => `#${link.getAttribute("href")?.replace(/^pictures\//, "")}`;
@@ -40,11 +41,14 @@ for (const link of links)
   link.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
+    pushed = true;
     location.hash = key(link);
   });
 view.addEventListener("close", () => {
   byId("stage").replaceChildren(); // stops restoring
-  if (location.hash) history.pushState(null, "", location.pathname + location.search);
+  if (location.hash && pushed) history.back();
+  else if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+  pushed = false;
   links[at]?.focus();
 });
 byId("close").addEventListener("click", () => view.close());
