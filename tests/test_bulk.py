@@ -70,6 +70,19 @@ def test_a_tree_is_shrunk_and_restored_as_by_hand(tmp_path):
         assert restored.pixels.shape == original.pixels.shape
 
 
+def test_onnxruntime_restores_a_folder_as_one_picture(tmp_path):
+    pytest.importorskip("onnxruntime")
+    names = photos(tmp_path / "src", 3)
+    go(tmp_path / "src", tmp_path / "small")
+    work = Work("upscale", device="cpu", tile=64, backend="onnxruntime")
+    assert go(tmp_path / "small", tmp_path / "large", work).done == 3
+    codec = Codec(car.load("car_plus_x4"), device="cpu", tile=64, backend="onnxruntime")
+    for name in names:
+        alone = codec.restore(read(tmp_path / "small" / name.replace(".png", ".x4.png")))
+        together = read(tmp_path / "large" / name)
+        assert np.array_equal(alone.pixels, together.pixels)
+
+
 def test_records_say_what_happened(tmp_path):
     photos(tmp_path / "src", 2)
     todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), replace(DOWN, psnr=True))
