@@ -243,7 +243,8 @@ def test_a_full_disk_stops_the_run_and_the_next_one_completes(tmp_path, monkeypa
         patch.setattr(places, "atomic_write", full)
         summary = go(src, dst)
     assert os.strerror(code) in summary.stopped
-    assert summary.done == 2
+    # the second may still have been in the hands of the other worker
+    assert summary.done in (1, 2)
     summary = go(src, dst)
     assert (summary.done + summary.unchanged, summary.failed, summary.stopped) == (6, 0, "")
     assert len(files(dst)) == 6

@@ -249,11 +249,12 @@ def test_in_a_browser(browser: Any, site: Site, photographs: Path, tmp_path: Pat
         assert np.abs(got - np.asarray(car.upscale(tmp_path / "small.png"))).max() <= 1
         page.keyboard.press("Escape")
         page.locator("#view").wait_for(state="hidden")
-        assert "#" not in page.url
+        page.wait_for_url(lambda url: "#" not in url)
         assert links.nth(number).evaluate("(link) => link === document.activeElement")
     links.nth(0).click()
     first = page.url
     assert "#" in first
+    page.locator("#view").wait_for(state="visible")
     page.keyboard.press("ArrowRight")
     page.wait_for_url(re.compile("#(?!" + re.escape(first.split("#")[1]) + ")"))
     assert page.locator("#view").is_visible()
@@ -270,6 +271,7 @@ def test_in_a_browser(browser: Any, site: Site, photographs: Path, tmp_path: Pat
     page.locator("#stage car-image[data-state='restored'] .frame").focus()
     page.keyboard.press("Escape")
     page.locator("#view").wait_for(state="hidden")
+    page.wait_for_url(lambda url: "#" not in url)
     page.go_back()
     page.wait_for_url("about:blank")
     assert (problems, others) == ([], [])

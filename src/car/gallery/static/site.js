@@ -14,7 +14,8 @@ const key = (/** @type {HTMLAnchorElement} */ link) => `#${link.getAttribute("hr
 function follow() {
   const found = links.findIndex((link) => key(link) === location.hash);
   if (found < 0) {
-    view.close();
+    pushed = false;
+    if (view.open) view.close("address");
     return;
   }
   at = found;
@@ -28,6 +29,7 @@ function follow() {
   byId("stage").replaceChildren(picture);
   byId("caption").textContent = `${image.alt} — ${width} × ${height}`;
   byId("previous").hidden = byId("next").hidden = links.length < 2;
+  view.returnValue = "";
   if (!view.open) view.showModal();
 }
 
@@ -45,9 +47,13 @@ for (const link of links)
     location.hash = key(link);
   });
 view.addEventListener("close", () => {
+  if (view.open) return; // the event comes late: it is open again
   byId("stage").replaceChildren(); // stops restoring
-  if (location.hash && pushed) history.back();
-  else if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+  // closed by Back, the address is right, or already that of what is shown next
+  if (view.returnValue !== "address") {
+    if (pushed) history.back();
+    else history.replaceState(null, "", location.pathname + location.search);
+  }
   pushed = false;
   links[at]?.focus();
 });
