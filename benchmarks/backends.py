@@ -1,9 +1,9 @@
 """Restoring by onnxruntime beside PyTorch, on the CPU.
 
-    python benchmarks/onnx.py      # a minute; let nothing else run
+    python benchmarks/backends.py      # a minute; let nothing else run
 
 The upscalers of the shipped models on one tile, in turns in one process: two rounds to warm up, then nine;
-medians. Results go to ``benchmarks/onnx.json`` and ``docs/export.md``, between the markers.
+medians. Results go to ``benchmarks/backends.json`` and ``docs/export.md``, between the markers.
 """
 
 import statistics
@@ -68,7 +68,7 @@ def main() -> None:
         speeds = " and ".join(f"{r['megapixels'] / r['median_s']:.2f}" for r in rows.values())
         ratio = rows["torch"]["median_s"] / rows["onnxruntime"]["median_s"]
         lines.append(f"| `{name}` | {cells[0]} | {cells[1]} | {speeds} | {ratio:.2f} |")
-    publish("onnx", "export.md", results, "\n".join(lines))
+    publish("backends", "export.md", results, "\n".join(lines))
 
 
 if __name__ == "__main__":
