@@ -34,6 +34,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"torch": [], "onnxruntime": []}
         for turn in range(WARM_UP + ROUNDS):
             for name, restore, source in (("torch", upscaler, channels_last), ("onnxruntime", other, lr)):
+                time.sleep(0.3)  # the threads of the other spin for a while before they sleep
                 begin = time.perf_counter()
                 with torch.inference_mode():
                     restore(source)
