@@ -30,6 +30,13 @@ CODECS = {
     "WebP, quality 80": ("WEBP", {"quality": 80}),
     "AVIF, quality 60": ("AVIF", {"quality": 60}),
 }
+SITES = {
+    "gallery, 4x": ["--scale", "4"],
+    "gallery, 2x": ["--scale", "2"],
+    "gallery, 4x, AVIF of quality 60": ["--scale", "4", "--format", "avif", "--quality", "60"],
+    "gallery, 2x, AVIF of quality 60": ["--scale", "2", "--format", "avif", "--quality", "60"],
+    "gallery, 2x, JPEG of quality 75": ["--scale", "2", "--format", "jpg", "--quality", "75"],
+}
 
 
 def quality(restored: Image.Image, original: Image.Image) -> float:
@@ -61,24 +68,13 @@ def main() -> None:
             name = f"{number:02}"
             originals[name] = Image.open(path).convert("RGB")
             originals[name].save(photographs / f"{name}.png")
-        for scale in (4, 2):
-            site = Path(folder, f"site{scale}")
-            command = [
-                sys.executable,
-                "-m",
-                "car",
-                "gallery",
-                photographs,
-                "-o",
-                site,
-                "--scale",
-                str(scale),
-                "--json",
-            ]
+        for label, options in SITES.items():
+            site = Path(folder, label)
+            command = [sys.executable, "-m", "car", "gallery", photographs, "-o", site, "--json", *options]
             made = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
             small = {Path(p["source"]).stem: site / p["file"] for p in made["pictures"]}
             values = [quality(car.upscale(small[name]), original) for name, original in originals.items()]
-            rows[f"gallery, {scale}x"] = {
+            rows[label] = {
                 "bytes": made["site_bytes"],
                 "pictures_bytes": sum(p["small_bytes"] for p in made["pictures"]),
                 "psnr": float(np.mean(values)),

@@ -170,12 +170,32 @@ def test_every_format_that_carries_metadata_restores_without_options(suffix: str
     small = folder / f"a.x4.{suffix}"
     done = run("downscale", folder / "a.png", "-s", 4, "-f", suffix)
     assert done.returncode == 0, done.stderr
-    assert ("lossy" in done.stderr) == (suffix in ("jpg", "avif"))
+    assert "lossy" not in done.stderr
     info = inspect_info(small)
     assert info is not None
     assert info.size == (50, 30)
+    # what a lossy file holds was made by the model that is trained for that
+    assert info.model == ("car_codec_x4" if suffix in ("avif", "jpg") else "car_plus_x4")
     assert run("upscale", small, "-o", folder / "r.png").returncode == 0
     assert Image.open(folder / "r.png").size == (50, 30)
+
+
+def test_quality_of_small_pictures(folder: Path) -> None:
+    def size(*options: object) -> tuple[int, str]:
+        done = run("downscale", folder / "a.png", "-s", 2, "--overwrite", *options)
+        assert done.returncode == 0, done.stderr
+        path = folder / ("a.x2.webp" if "webp" in options else "a.x2.jpg")
+        info = inspect_info(path)
+        assert info is not None
+        return path.stat().st_size, info.model + (" lossy" if "lossy" in done.stderr else "")
+
+    (low, model), (middle, _), (high, _) = (size("-f", "jpg", "--quality", q) for q in (20, 75, 95))
+    assert model == "car_codec_x2"
+    assert low < middle < high
+    assert size("-f", "jpg") == (middle, "car_codec_x2")
+    assert size("-f", "jpg", "-m", "car_plus_x2")[1] == "car_plus_x2 lossy"
+    assert size("-f", "webp")[1] == "car_plus_x2"
+    assert size("-f", "webp", "--quality", 60)[1] == "car_codec_x2"
 
 
 def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> None:
@@ -187,6 +207,7 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
         "did you mean 'car_plus_x4'": ("downscale", a, "-m", "car_plus_x44"),
         "ships without weights": ("downscale", a, "-m", "car_x2"),
         "no model shrinks by 3; scales: 2, 4": ("downscale", a, "-s", 3),
+        "effort is for lossless files": ("downscale", a, "-s", 4, "-f", "jpg", "--effort", 2),
         "works at scale 4, not 2": ("downscale", a, "-m", "car_plus_x4", "-s", 2),
         "give a scale": ("downscale", a),
         "No such command": ("shrink", a),

@@ -20,6 +20,7 @@ from PIL import Image
 
 import car
 from browser import Site
+from car.images import inspect_info
 
 HOSTILE = '"><img src=x onerror=alert(1)> & 100% #1?.png'
 
@@ -145,6 +146,20 @@ def test_a_link_out_of_the_site_is_not_followed(photographs: Path, tmp_path: Pat
     assert done.returncode == 1
     assert "leads out of the site" in done.stderr
     assert not list(outside.iterdir())
+
+
+def test_lighter_formats(photographs: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    first = made(photographs, "-o", site)
+    lighter = made(photographs, "-o", site, "--format", "avif", "--quality", 50)
+    assert lighter["site_bytes"] < first["site_bytes"]
+    files = sorted(path.name for path in (site / "pictures").rglob("*.*"))
+    assert len(files) == len(lighter["pictures"]) == 3
+    assert all(name.endswith(".x4.avif") for name in files)
+    infos = [inspect_info(site / picture["file"]) for picture in lighter["pictures"]]
+    assert {info.model for info in infos if info} == {"car_codec_x4"}
+    assert made(photographs, "-o", site, "--format", "avif", "--quality", 50)["made"] == 0
+    assert made(photographs, "-o", site, "--format", "avif", "--quality", 60)["made"] == 3
 
 
 def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None:

@@ -384,6 +384,25 @@ def test_metadata_that_is_no_metadata(text: str) -> None:
         LRInfo.from_json(text)
 
 
+def test_comments_of_jpeg(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    for info in (INFO, replace(INFO, grey=True)):
+        assert LRInfo.from_comment(info.to_comment()) == info
+        notes = write(path, colour(24, 32), info=info, quality=50)
+        assert not [note for note in notes if "metadata" in note]
+        assert read(path).info == inspect_info(path) == info
+    assert len(INFO.to_comment()) < len(INFO.to_xmp()) / 3
+    # beside a packet of another program, and a comment of another
+    Image.new("RGB", (8, 8)).save(path, comment=INFO.to_comment(), xmp=b"<x:xmpmeta/>")
+    assert read(path).info == INFO
+    Image.new("RGB", (8, 8)).save(path, comment=b"car: a red one", xmp=INFO.to_xmp())
+    assert read(path).info == INFO
+    Image.new("RGB", (8, 8)).save(path, comment=b'car:{"model": 3}')
+    picture = read(path)
+    assert picture.info is None
+    assert any("damaged" in note for note in picture.notes)
+
+
 def test_xmp_is_parsed_strictly() -> None:
     assert LRInfo.from_xmp(INFO.to_xmp()) == INFO
     assert LRInfo.from_xmp(b"<x:xmpmeta/>") is None

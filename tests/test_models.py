@@ -193,7 +193,7 @@ def test_registry_refuses_duplicates_and_suggests() -> None:
         register("car_x4", lambda: published_pair(4))
     with pytest.raises(UsageError, match="did you mean 'car_plus_x4'"):
         create("car_pluss_x4")
-    families = {"car", "car_lite", "car_plus", "car_small"}
+    families = {"car", "car_codec", "car_lite", "car_plus", "car_small"}
     controls = {"car_lite_bicubic", "car_small_bicubic"}
     assert set(model_names(controls=False)) == {f"{f}_x{s}" for f in families for s in (2, 4)}
     assert set(model_names()) == {f"{f}_x{s}" for f in families | controls for s in (2, 4)}

@@ -201,6 +201,24 @@ def test_other_kinds_of_picture(page: Any, viewer: Site, photo: Path) -> None:
     assert page.problems == []
 
 
+def test_lossy_small_pictures(page: Any, viewer: Site, photo: Path, tmp_path: Path) -> None:
+    """The browser decodes them, with a rounding of its own, which restoring magnifies a little."""
+    names = ("a.jpg", "a.webp", "a.avif")
+    wanted = []
+    for name in names:
+        small = car.downscale(picture(photo), model="car_codec_x4")
+        small.save(tmp_path / name, quality=60, **({"lossless": False} if name == "a.webp" else {}))
+        viewer.files[f"/{name}"] = (tmp_path / name).read_bytes()
+        wanted.append(np.asarray(car.upscale(tmp_path / name)).astype(int))
+    show(page, viewer, "".join(f'<car-image src="{name}" restore="now"></car-image>' for name in names))
+    for number, want in enumerate(wanted):
+        page.evaluate(f"document.querySelectorAll('car-image')[{number}].scrollIntoView()")
+        assert settled(page, number) == "restored", note(page)
+        difference = np.abs(painted(page, number)[..., :3] - want)
+        assert (difference <= 3).mean() > 0.99, names[number]
+    assert page.problems == []
+
+
 def test_sixteen_bits_are_read_as_eight(page: Any, viewer: Site, photo: Path, tmp_path: Path) -> None:
     deep = np.asarray(picture(photo)).astype(np.uint16) * 257
     small = car.downscale(deep, 4)

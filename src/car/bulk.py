@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from car.codec import Backend, Codec, Precision, open_codec
 from car.errors import CarError, ImageError, StorageError, UsageError
 from car.evaluate import round_trip_of
-from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size, is_supported_input
+from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size, is_lossy, is_supported_input
 from car.manifest import MANIFEST, ManifestWriter, Record, read_manifest
 from car.metrics import psnr
 from car.places import Entry, Place, open_source
@@ -54,6 +54,11 @@ class Work:
     overwrite: bool = False
     verify: bool = False
     backend: Backend = "torch"
+
+    @property
+    def coded(self) -> bool:
+        """Whether small pictures are to be written with losses."""
+        return self.kind == "downscale" and is_lossy(f"x.{self.format}", self.quality)
 
     def target_name(self, name: str, scale: int) -> str:
         """Return the name of the result for an image called `name`; empty where none is written."""
@@ -166,7 +171,8 @@ class Worker:
             encoded, notes = encode(small, name, info=info, quality=work.quality)
             record = replace(record, target_size=(small.width, small.height))
             if work.psnr:
-                restored = codec.restore(replace(small, info=info))
+                # from the file, as it may have lost something
+                restored = codec.restore(replace(decode(encoded, name), info=info))
                 record = replace(record, psnr=_luma_psnr(restored, picture, codec.scale))
         else:
             (width, height), _ = codec.restored_size(picture)
@@ -228,7 +234,9 @@ class Worker:
                         raise UsageError(
                             f"{name}: the picture does not say which model made it; name a scale or a model"
                         )
-                    self._codecs[key] = open_codec(work.model, work.scale, effort=work.effort, **options)
+                    self._codecs[key] = open_codec(
+                        work.model, work.scale, effort=work.effort, coded=work.coded, **options
+                    )
                 if work.tile is None:
                     self._codecs[key].tile = min(self._codecs[key].tile, _TILE)
             return self._codecs[key]
@@ -304,7 +312,7 @@ def plan(source: str, target: str, work: Work) -> Plan:
         raise UsageError(f"no such kind of work: {work.kind!r}")
     scale, weights = work.scale or 0, ""
     if work.kind != "upscale" or work.model is not None or work.scale is not None:
-        codec = open_codec(work.model, work.scale, device="cpu", effort=work.effort)
+        codec = open_codec(work.model, work.scale, device="cpu", effort=work.effort, coded=work.coded)
         scale, weights = codec.scale, codec.loaded.sha256
     place, found = open_source(source, lambda name: is_supported_input(Path(name)))
     to = Place(target)

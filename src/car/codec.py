@@ -457,17 +457,24 @@ def open_codec(
     precision: Precision = "float32",
     effort: int = 0,
     backend: Backend = "torch",
+    coded: bool = False,
 ) -> Codec:
     """Load `model`, or the default model for `scale`, ready to work.
 
+    With `coded`, the default is the model for small pictures that a lossy file will hold.
+
     Raises:
-        UsageError: neither is given, or they contradict each other.
+        UsageError: neither is given, or they contradict each other; `effort` for a lossy file.
         WeightsError: the weights cannot be loaded.
     """
     if model is None:
         if scale is None:
             raise UsageError("give a scale (2 or 4) or the name of a model")
-        model = default_model(scale)
+        model = default_model(scale, coded=coded)
+    if coded and effort:
+        raise UsageError(
+            "effort is for lossless files (PNG, WebP, TIFF): a lossy one does not keep what it refines"
+        )
     codec = Codec(
         load(model),
         device=device,

@@ -67,7 +67,7 @@ class ImageRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values; infinite PSNR (identical images) becomes None."""
-        return _finite(asdict(self))
+        return finite(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def mean_quality(qualities: Iterable[Quality]) -> Quality:
 
 def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: int) -> dict[str, Any]:
     """Return a JSON-ready record of a whole evaluation; None stands for an infinite PSNR."""
-    return _finite(
+    return finite(
         {
             "model": model,
             "weights": weights,
@@ -201,9 +201,10 @@ def _png_bytes(pixels: NDArray[np.uint8]) -> int:
     return buffer.tell()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return nested dicts, lists and tuples as JSON takes them: None for numbers that are not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

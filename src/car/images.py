@@ -201,7 +201,7 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
                 with tifffile.TiffFile(file) as tiff:
                     return _find_info(None, tiff.pages.first.tags.valueof(_XMP))[0]
             with _open(file, str(path), None) as image:
-                return _find_info(image.info.get("car"), image.info.get("xmp"))[0]
+                return _find_info(image.info.get("car"), image.info.get("xmp"), image.info.get("comment"))[0]
 
 
 def _check_regular(path: Path, name: str) -> None:
@@ -368,7 +368,9 @@ def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
     except Exception:  # a damaged EXIF block raises almost anything and is no reason to refuse the pixels
         orientation = 1
     xmp = image.info.get("xmp") or tags.get(_XMP)
-    return _finish(array, orientation, icc, _find_info(image.info.get("car"), xmp), notes)
+    return _finish(
+        array, orientation, icc, _find_info(image.info.get("car"), xmp, image.info.get("comment")), notes
+    )
 
 
 def _stretched_transparency(image: Image.Image) -> int | None:
@@ -472,13 +474,16 @@ def _upright(array: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(array[::rows, ::columns])
 
 
-def _find_info(text: Any, xmp: Any) -> tuple[LRInfo | None, str | None]:
-    """Return what PNG text or an XMP packet say and, where that is damaged, a note."""
+def _find_info(text: Any, xmp: Any, comment: Any = None) -> tuple[LRInfo | None, str | None]:
+    """Return what PNG text, a JPEG comment or an XMP packet say and, where that is damaged, a note."""
     try:
         if isinstance(text, str):
             return LRInfo.from_json(text), None
-        if isinstance(xmp, (str, bytes)):
-            return LRInfo.from_xmp(xmp.encode() if isinstance(xmp, str) else xmp), None
+        found = LRInfo.from_comment(comment) if isinstance(comment, bytes) else None
+        if found is None and isinstance(xmp, (str, bytes)):
+            found = LRInfo.from_xmp(xmp.encode() if isinstance(xmp, str) else xmp)
+        if found is not None:
+            return found, None
     except ImageError as error:
         return None, str(error)
     return None, None
@@ -631,7 +636,9 @@ class _SmallImage(Image.Image):
             params["pnginfo"] = _png_text(info, params.get("pnginfo"))
         elif kind == "WEBP":
             params.setdefault("lossless", True)
-        if kind in ("WEBP", "AVIF", "JPEG"):
+        if kind == "JPEG":
+            params.setdefault("comment", info.to_comment())
+        elif kind in ("WEBP", "AVIF"):
             params.setdefault("xmp", info.to_xmp())
         elif kind == "TIFF":
             params.setdefault("tiffinfo", {_XMP: info.to_xmp()})
@@ -663,6 +670,9 @@ def _encode(
     picture: Picture, kind: str, info: LRInfo | None, quality: int | None
 ) -> tuple[bytes, tuple[str, ...]]:
     array, notes = _file_array(picture), list[str]()
+    trained_for_loss = info is not None and info.model.startswith("car_codec_")
+    if trained_for_loss and quality is None and kind in ("JPEG", "AVIF"):
+        quality = SMALL_QUALITY
     if quality is not None and kind not in ("JPEG", "WEBP", "AVIF"):
         notes.append(f"{kind} has no quality: the setting was not used")
     if picture.icc is not None and kind in ("BMP", "GIF"):
@@ -679,28 +689,24 @@ def _encode(
         if picture.alpha.min() < np.iinfo(picture.alpha.dtype).max:
             raise ImageError(f"{kind} cannot keep the transparency of this picture; PNG, WebP and TIFF can")
         array = array[:, :, :-1] if array.shape[2] == 4 else array[:, :, 0]
-    lossy = kind in ("JPEG", "AVIF", "GIF") or (kind == "WEBP" and quality is not None)
+    lossy = kind == "GIF" or is_lossy(f"x.{kind}", quality)
     if info and kind in ("BMP", "GIF"):
         notes.append(f"{kind} cannot carry metadata: name the model and the size to restore this picture")
-    if info and lossy:
+    if info and lossy and not trained_for_loss:
         notes.append(
             f"{kind} is lossy here; a small picture restores well from a lossless file only (PNG, WebP, TIFF)"
         )
-    options: dict[str, dict[str, Any]] = {
-        # small files are kept and sent: they are worth the time of the strongest compression
-        "PNG": {"optimize": info is not None},
-        "JPEG": {"quality": quality or 95, "subsampling": 0, "optimize": True},
-        "WEBP": {"lossless": True, "exact": True} if quality is None else {"quality": quality, "method": 5},
-        "AVIF": {"quality": quality or 95, "subsampling": "4:4:4"},
-        "BMP": {},
-        "GIF": {},
-    }
-    chosen = options[kind]
+    # small files are kept and sent: they are worth the time of the strongest compression
+    chosen = coding_options(kind, quality)
+    if kind == "PNG":
+        chosen["optimize"] = info is not None
     if picture.icc is not None and kind not in ("BMP", "GIF"):
         chosen["icc_profile"] = picture.icc
     if info and kind == "PNG":
         chosen["pnginfo"] = _png_text(info)
-    elif info and kind in ("JPEG", "WEBP", "AVIF"):
+    elif info and kind == "JPEG":
+        chosen["comment"] = info.to_comment()
+    elif info and kind in ("WEBP", "AVIF"):
         chosen["xmp"] = info.to_xmp()
     image = Image.fromarray(np.ascontiguousarray(array))
     if kind == "GIF" and image.getcolors(256) is None:
@@ -710,6 +716,34 @@ def _encode(
     buffer = io.BytesIO()
     image.save(buffer, kind, **chosen)
     return buffer.getvalue(), tuple(notes)
+
+
+SMALL_QUALITY = 75
+"""Of small pictures in JPEG and AVIF whose model was trained for that, where nothing else is asked for."""
+
+
+def coding_options(kind: str, quality: int | None) -> dict[str, Any]:
+    """Return what Pillow is told to save a picture as JPEG, WebP or AVIF; nothing for other formats.
+
+    Args:
+        kind: Pillow's name of the format.
+        quality: 1 to 100; by default 95, and lossless for WebP. Below 90, colours have half the resolution
+            (4:2:0).
+    """
+    fine = quality is None or quality >= 90
+    if kind == "JPEG":
+        return {"quality": quality or 95, "subsampling": "4:4:4" if fine else "4:2:0", "optimize": True}
+    if kind == "WEBP":
+        return {"lossless": True, "exact": True} if quality is None else {"quality": quality, "method": 5}
+    if kind == "AVIF":
+        return {"quality": quality or 95, "subsampling": "4:4:4" if fine else "4:2:0"}
+    return {}
+
+
+def is_lossy(name: str | os.PathLike[str], quality: int | None) -> bool:
+    """Return whether `write` with this `quality` codes a file of this name with losses that depend on it."""
+    kind = _FORMATS.get(Path(name).suffix.lower(), "")
+    return kind in ("JPEG", "AVIF") or (kind == "WEBP" and quality is not None)
 
 
 def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
+from car.coders import Coding, estimated_bits, recode
 from car.metrics import LUMA_WEIGHTS
 from car.models import BicubicDownscaler, ResamplingDownscaler, Rescaler, quantize
 from car.ops import adaptive_resample, bicubic_downscale
@@ -96,6 +97,11 @@ def coded_bits(lr: torch.Tensor) -> torch.Tensor:
     return torch.log2(spread / _LEVEL + 1).mean()
 
 
+# bits in units of `estimated_bits` that a coder spends besides what is estimated; found by comparing its
+# estimates with the bytes of photographs
+_MEANS_AND_HEADERS = 0.08
+
+
 class Objective(nn.Module):
     """A pair of networks with its loss, ``[B, 3, H, W] -> scalar``, as one module to wrap or compile."""
 
@@ -103,6 +109,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.recipe = model, recipe
         self.learn_downscaler = True
+        self.coding: Coding | None = None
+        """The lossy coder of the next step, in a recipe with `coded`."""
 
     def forward(self, hr: torch.Tensor) -> torch.Tensor:
         """Return the recipe's loss of a round trip of RGB ``[B, 3, H, W]`` in [0, 1]."""
@@ -114,7 +122,10 @@ class Objective(nn.Module):
                 lr = adaptive_resample(hr, *sampling, scale)
             else:
                 lr = self.model.downscale(hr)
-        restored = self.model.upscale(quantize(lr, gradient=recipe.rounding))
+        small = quantize(lr, gradient=recipe.rounding)
+        if self.coding is not None:
+            return self._coded(hr, lr, small, self.coding)
+        restored = self.model.upscale(small)
         with torch.autocast(hr.device.type, enabled=False):
             lr, restored = lr.float(), restored.float()
             loss = restoration_l1(restored, hr, recipe.luma_weight)
@@ -134,6 +145,30 @@ class Objective(nn.Module):
             if sampling and recipe.offset_weight:
                 loss = loss + recipe.offset_weight * offset_distance(*sampling[1:])
             return loss
+
+    def _coded(self, hr: torch.Tensor, lr: torch.Tensor, small: torch.Tensor, coding: Coding) -> torch.Tensor:
+        """Return the loss where the LR goes through a lossy coder: ``log D + rate_weight * log R + ...``.
+
+        By the logarithms of squared error D and bits R, a step at low quality and one at high quality count
+        alike, and the weight of the rate is the slope of the curve on which coders trade one for the other.
+        """
+        recipe, scale = self.recipe, self.model.geometry.scale
+        with torch.autocast(hr.device.type, enabled=False):
+            decoded, steps = recode(small.float(), coding)
+        restored = self.model.upscale(decoded)
+        with torch.autocast(hr.device.type, enabled=False):
+            lr, difference = lr.float(), restored.float() - hr
+            luma = (difference * difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)).sum(dim=1)
+            share = recipe.luma_weight
+            error = (1 - share) * difference.square().mean() + share * luma.square().mean()
+            # 60 dB is as good as perfect; and logarithms stay positive
+            loss = torch.log1p(error / 1e-6)
+            if recipe.rate_weight:
+                bits = estimated_bits(lr, steps, subsampled=coding.subsampled)
+                loss = loss + recipe.rate_weight * torch.log1p(bits / _MEANS_AND_HEADERS)
+            change = lr - bicubic_downscale(hr, scale)
+            loss = loss + recipe.fidelity_weight * change.abs().mean()
+            return loss + recipe.range_weight * out_of_range(lr)
 
 
 class LossWatch:

@@ -1,4 +1,4 @@
-"""The metadata of a small picture: JSON in PNG text, an XMP packet elsewhere."""
+"""The metadata of a small picture: JSON in PNG text and JPEG comments, an XMP packet elsewhere."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from car.errors import ImageError
 MAX_METADATA_BYTES = 65_536
 """Longer metadata is not looked at."""
 
+_COMMENT = b"car:"
 _XMP_NAMESPACE = "urn:content-adaptive-resampler:1"
 
 
@@ -66,6 +67,23 @@ class LRInfo:
             return cls(values["model"], values["weights"], values["scale"], size, values.get("grey", False))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ImageError("the metadata of the small picture is damaged") from error
+
+    def to_comment(self) -> bytes:
+        """Return the comment that JPEG files carry: a fifth of an XMP packet, which counts in small files."""
+        values = asdict(self) | ({} if self.grey else {"grey": None})
+        kept = {name: value for name, value in values.items() if value is not None}
+        return _COMMENT + json.dumps(kept, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_comment(cls, comment: bytes) -> "LRInfo | None":
+        """Parse what `to_comment` gave; None where it is another comment.
+
+        Raises:
+            ImageError: it is damaged.
+        """
+        if not comment.startswith(_COMMENT + b"{"):
+            return None
+        return cls.from_json(comment.removeprefix(_COMMENT).decode("utf-8", "replace"))
 
     def to_xmp(self) -> bytes:
         """Return the XMP packet that other formats carry."""

@@ -45,6 +45,11 @@ class Recipe:
     rate_weight: float = _setting(
         0.0, "Weight of the bits that the LR costs above the bicubic LR, by a stand-in for PNG and WebP."
     )
+    coded: bool = _setting(
+        False,
+        "Put the LR through JPEG, WebP and AVIF of changing quality; the loss is then log(squared error) + "
+        "--rate-weight * log(bits) + the other terms.",
+    )
     range_weight: float = _setting(1.0, "Weight of LR values outside [0, 1].")
     tv_weight: float = _setting(0.0, "Weight of the total variation of offsets (families car, car_lite).")
     offset_weight: float = _setting(0.0, "Weight of the offsets' length (families car, car_lite).")
@@ -200,6 +205,21 @@ _PLUS = Recipe(
     hold_out=_DEMO,
 )
 
+_CODEC = Recipe(
+    "car_codec_x4",
+    minutes=36,
+    crop=128,
+    coded=True,
+    luma_weight=0.7,
+    fidelity_weight=10.0,
+    rate_weight=1.0,
+    lr=5e-4,
+    muon_lr=2.5e-3,
+    ema=0.999,
+    init="car_plus_x4",
+    hold_out=_DEMO,
+)
+
 _ALL = (
     _PUBLISHED,
     replace(_PUBLISHED, model="car_x2", crop=96, batch=24),
@@ -207,6 +227,8 @@ _ALL = (
     replace(_SMALL, model="car_small_x2", crop=80),
     _PLUS,
     replace(_PLUS, model="car_plus_x2", minutes=166, crop=80, fidelity_weight=0.022, rate_weight=0.0004),
+    _CODEC,
+    replace(_CODEC, model="car_codec_x2", crop=96, init="car_plus_x2"),
     Recipe("car_lite_x4", minutes=48, crop=128, hold_out=_DEMO),
     Recipe("car_lite_x2", minutes=44, crop=80, hold_out=_DEMO),
 )

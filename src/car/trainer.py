@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from car.coders import Coding, drawn, encoded, recode
 from car.data import Crops, ImageStore, Prefetcher
 from car.errors import ImageError, TrainingError, UsageError
 from car.images import atomic_write
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 STATE, LATEST, BEST = "state.pt", "model.safetensors", "best.safetensors"
 _CHECK_STEPS = 10  # between looks at the loss: reading it makes an accelerator wait
 _MAX_ROLLBACKS = 3
+_VALIDATED = (Coding("JPEG", 30), Coding("WEBP", 30), Coding("JPEG", 60), Coding("AVIF", 50))
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,7 @@ class Trainer:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._inner_objective.learn_downscaler = progress >= recipe.downscaler_delay
+        self._inner_objective.coding = drawn(recipe.seed, self.step) if recipe.coded else None
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         batch = self.batches.get(self.step)
         total = torch.zeros((), device=accelerator.device)
@@ -362,23 +365,34 @@ class Trainer:
     def _validate(self) -> tuple[float, float, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
         """Return mean luma PSNR of restored images and of the LR against bicubic, and a few pictures.
 
-        Both are measured on centre crops, of which each process takes its share.
+        Both are measured on centre crops, of which each process takes its share. With a lossy coder, the
+        first is that of what is restored from coded LR images, less what the recipe says that their bytes
+        above those of coded bicubic ones are worth.
         """
         accelerator, geometry = self.accelerator, self.model.geometry
         sums = np.zeros(2)
         pictures: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         unit = math.lcm(8, geometry.multiple)
-        for image in self.validation.images[accelerator.process_index :: accelerator.num_processes]:
+        first, processes = accelerator.process_index, accelerator.num_processes
+        for number in range(first, len(self.validation.images), processes):
+            image = self.validation.images[number]
             side = min(self.recipe.eval_crop, *image.shape[:2]) // unit * unit
             top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
             crop = torch.from_numpy(np.array(image[top : top + side, left : left + side]))
             hr = crop.permute(2, 0, 1)[None].to(accelerator.device).float().div(255)
             hr = hr.contiguous(memory_format=torch.channels_last)
             lr = quantize(self.average.downscale(hr))
-            restored = quantize(self.average.upscale(lr)).cpu()
-            bicubic, small, hr = quantize(bicubic_downscale(hr, geometry.scale)).cpu(), lr.cpu(), hr.cpu()
+            bicubic, small = quantize(bicubic_downscale(hr, geometry.scale)).cpu(), lr.cpu()
+            price = 0.0
+            if self.recipe.coded:
+                coding = _VALIDATED[number % len(_VALIDATED)]
+                lr = recode(lr, coding)[0]
+                price = (
+                    10 * self.recipe.rate_weight * math.log10(_bytes(small, coding) / _bytes(bicubic, coding))
+                )
+            restored, hr = quantize(self.average.upscale(lr)).cpu(), hr.cpu()
             sums += (
-                min(psnr(restored, hr, border=geometry.scale), 99.0),
+                min(psnr(restored, hr, border=geometry.scale), 99.0) - price,
                 min(psnr(small, bicubic), 99.0),
             )
             if len(pictures) < 3:
@@ -499,9 +513,11 @@ def _fresh_model(recipe: Recipe) -> Rescaler:
         model.downscaler.start_classical()
     if recipe.init:
         loaded = load(recipe.init)
-        if loaded.name != recipe.model:
-            raise UsageError(f"{recipe.init} are weights of {loaded.name}, not of {recipe.model}")
-        model.load_state_dict(loaded.rescaler.state_dict())
+        weights = loaded.rescaler.state_dict()
+        shapes = {name: value.shape for name, value in weights.items()}
+        if shapes != {name: value.shape for name, value in model.state_dict().items()}:
+            raise UsageError(f"{recipe.init} are weights of {loaded.name}, which do not fit {recipe.model}")
+        model.load_state_dict(weights)
     frozen = {"downscaler": model.downscaler, "upscaler": model.upscaler}.get(recipe.freeze)
     if frozen is not None:
         frozen.requires_grad_(False)
@@ -517,6 +533,11 @@ def _spread(store: ImageStore, count: int) -> ImageStore:
         return store
     chosen = {store.names[i * total // count] for i in range(count)}
     return store.subset(lambda name: name in chosen)
+
+
+def _bytes(lr: torch.Tensor, coding: Coding) -> int:
+    """Return the size of the file of RGB ``[1, 3, h, w]``."""
+    return len(encoded((lr[0] * 255).round().byte().permute(1, 2, 0).numpy(), coding))
 
 
 def _differences(saved: Recipe, asked: Recipe) -> str:

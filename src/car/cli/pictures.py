@@ -41,8 +41,8 @@ from car.cli.common import (
 )
 from car.codec import Codec, codec_for_picture, open_codec
 from car.errors import CarError, ImageError, UsageError
-from car.files import Job, Plan, Renamer, check_target, plan
-from car.images import Picture, check_suffix, from_pil, inspect_info, read, write
+from car.files import Job, Plan, Renamer, check_target, means_folder, plan
+from car.images import Picture, check_suffix, from_pil, inspect_info, is_lossy, read, write
 from car.inspection import inspect_kernels, kernels_picture
 from car.stream import Done, restore_file, shrink_file
 from car.weights import list_models
@@ -83,6 +83,7 @@ def downscale_command(
     ```
     """
     budget = chosen_memory(memory)
+    file = f"x.{format.value}" if output is None or means_folder(output) else output
     codec = open_codec(
         chosen_model(model, kgn, usn),
         scale,
@@ -91,6 +92,7 @@ def downscale_command(
         memory=budget // 4,
         precision=precision,
         effort=effort,
+        coded=is_lossy(file, quality),
     )
     todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
 

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Generator
 from dataclasses import asdict
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,7 @@ from car.cli.common import (
 from car.codec import open_codec
 from car.errors import UsageError
 from car.gallery import build, megabytes, plan_gallery
+from car.images import is_lossy
 from car.weights import default_model
 from car.weights.store import cache_folder
 
@@ -139,6 +141,15 @@ def serve_command(
     Server(config).run(sockets=[listener])
 
 
+class SiteFormat(str, Enum):
+    """What browsers show."""
+
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+    avif = "avif"
+
+
 @app.command("gallery")
 def gallery_command(
     folder: Annotated[str, typer.Argument(help="Photographs: a folder (searched recursively) or a glob.")],
@@ -147,6 +158,12 @@ def gallery_command(
     model: Model = None,
     title: Annotated[str | None, typer.Option("--title", help="Default: the folder's name.")] = None,
     description: Annotated[str, typer.Option("--description", help="A line below the title.")] = "",
+    format: Annotated[
+        SiteFormat, typer.Option("--format", "-f", help="Of the small pictures; png keeps the most.")
+    ] = SiteFormat.png,
+    quality: Annotated[
+        int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
+    ] = None,
     effort: Effort = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into a folder that is no gallery yet.")
@@ -168,10 +185,13 @@ def gallery_command(
 
     ```
     car gallery photos/ -o site/ --title 'Lisbon, in spring' --serve
+    car gallery photos/ -o site/ --scale 2 --format avif --quality 60     # much lighter pages
     ```
     """
-    codec = open_codec(model, scale if model or scale else 4, effort=effort)
-    todo = plan_gallery(folder, output, codec.scale)
+    suffix = f".{format.value}"
+    lossy = is_lossy(f"x{suffix}", quality)
+    codec = open_codec(model, scale if model or scale else 4, effort=effort, coded=lossy)
+    todo = plan_gallery(folder, output, codec.scale, suffix)
     name = title or Path(folder).resolve().name
     with progress(len(todo.jobs), "shrinking", as_json or quiet) as advance:
         built = build(
@@ -180,6 +200,7 @@ def gallery_command(
             codec,
             title=name,
             description=description,
+            quality=quality,
             overwrite=overwrite,
             max_pixels=max_pixels,
             on_picture=advance,

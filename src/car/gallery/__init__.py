@@ -62,13 +62,13 @@ class Built:
         return sum(picture.bytes for picture in self.pictures)
 
 
-def plan_gallery(folder: str, site: Path, scale: int) -> Plan:
-    """Return which photographs become which small pictures.
+def plan_gallery(folder: str, site: Path, scale: int, suffix: str = ".png") -> Plan:
+    """Return which photographs become which small pictures, in files that end with `suffix`.
 
     Raises:
         UsageError: there are none.
     """
-    todo = plan([folder], f"{site / 'pictures'}{os.sep}", Renamer(".png", add=f".x{scale}"))
+    todo = plan([folder], f"{site / 'pictures'}{os.sep}", Renamer(suffix, add=f".x{scale}"))
     inside = site.resolve()
     jobs = tuple(job for job in todo.jobs if not job.source.resolve().is_relative_to(inside))
     return replace(todo, jobs=jobs)
@@ -81,6 +81,7 @@ def build(
     *,
     title: str,
     description: str = "",
+    quality: int | None = None,
     overwrite: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_picture: Callable[[], None] = lambda: None,
@@ -97,6 +98,7 @@ def build(
         codec: of a model whose upscaler the viewer knows.
         title: of the page.
         description: a line below it.
+        quality: see `car.images.write`.
         overwrite: whether a folder that is no gallery may be written into.
         max_pixels: larger photographs are refused.
         on_picture: called after each.
@@ -111,7 +113,8 @@ def build(
         raise UsageError(f"{site} is there and no gallery; --overwrite writes one into it")
     known = {entry["source"]: entry for entry in (before or {}).get("pictures", ())}
     ours = set((before or {}).get("files", ()))
-    settings = {"model": codec.loaded.name, "weights": codec.loaded.sha256, "effort": codec.effort}
+    settings: dict[str, Any] = {"model": codec.loaded.name, "weights": codec.loaded.sha256}
+    settings |= {"effort": codec.effort, "quality": quality}
     same = before is not None and all(before.get(key) == value for key, value in settings.items())
     about: dict[str, Any] = {"made_by": f"car {__version__}", "title": title, **settings}
     root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()
@@ -138,7 +141,7 @@ def build(
                 continue
             picture = decode(content, str(job.source), max_pixels=max_pixels)
             small, info = codec.shrink(picture)
-            encoded, _ = encode(small, job.target.name, info=info)
+            encoded, _ = encode(small, job.target.name, info=info, quality=quality)
             _write(site, {file: encoded})
             sizes = (picture.width, picture.height, small.width, small.height, len(content), len(encoded))
             shown.append(Shown(source, file, digest, *sizes))

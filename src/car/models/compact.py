@@ -1,11 +1,12 @@
-"""The compact networks: families `car_lite` and `car_plus`.
+"""The compact networks: families `car_lite`, `car_plus` and `car_codec`.
 
 Both share one upscaler, plain residual blocks at LR resolution in the manner of EDSR (Lim et al.,
 "Enhanced deep residual networks for single image super-resolution", CVPRW 2017), adding what it learned
 to a bilinear enlargement. They differ in the downscaler: `car_lite` resamples real pixels with one
 content-adaptive kernel for all colours (Sun & Chen, IEEE TIP 29, 2020, section III), `car_plus` adds a
 learned residual to the bicubic picture, in the spirit of invertible rescaling (Xiao et al., ECCV 2020)
-without the constraint of invertibility.
+without the constraint of invertibility. `car_codec` is `car_plus` trained for small pictures that are JPEG,
+WebP or AVIF.
 """
 
 from collections.abc import Callable
@@ -182,6 +183,8 @@ def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
 
 register("car_plus_x2", _plus(2, width=48, depth_down=6, depth_up=6))
 register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=12))
+register("car_codec_x2", _plus(2, width=48, depth_down=6, depth_up=6))
+register("car_codec_x4", _plus(4, width=48, depth_down=6, depth_up=12))
 register("car_lite_x2", _lite(2, width=48, depth_down=3, depth_up=6))
 register("car_lite_x4", _lite(4, width=48, depth_down=3, depth_up=9))
 register("car_lite_bicubic_x2", _bicubic(2, width=48, depth_up=6), control=True)

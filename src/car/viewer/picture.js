@@ -34,7 +34,23 @@ export function readInfo(file) {
     const text = latin1(data);
     if (text.startsWith("car\0")) return checked(JSON.parse(text.slice(4)));
   }
-  return readXmp(file);
+  return readComment(file) ?? readXmp(file);
+}
+
+/**
+ * A comment of a JPEG, among the segments before its data.
+ * @param {Uint8Array} file
+ */
+function readComment(file) {
+  if (file[0] !== 0xff || file[1] !== 0xd8) return null;
+  for (let at = 2; at + 4 <= file.length && file[at] === 0xff && file[at + 1] !== 0xda; ) {
+    const length = file[at + 2] * 256 + file[at + 3];
+    if (length < 2) return null;
+    const text = file[at + 1] === 0xfe ? latin1(file.subarray(at + 4, at + 2 + length)) : "";
+    if (text.startsWith("car:{")) return checked(JSON.parse(text.slice(4)));
+    at += 2 + length;
+  }
+  return null;
 }
 
 /**

@@ -108,16 +108,17 @@ def list_models() -> tuple[ModelInfo, ...]:
     )
 
 
-def default_model(scale: int) -> str:
-    """Return the name of the model that a scale alone stands for.
+def default_model(scale: int, *, coded: bool = False) -> str:
+    """Return the name of the model that a scale alone stands for; with `coded`, that for lossy small files.
 
     Raises:
         UsageError: there are no shipped weights for `scale`.
     """
-    scales = sorted({model.scale for model in list_models() if model.tags})
+    family = "car_codec" if coded else "car_plus"
+    scales = [model.scale for model in list_models() if model.tags and model.family == family]
     if type(scale) is not int or scale not in scales:
         raise UsageError(f"no model shrinks by {scale!r}; scales: {', '.join(map(str, scales))}")
-    return f"car_plus_x{scale}"
+    return f"{family}_x{scale}"
 
 
 def find(model: str, short_hash: str) -> str:

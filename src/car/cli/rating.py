@@ -1,0 +1,170 @@
+"""The command that compares with codecs: rate."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from car import evaluate as evaluation
+from car.cli.common import (
+    DEFAULT_MAX_PIXELS,
+    DEFAULT_TILE,
+    Device,
+    Json,
+    MaxPixels,
+    Overwrite,
+    Quiet,
+    Tile,
+    app,
+    error_line,
+    print_json,
+    progress,
+    stdout,
+)
+from car.codec import open_codec
+from car.errors import CarError, UsageError
+from car.files import find_images
+from car.images import atomic_write_all, read
+from car.rate import Decoded, Point, curves, installed_coders, measured_pixels, point_count, points
+from car.rate_report import Crops, equal_bytes_crops, page, plot, points_csv, summary_of, tables
+from car.weights import default_model
+
+_NAMES = ("index.html", "points.csv", "summary.json", "tables.md", "psnr.png", "ms_ssim.png")
+
+
+@app.command("rate")
+def rate_command(
+    inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for page, plots and tables.")] = Path(
+        "rate"
+    ),
+    scale: Annotated[
+        list[int] | None, typer.Option("--scale", "-s", help="2 or 4; repeatable. Both, where none is given.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Models for lossily coded small pictures; repeatable."),
+    ] = None,
+    coder: Annotated[
+        list[str] | None,
+        typer.Option("--coder", help="JPEG, WEBP, AVIF or JXL; repeatable. Default: those installed."),
+    ] = None,
+    img_dir: Annotated[
+        Path | None,
+        typer.Option("--img-dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"),
+    ] = None,
+    target_dataset: Annotated[
+        str | None,
+        typer.Option("--target-dataset", help=f"Test set below --img-dir: {', '.join(evaluation.DATASETS)}."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", min=0, help="So many images, evenly spread over all; 0 for all.")
+    ] = 0,
+    looks: Annotated[int, typer.Option("--looks", min=0, help="So many images have crops to look at.")] = 3,
+    device: Device = "auto",
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare small pictures that are restored with codecs at full size: bits per pixel against quality.
+
+    Each image goes through each coder at about ten qualities: at full size, as a bicubic small picture that
+    is enlarged again, and as a small picture of the `car_codec` models that is restored; and through
+    `car_plus` as lossless PNG and WebP. Bits are those of whole files. An image of
+    half a megapixel takes a minute or two.
+
+    For example:
+
+    ```
+    car rate photos/ -o rate/
+    car rate --img-dir datasets --target-dataset Set5 --scale 2 --coder JPEG -o rate/
+    ```
+    """
+    chosen = tuple(name.upper().replace("JPG", "JPEG") for name in coder or installed_coders())
+    unknown = [name for name in chosen if name not in installed_coders()]
+    if unknown:
+        raise UsageError(f"no coder is called {unknown[0]}; there are {', '.join(installed_coders())}")
+    if target_dataset:
+        if inputs:
+            raise UsageError("give either inputs or --target-dataset")
+        inputs = [str(evaluation.find_dataset(img_dir or Path("datasets"), target_dataset))]
+    if not inputs:
+        raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
+    there = [name for name in _NAMES if (output / name).exists()]
+    if there and not overwrite:
+        raise UsageError(f"{output / there[0]} exists; --overwrite replaces it")
+    scales = sorted(set(scale or (() if model else (2, 4))))
+    names = [*(model or ()), *(default_model(s, coded=True) for s in scales)]
+    coded = [open_codec(name, device=device, tile=tile) for name in names]
+    lossless = [open_codec(default_model(s), device=device, tile=tile) for s in scales]
+    files = [path for path, _ in find_images(inputs)[0]]
+    if images and images < len(files):
+        files = [files[n * len(files) // images] for n in range(images)]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{output}: {error.strerror}") from error
+    found: list[Point] = []
+    crops: list[Crops] = []
+    failures: list[dict[str, str]] = []
+    each = point_count(len(coded), len({c.scale for c in coded}), len(lossless), chosen)
+    with progress(each * len(files), "coding", as_json or quiet) as advance:
+
+        def measure(path: Path, look: bool) -> None:
+            picture = read(path, max_pixels=max_pixels)
+            own: list[Point] = []
+            decoded: list[Decoded] = []
+            for one in points(picture, path.name, coded, lossless, coders=chosen, on_point=advance):
+                own.append(one.point)
+                if look:
+                    decoded.append(one)
+            if look:
+                crops.extend(equal_bytes_crops(decoded, measured_pixels(picture, path.name)))
+            found.extend(own)
+
+        for number, path in enumerate(files):
+            try:
+                measure(path, number < looks)
+            except CarError as error:  # noqa: PERF203 - one bad image must not end the work
+                failures.append({"source": str(path), "error": str(error)})
+    if not found:
+        raise UsageError(f"nothing could be measured: {failures[0]['error'] if failures else 'no images'}")
+    lines = curves(found)
+    result: dict[str, Any] = {"images": len({p.image for p in found}), "coders": chosen, **summary_of(lines)}
+    count = f"{result['images']} image{'s' if result['images'] > 1 else ''}"
+    title = "Small pictures, restored, beside codecs"
+    plots = [plot(lines, measure, f"Mean of {count}") for measure in ("psnr", "ms_ssim")]
+    told = (
+        f"{count}. Dashed: codecs at full size; dotted: bicubic small pictures, enlarged; lines: ours, "
+        "restored; stars: ours, stored without loss."
+    )
+    contents = (
+        page(title, told, result, plots, crops),
+        points_csv(found),
+        (json.dumps(evaluation.finite(result), indent=1) + "\n").encode(),
+        tables(result).encode(),
+        *plots,
+    )
+    atomic_write_all({output / name: content for name, content in zip(_NAMES, contents, strict=True)})
+    if as_json:
+        print_json(evaluation.finite(result | {"failures": failures}))
+    elif not quiet:
+        _print(result, output)
+    for failure in failures:
+        error_line(failure["error"])
+    if failures:
+        raise typer.Exit(1)
+
+
+def _print(result: dict[str, Any], output: Path) -> None:
+    table = Table("", *(f"bits against {coder}" for coder in result["coders"]), title="The same PSNR takes")
+    for row in result["differences"]:
+        cells = (row["bd_rate"].get(coder, math.nan) for coder in result["coders"])
+        table.add_row(row["name"], *("" if math.isnan(cell) else f"{cell:+.1f} %" for cell in cells))
+    stdout.print(table)
+    stdout.print(f"{output / 'index.html'} shows it all", soft_wrap=True)

@@ -1,0 +1,344 @@
+"""What a picture costs at what quality: coders at full size, and coders of small pictures that are restored.
+
+Rates are bits per HR pixel of whole files, metadata included. Means over images are of bits per pixel and of
+decibels, setting by setting, which is what Bjontegaard's difference of rates compares (Bjontegaard,
+"Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001; here with Akima interpolation).
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from car.codec import Codec
+from car.errors import ImageError, UsageError
+from car.images import Picture, coding_options, decode, encode
+from car.metrics import psnr, ssim
+
+QUALITIES: dict[str, tuple[int, ...]] = {
+    "JPEG": (5, 10, 20, 30, 40, 50, 60, 75, 85, 92, 96),
+    "WEBP": (1, 5, 15, 30, 50, 65, 75, 85, 92, 97),
+    "AVIF": (10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
+    "JXL": (10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
+}
+"""The settings of each coder that make a curve; JXL where pillow-jxl-plugin is installed."""
+
+LOSSLESS = ("PNG", "WEBP")
+_SUFFIX = {"JPEG": ".jpg", "WEBP": ".webp", "AVIF": ".avif", "PNG": ".png", "JXL": ".jxl"}
+_COMMON = 0.25  # share of a curve's PSNR that another must cover for a comparison
+_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One file of one image, and what came back from it.
+
+    Attributes:
+        image: name of the image.
+        method: what made the small picture: ``direct`` (none: full size), ``bicubic`` or a model.
+        scale: 1 for direct.
+        coder: JPEG, WEBP, AVIF, JXL or PNG.
+        quality: the coder's setting; 0 for lossless.
+        bytes: of the file, metadata included.
+        bpp: bits per HR pixel.
+        psnr: on luma, dB, of the whole picture.
+        psnr_rgb: over all channels.
+        ssim: on luma.
+        ms_ssim: on luma, over five scales; NaN for pictures under 176 pixels.
+        encode_seconds: shrinking included.
+        decode_seconds: restoring included.
+    """
+
+    image: str
+    method: str
+    scale: int
+    coder: str
+    quality: int
+    bytes: int
+    bpp: float
+    psnr: float
+    psnr_rgb: float
+    ssim: float
+    ms_ssim: float
+    encode_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means over images, one value for each setting, by rising rate."""
+
+    method: str
+    scale: int
+    coder: str
+    qualities: tuple[int, ...]
+    bpp: tuple[float, ...]
+    psnr: tuple[float, ...]
+    psnr_rgb: tuple[float, ...]
+    ssim: tuple[float, ...]
+    ms_ssim: tuple[float, ...]
+    encode_seconds: tuple[float, ...]
+    decode_seconds: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """What legends and tables call it."""
+        if self.method == "direct":
+            return self.coder
+        lossless = ", lossless" if self.qualities == (0,) else ""
+        small = f"bicubic {self.scale}x" if self.method == "bicubic" else self.method
+        return f"{small} + {self.coder}{lossless}"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A file and the pixels that came back from it, uint8 ``[H, W, 3]``."""
+
+    point: Point
+    pixels: NDArray[np.uint8]
+
+
+def installed_coders() -> tuple[str, ...]:
+    """Return the lossy coders that are installed; JPEG XL is a plugin of Pillow's."""
+    try:
+        import_module("pillow_jxl")  # registers itself
+    except ImportError:
+        return ("JPEG", "WEBP", "AVIF")
+    return ("JPEG", "WEBP", "AVIF", "JXL")
+
+
+def point_count(coded: int, scales: int, lossless: int, coders: Sequence[str]) -> int:
+    """Return how many points `points` yields for so many models, and scales of the coded ones."""
+    return (1 + scales + coded) * sum(len(QUALITIES[coder]) for coder in coders) + lossless * len(LOSSLESS)
+
+
+def points(
+    picture: Picture,
+    name: str,
+    coded: Sequence[Codec],
+    lossless: Sequence[Codec],
+    *,
+    coders: Sequence[str] = ("JPEG", "WEBP", "AVIF"),
+    on_point: Callable[[], None] = lambda: None,
+) -> Iterator[Decoded]:
+    """Code a picture in every way, and yield what comes back.
+
+    Args:
+        picture: taken as 8-bit RGB, cropped at the top left to multiples of 8.
+        name: what its points are called.
+        coded: models whose small pictures go through each lossy coder; bicubic ones do at the same scales.
+        lossless: models whose small pictures are stored without loss.
+        coders: the lossy ones; see `installed_coders`.
+        on_point: called after each.
+
+    Raises:
+        ImageError: the picture is too small to be measured.
+    """
+    hr = measured_pixels(picture, name)
+    height, width = hr.shape[:2]
+    full = Picture(hr, None, False, None, None, ())
+
+    def one(
+        method: str,
+        scale: int,
+        coder: str,
+        quality: int,
+        make: Callable[[], bytes],
+        back: Callable[[bytes], Any],
+    ) -> Decoded:
+        begin = time.perf_counter()
+        data = make()
+        made = time.perf_counter()
+        pixels = back(data)
+        done = time.perf_counter()
+        on_point()
+        where = (name, method, scale, coder, quality, len(data), 8 * len(data) / (height * width))
+        return Decoded(Point(*where, *_measured(hr, pixels), made - begin, done - made), pixels)
+
+    for coder in coders:
+        for quality in QUALITIES[coder]:
+            yield one("direct", 1, coder, quality, lambda c=coder, q=quality: _file(full, c, q), _pixels)
+    for scale in sorted({codec.scale for codec in coded}):
+        for coder in coders:
+            for quality in QUALITIES[coder]:
+
+                def shrink(s: int = scale, c: str = coder, q: int = quality) -> bytes:
+                    small = Image.fromarray(hr).resize((width // s, height // s), Image.Resampling.BICUBIC)
+                    return _file(Picture(np.asarray(small), None, False, None, None, ()), c, q)
+
+                def enlarge(data: bytes) -> NDArray[np.uint8]:
+                    small = Image.fromarray(_pixels(data))
+                    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+                yield one("bicubic", scale, coder, quality, shrink, enlarge)
+    for codec, lossy in [*((c, True) for c in coded), *((c, False) for c in lossless)]:
+        name_of, scale = codec.loaded.name, codec.scale
+        for coder in coders if lossy else LOSSLESS:
+            for quality in QUALITIES[coder] if lossy else (0,):
+
+                def shrink_by(m: Codec = codec, c: str = coder, q: int = quality) -> bytes:
+                    small, info = m.shrink(full)
+                    if c == "JXL":
+                        return (
+                            _file(small, c, q) + info.to_xmp()
+                        )  # Pillow's plugin takes none: counted all the same
+                    return encode(small, f"a{_SUFFIX[c]}", info=info, quality=q or None)[0]
+
+                def restore(data: bytes, m: Codec = codec) -> NDArray[np.uint8]:
+                    return m.upscale_pixels(_pixels(data))[:height, :width].astype(np.uint8)
+
+                yield one(name_of, scale, coder, quality, shrink_by, restore)
+
+
+def measured_pixels(picture: Picture, name: str) -> NDArray[np.uint8]:
+    """Return the part of a picture that `points` codes, ``[H, W, 3]``, of multiples of 8.
+
+    Raises:
+        ImageError: the picture is too small to be measured; `name` is for the message.
+    """
+    pixels = picture.pixels
+    if pixels.dtype != np.uint8:
+        pixels = np.round(pixels / 257).astype(np.uint8)
+    height, width = (n // 8 * 8 for n in pixels.shape[:2])
+    if min(height, width) < 64:
+        raise ImageError(f"{name}: {picture.width}x{picture.height} is too small to be measured")
+    return np.ascontiguousarray(pixels[:height, :width].astype(np.uint8))
+
+
+def _file(picture: Picture, coder: str, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    options = {"quality": quality} if coder == "JXL" else coding_options(coder, quality)
+    Image.fromarray(picture.pixels).save(buffer, coder, **options)
+    return buffer.getvalue()
+
+
+def _pixels(data: bytes) -> NDArray[np.uint8]:
+    if data[:2] == b"\xff\x0a" or data[4:8] == b"JXL ":
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    return decode(data, "small picture").pixels.astype(np.uint8)
+
+
+def _measured(hr: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> tuple[float, float, float, float]:
+    a, b = (torch.tensor(x).permute(2, 0, 1)[None].float().div(255) for x in (pixels, hr))
+    return psnr(a, b), psnr(a, b, on_luma=False), ssim(a, b), ms_ssim(a, b)
+
+
+def ms_ssim(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return the multi-scale structural similarity of luma, over five scales; NaN under 176 pixels a side.
+
+    Wang, Simoncelli, Bovik, "Multiscale structural similarity for image quality assessment", 2003, by
+    torchmetrics.
+
+    Args:
+        a: RGB ``[1, 3, H, W]`` in [0, 1].
+        b: the same shape.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    from car.metrics import luma
+
+    if min(a.shape[-2:]) < 176:
+        return math.nan
+    found: Any = multiscale_structural_similarity_index_measure(
+        luma(a) * 255, luma(b) * 255, data_range=255.0, betas=_MS_SSIM_WEIGHTS
+    )
+    return float(found)
+
+
+def curves(found: Iterable[Point]) -> tuple[Curve, ...]:
+    """Return the mean curves of points; every image must have every setting."""
+    grouped: dict[tuple[str, int, str, bool], dict[int, list[Point]]] = {}
+    for point in found:
+        key = (point.method, point.scale, point.coder, point.quality == 0)
+        grouped.setdefault(key, {}).setdefault(point.quality, []).append(point)
+    names = [f.name for f in fields(Curve)][4:]
+    made: list[Curve] = []
+    for (method, scale, coder, _), by_quality in grouped.items():
+        means = [
+            (q, *(_mean([getattr(p, n) for p in rows]) for n in names)) for q, rows in by_quality.items()
+        ]
+        means.sort(key=lambda row: row[1])
+        made.append(Curve(method, scale, coder, *zip(*means, strict=True)))
+    return tuple(made)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def hull(several: Sequence[Curve]) -> tuple[tuple[float, float], ...]:
+    """Return (bpp, PSNR) of the points of `several` that none of the others beats, by rising rate."""
+    return tuple(rising(sorted((r, q) for c in several for r, q in zip(c.bpp, c.psnr, strict=True))))
+
+
+def rising(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points of (bpp, PSNR), by rising rate, that are better than all of a lower rate."""
+    best: list[tuple[float, float]] = []
+    for rate, quality in curve:
+        if not best or quality > best[-1][1]:
+            best.append((rate, quality))
+    return best
+
+
+def gain_at_equal_bytes(curve: Curve, anchor: Curve) -> tuple[float, ...]:
+    """Return, setting by setting, how many dB `curve` is above `anchor` at the same bits per pixel.
+
+    The anchor is interpolated linearly in the logarithm of the rate; NaN outside its range.
+    """
+    at = np.interp(np.log(curve.bpp), np.log(anchor.bpp), anchor.psnr, left=math.nan, right=math.nan)
+    return tuple(float(ours - theirs) for ours, theirs in zip(curve.psnr, at, strict=True))
+
+
+def bd_rate(
+    test: Sequence[tuple[float, float]],
+    anchor: Sequence[tuple[float, float]],
+    least: float = 0.0,
+    most: float = math.inf,
+) -> float:
+    """Return by how many per cent `test` needs more bits than `anchor` for the same PSNR; less is negative.
+
+    Args:
+        test: (bpp, PSNR), by rising rate.
+        anchor: likewise.
+        least: rates below this are left out.
+        most: rates above this are left out.
+
+    Returns:
+        NaN where fewer than four points are left, or less than a quarter of the PSNR is common to both.
+
+    Raises:
+        UsageError: bjontegaard is not installed.
+    """
+    try:
+        import bjontegaard
+    except ImportError as error:
+        raise UsageError(
+            "this needs bjontegaard: pip install 'content-adaptive-resampler[report]'"
+        ) from error
+    rows = [rising([(r, q) for r, q in curve if least <= r <= most]) for curve in (anchor, test)]
+    if min(map(len, rows)) < 4:
+        return math.nan
+    common = min(rows[0][-1][1], rows[1][-1][1]) - max(rows[0][0][1], rows[1][0][1])
+    if common < _COMMON * min(row[-1][1] - row[0][1] for row in rows):
+        return math.nan
+    (anchor_rate, anchor_psnr), (test_rate, test_psnr) = (np.asarray(curve).T for curve in rows)
+    found: Any = bjontegaard.bd_rate(
+        anchor_rate,
+        anchor_psnr,
+        test_rate,
+        test_psnr,
+        method="akima",
+        require_matching_points=False,
+        min_overlap=0,
+    )
+    return float(found)

@@ -1,0 +1,137 @@
+"""Lossy coders in the loop of training."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.fft import dctn
+
+from car.coders import Coding, drawn, encoded, estimated_bits, recode
+from car.images import Picture, encode
+from car.losses import Objective
+from car.models import create
+from car.recipes import recipe_for
+
+ALL = [Coding("JPEG", 30), Coding("JPEG", 92), Coding("WEBP", 40), Coding("AVIF", 50)]
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A picture with edges, gradients and texture, 96x64."""
+    y, x = np.mgrid[:64, :96]
+    rgb = np.stack([x * 2, y * 3, 128 + 80 * np.sin(x * y / 90)], axis=2)
+    rgb[20:40, 30:60] = 240
+    noise = np.random.default_rng(0).normal(0, 8, rgb.shape)
+    return (rgb + noise).clip(0, 255).astype(np.uint8)
+
+
+def tensor(rgb):
+    return torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.mark.parametrize("coding", ALL)
+def test_what_training_sees_is_what_files_hold(photo, coding):
+    suffix = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif"}[coding.coder]
+    written, _ = encode(Picture(photo, None, False, None, None, ()), f"a.{suffix}", quality=coding.quality)
+    assert encoded(photo, coding) == written
+    with Image.open(io.BytesIO(written)) as image:
+        expected = np.asarray(image.convert("RGB"))
+    decoded, steps = recode(tensor(photo), coding)
+    assert np.array_equal((decoded[0] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
+    assert steps.shape == (2, 8, 8)
+    assert steps.min() >= 1
+
+
+def test_steps_of_jpeg_are_those_of_the_standard(photo):
+    """ITU-T T.81, tables K.1 and K.2, which quality 50 takes as they are; rows are vertical frequencies."""
+    _, steps = recode(tensor(photo), Coding("JPEG", 50))
+    assert steps[0, 0].tolist() == [16, 11, 10, 16, 24, 40, 51, 61]
+    assert steps[0, :, 0].tolist() == [16, 12, 14, 14, 18, 24, 49, 72]
+    assert steps[1, 0].tolist() == [17, 18, 24, 47, 99, 99, 99, 99]
+
+
+def test_gradients_pass_a_coder(photo):
+    """Unchanged where colours are kept; else for luma, while a change of colour in 2x2 pixels cancels out."""
+    lr = tensor(photo).requires_grad_()
+    weights = torch.randn_like(lr)
+    decoded, _ = recode(lr, Coding("JPEG", 92))
+    (decoded * weights).sum().backward()
+    assert torch.equal(lr.grad, weights)
+    lr.grad = None
+    decoded, _ = recode(lr, Coding("JPEG", 20))
+    (decoded * weights).sum().backward()
+    grey = torch.randn(1, 1, 64, 96).expand(1, 3, 64, 96)
+    assert (lr.grad * grey).sum().item() == pytest.approx((weights * grey).sum().item(), rel=1e-3)
+    # a colour without luma, of alternating sign
+    alternating = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(32, 48)
+    colour = torch.tensor([0.587, -0.299, 0.0]).view(1, 3, 1, 1) * alternating
+    assert (lr.grad * colour).sum().item() == pytest.approx(0, abs=1e-2)
+
+
+def test_estimated_bits_against_scipy(photo):
+    """The same sum with another library's DCT, block by block."""
+    rgb = photo.astype(np.float64)
+    y = rgb @ [0.299, 0.587, 0.114]
+    cb = (rgb[:, :, 2] - y) / 1.772
+    cr = (rgb[:, :, 0] - y) / 1.402
+    steps = torch.arange(1, 129).float().reshape(2, 8, 8)
+    halves = [c.reshape(32, 2, 48, 2).mean(axis=(1, 3)) for c in (cb, cr)]
+    total = 0.0
+    for plane, step in ((y, steps[0]), (halves[0], steps[1]), (halves[1], steps[1])):
+        for top in range(0, plane.shape[0], 8):
+            for left in range(0, plane.shape[1], 8):
+                c = 2 * dctn(plane[top : top + 8, left : left + 8], norm="ortho") / step.numpy()
+                total += (0.5 * np.log2(1 + c**2)).ravel()[1:].sum()
+    found = estimated_bits(tensor(photo), steps, subsampled=True)
+    assert float(found) == pytest.approx(total / photo[:, :, 0].size, rel=1e-4)
+
+
+def test_estimated_bits_follow_the_bytes(photo):
+    """What costs a real coder less is estimated to cost less."""
+    coding = Coding("JPEG", 50)
+    soft = np.asarray(Image.fromarray(photo).resize((48, 32)).resize((96, 64)))
+    flat = np.full_like(photo, 90)
+    pictures = [flat, soft, photo]
+    estimates = [
+        float(estimated_bits(tensor(p), recode(tensor(p), coding)[1], subsampled=True)) for p in pictures
+    ]
+    assert [len(encoded(p, coding)) for p in pictures] == sorted(len(encoded(p, coding)) for p in pictures)
+    assert estimates == sorted(estimates)
+    assert estimates[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_sizes_that_are_no_multiples_of_blocks():
+    lr = torch.rand(2, 3, 21, 13)
+    decoded, steps = recode(lr, Coding("JPEG", 40))
+    assert decoded.shape == lr.shape
+    assert float(estimated_bits(lr, steps, subsampled=True)) > 0
+
+
+def test_coders_are_drawn_by_seed_and_step_alone():
+    some = [drawn(3, step) for step in range(400)]
+    assert some == [drawn(3, step) for step in range(400)]
+    assert some != [drawn(4, step) for step in range(400)]
+    assert {c.coder for c in some} == {"JPEG", "WEBP", "AVIF"}
+    assert {c.subsampled for c in some} == {True, False}
+
+
+def test_the_loss_learns_through_a_coder(photo):
+    """Fewer bits and less error by steps on one picture: the gradient points where it should."""
+    torch.manual_seed(0)
+    recipe = recipe_for("car_codec_x4", steps=1)
+    objective = Objective(create("car_codec_x4"), recipe)
+    objective.coding = Coding("JPEG", 50)
+    optimizer = torch.optim.Adam(objective.parameters(), 1e-3)
+    hr = tensor(photo)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = objective(hr)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.2
+    down = [p.grad for p in objective.model.downscaler.parameters()]
+    assert any(g is not None and g.abs().max() > 0 for g in down)

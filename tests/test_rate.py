@@ -1,0 +1,127 @@
+"""Rate and distortion beside codecs."""
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from car.images import from_pil
+from car.rate import QUALITIES, bd_rate, curves, gain_at_equal_bytes, hull, point_count, points
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "street.png"
+    with Image.open(Path(__file__).parents[1] / "examples/street.webp") as image:
+        image.convert("RGB").crop((200, 200, 392, 392)).save(path)
+    return path
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "car", "rate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_points_are_those_of_the_files(photo: Path) -> None:
+    picture = from_pil(Image.open(photo))
+    found = list(points(picture, "street", [], [], coders=("JPEG",)))
+    assert len(found) == point_count(0, 0, 0, ("JPEG",)) == len(QUALITIES["JPEG"])
+    for one in found:
+        buffer = io.BytesIO()
+        subsampling = "4:2:0" if one.point.quality < 90 else "4:4:4"
+        image = Image.fromarray(picture.pixels)
+        image.save(buffer, "JPEG", quality=one.point.quality, subsampling=subsampling, optimize=True)
+        assert one.point.bytes == buffer.tell()
+        assert one.point.bpp == 8 * buffer.tell() / 192**2
+        back = np.asarray(Image.open(buffer)).astype(float)
+        mse = np.square(back - picture.pixels).mean()
+        assert one.point.psnr_rgb == pytest.approx(10 * math.log10(255**2 / mse))
+        assert 0 < one.point.ms_ssim <= 1
+    (curve,) = curves(one.point for one in found)
+    assert curve.bpp == tuple(sorted(curve.bpp))
+    assert curve.name == "JPEG"
+
+
+def test_half_the_bytes_are_minus_fifty_per_cent() -> None:
+    anchor = [(0.1 * 2**n, 25.0 + 3 * n + 0.1 * n**2) for n in range(6)]
+    half = [(rate / 2, quality) for rate, quality in anchor]
+    assert bd_rate(half, anchor) == pytest.approx(-50)
+    assert bd_rate(anchor, half) == pytest.approx(100)
+    assert math.isnan(bd_rate(anchor[:3], anchor))
+    assert math.isnan(bd_rate([(r, q + 90) for r, q in anchor], anchor))
+
+
+def test_gains_are_read_off_in_log_rate(photo: Path) -> None:
+    found = [one.point for one in points(from_pil(Image.open(photo)), "a", [], [], coders=("JPEG",))]
+    (curve,) = curves(found)
+    assert gain_at_equal_bytes(curve, curve) == pytest.approx([0] * len(curve.bpp), abs=1e-9)
+    rates = list(curve.bpp)
+    between = (rates[3] * rates[4]) ** 0.5
+    middle: Any = type(curve)(
+        "x", 2, "JPEG", (1,), (between,), ((curve.psnr[3] + curve.psnr[4]) / 2 + 1,), *[(0.0,)] * 5
+    )
+    assert gain_at_equal_bytes(middle, curve) == pytest.approx([1.0])
+    assert hull([curve, middle])[0] == (rates[0], curve.psnr[0])
+    assert (between, middle.psnr[0]) in hull([curve, middle])
+
+
+def test_the_command_and_its_page(photo: Path, tmp_path: Path, browser: Any) -> None:
+    out = tmp_path / "rate"
+    done = run(photo, "--scale", 2, "--coder", "JPEG", "-o", out, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    rows = list(csv.DictReader((out / "points.csv").open()))
+    assert len(rows) == point_count(1, 1, 1, ("JPEG",))
+    # the model's files carry the metadata, and bits count them
+    ours = [row for row in rows if row["method"] == "car_codec_x2"]
+    assert all(float(row["bpp"]) == 8 * int(row["bytes"]) / 192**2 for row in ours)
+    assert {row["name"] for row in result["differences"]} == {"bicubic 2x + JPEG", "car_codec_x2 + JPEG"}
+    assert "| car_codec_x2 + JPEG | 50 |" in (out / "tables.md").read_text()
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((out / "index.html").as_uri())
+    page.locator(".look").first.wait_for()
+    page.locator(".look select").first.select_option(index=0)
+    assert page.locator(".look .left").first.get_attribute("alt") == "original"
+    assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
+    assert problems == []
+    context.close()
+    again = run(photo, "-o", out)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+
+
+def test_one_bad_image_does_not_end_the_work(photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    Image.open(photo).convert("L").crop((0, 0, 80, 72)).save(folder / "grey.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    done = run(folder, "--scale", 4, "--coder", "jpg", "-o", tmp_path / "out")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "broken.png" in line
+    rows = list(csv.DictReader((tmp_path / "out" / "points.csv").open()))
+    assert {row["image"] for row in rows} == {"grey.png"}
+    assert {row["ms_ssim"] for row in rows} == {"nan"}  # too small for five scales
+
+
+def test_what_cannot_be_measured(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "small.png")
+    done = run(tmp_path / "small.png", "--coder", "JPEG", "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "too small to be measured" in done.stderr
+    done = run(tmp_path / "small.png", "--coder", "HEIC", "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "no coder is called HEIC" in done.stderr
+    done = run()
+    assert done.returncode == 2
