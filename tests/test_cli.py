@@ -207,7 +207,6 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
         "did you mean 'car_plus_x4'": ("downscale", a, "-m", "car_plus_x44"),
         "ships without weights": ("downscale", a, "-m", "car_x2"),
         "no model shrinks by 3; scales: 2, 4": ("downscale", a, "-s", 3),
-        "effort is for lossless files": ("downscale", a, "-s", 4, "-f", "jpg", "--effort", 2),
         "works at scale 4, not 2": ("downscale", a, "-m", "car_plus_x4", "-s", 2),
         "give a scale": ("downscale", a),
         "No such command": ("shrink", a),

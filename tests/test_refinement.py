@@ -1,26 +1,32 @@
 """Encode-time effort: more is never worse, the result stays near its start, tiles and sizes do not matter."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 import car
 from car import refinement
-from car.codec import Codec
+from car.codec import Codec, open_codec
+from car.coders import Coding, encoded
 from car.errors import UsageError
 from car.evaluate import round_trip
-from car.images import read
+from car.images import decode, encode, read
 from car.metrics import psnr
-from car.refinement import MAX_CHANGE, STEPS, refine
+from car.refinement import MAX_CHANGE, MAX_CHANGE_CODED, STEPS, refine
 
 
 def restored_psnr(codec, small, hr):
-    large = codec.upscale_pixels(small)[: hr.shape[0], : hr.shape[1]]
+    return restored_psnr_of(codec.upscale_pixels(small)[: hr.shape[0], : hr.shape[1]], hr, codec.scale)
+
+
+def restored_psnr_of(large, hr, scale):
     one, other = (
         torch.tensor(p.astype(np.float64)).permute(2, 0, 1) / np.iinfo(hr.dtype).max for p in (large, hr)
     )
     # as small pictures have no inside
-    return psnr(one, other, border=codec.scale if min(hr.shape[:2]) > 2 * codec.scale else 0)
+    return psnr(one, other, border=scale if min(hr.shape[:2]) > 2 * scale else 0)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -61,12 +67,13 @@ def test_tiles_give_the_gradient_of_the_whole_picture(photo, monkeypatch):
     whole = error(lr, with_gradient=True)
     monkeypatch.setattr(refinement, "_TILE", 16)
     tiled = error(lr, with_gradient=True)
-    assert tiled[0] == pytest.approx(whole[0], rel=1e-3)
-    torch.testing.assert_close(tiled[1], whole[1], atol=1e-3 * whole[1].abs().max().item(), rtol=1e-3)
+    assert tiled.luma == pytest.approx(whole.luma, rel=1e-3)
+    largest = whole.gradient.abs().max().item()
+    torch.testing.assert_close(tiled.gradient, whole.gradient, atol=1e-3 * largest, rtol=1e-3)
     large = torch.tensor(codec.upscale_pixels(start)[:190, :158]).permute(2, 0, 1).double() / 255
     expected = psnr(large, torch.tensor(hr).permute(2, 0, 1).double() / 255, border=4)
     counted = (190 - 8) * (158 - 8)
-    assert -10 * np.log10(whole[0] / counted) == pytest.approx(expected, abs=1e-3)
+    assert -10 * np.log10(whole.luma / counted) == pytest.approx(expected, abs=1e-3)
 
 
 def test_gradient_is_that_of_finite_differences(photo):
@@ -76,7 +83,7 @@ def test_gradient_is_that_of_finite_differences(photo):
     hr = np.ascontiguousarray(read(photo).pixels[:24, :24])
     error = refinement._Error(model, hr, 255, torch.device("cpu"))
     lr = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    _, gradient = error(lr, with_gradient=True)
+    gradient = error(lr, with_gradient=True).gradient
     target = torch.tensor(hr).permute(2, 0, 1).double() / 255
 
     def whole(values):
@@ -107,3 +114,36 @@ def test_library_takes_effort_and_refuses_nonsense(photo):
     for effort in (-1, 10):
         with pytest.raises(UsageError, match="effort must be 0 to 9"):
             car.downscale(photo, 4, effort=effort)
+
+
+@pytest.mark.parametrize(
+    ("scale", "coding"),
+    [(2, Coding("JPEG", 30)), (4, Coding("JPEG", 75)), (2, Coding("WEBP", 40)), (4, Coding("AVIF", 50))],
+)
+def test_lossy_files_are_worth_more_the_more_effort(photo, scale, coding):
+    picture = read(photo)
+    name = f"small.{coding.coder.lower()}"
+
+    def made(effort):
+        codec = open_codec(None, scale, device="cpu", effort=effort, coding=coding)
+        small, info = codec.shrink(picture)
+        content, _ = encode(small, name, info=info, quality=coding.quality)
+        pixels = codec.restore(decode(content, name)).pixels
+        squared = 10 ** (-restored_psnr_of(pixels, picture.pixels, scale) / 10)
+        # without what is not pixels, which effort cannot change
+        return math.log(squared) + math.log(len(encoded(small.pixels.astype(np.uint8), coding)))
+
+    worth = [made(effort) for effort in (0, 1, 3)]
+    assert worth == sorted(worth, reverse=True)
+    assert worth[-1] < worth[0] - 0.005
+
+
+def test_lossy_effort_takes_16_bit(photo):
+    hr = np.ascontiguousarray(read(photo).pixels[:40, :56]).astype(np.uint16) * 257
+    coding = Coding("JPEG", 40)
+    plain, more = (
+        open_codec(None, 2, device="cpu", effort=effort, coding=coding).downscale_pixels(hr)
+        for effort in (0, 2)
+    )
+    assert (more.shape, more.dtype) == (plain.shape, np.uint16)
+    assert np.abs(more.astype(int) - plain.astype(int)).max() <= (MAX_CHANGE_CODED * 255 + 1) * 257

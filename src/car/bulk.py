@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from car.codec import Backend, Codec, Precision, open_codec
+from car.coders import Coding, coding_of
 from car.errors import CarError, ImageError, StorageError, UsageError
 from car.evaluate import round_trip_of
-from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size, is_lossy, is_supported_input
+from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size, is_supported_input
 from car.manifest import MANIFEST, ManifestWriter, Record, read_manifest
 from car.metrics import psnr
 from car.places import Entry, Place, open_source
@@ -56,9 +57,9 @@ class Work:
     backend: Backend = "torch"
 
     @property
-    def coded(self) -> bool:
-        """Whether small pictures are to be written with losses."""
-        return self.kind == "downscale" and is_lossy(f"x.{self.format}", self.quality)
+    def coding(self) -> Coding | None:
+        """How small pictures are coded that are written with losses."""
+        return coding_of(f"x.{self.format}", self.quality) if self.kind == "downscale" else None
 
     def target_name(self, name: str, scale: int) -> str:
         """Return the name of the result for an image called `name`; empty where none is written."""
@@ -235,7 +236,7 @@ class Worker:
                             f"{name}: the picture does not say which model made it; name a scale or a model"
                         )
                     self._codecs[key] = open_codec(
-                        work.model, work.scale, effort=work.effort, coded=work.coded, **options
+                        work.model, work.scale, effort=work.effort, coding=work.coding, **options
                     )
                 if work.tile is None:
                     self._codecs[key].tile = min(self._codecs[key].tile, _TILE)
@@ -312,7 +313,7 @@ def plan(source: str, target: str, work: Work) -> Plan:
         raise UsageError(f"no such kind of work: {work.kind!r}")
     scale, weights = work.scale or 0, ""
     if work.kind != "upscale" or work.model is not None or work.scale is not None:
-        codec = open_codec(work.model, work.scale, device="cpu", effort=work.effort, coded=work.coded)
+        codec = open_codec(work.model, work.scale, device="cpu", effort=work.effort, coding=work.coding)
         scale, weights = codec.scale, codec.loaded.sha256
     place, found = open_source(source, lambda name: is_supported_input(Path(name)))
     to = Place(target)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from car.coders import Coding
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError
 from car.export import session, session_possible
@@ -57,6 +58,7 @@ class Codec:
             several levels; docs/devices.md has what that costs.
         effort: 0 to 9, of shrinking: above 0 the small picture is refined, see `car.refinement`. Restoring
             takes no longer.
+        coding: how the small file will be coded, where that loses something and effort is to know it.
         backend: of restoring; onnxruntime is faster on a CPU (docs/export.md), and moves single values by a
             level.
 
@@ -73,6 +75,7 @@ class Codec:
         memory: int = 0,
         precision: Precision = "float32",
         effort: int = 0,
+        coding: Coding | None = None,
         backend: Backend = "torch",
     ) -> None:
         if tile is not None and tile < 1:
@@ -83,7 +86,7 @@ class Codec:
             raise UsageError(f"effort must be 0 to {len(STEPS) - 1}, got {effort}")
         if backend not in get_args(Backend):
             raise UsageError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-        self.precision, self.effort = precision, effort
+        self.precision, self.effort, self.coding = precision, effort, coding
         self.loaded = loaded
         self.device = resolve_device(device)
         self.tile = fitting_tile(loaded.rescaler, memory) if tile is None else tile
@@ -191,7 +194,7 @@ class Codec:
         if not self.effort:
             return small
         with self._arithmetic(gradients=True):
-            return refine(self.loaded.rescaler, small, pixels, STEPS[self.effort], self.device)
+            return refine(self.loaded.rescaler, small, pixels, STEPS[self.effort], self.device, self.coding)
 
     def upscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Restore RGB ``[h, w, 3]``, uint8 or uint16, to ``[s*h, s*w, 3]`` of the same dtype."""
@@ -457,24 +460,21 @@ def open_codec(
     precision: Precision = "float32",
     effort: int = 0,
     backend: Backend = "torch",
-    coded: bool = False,
+    coding: Coding | None = None,
 ) -> Codec:
     """Load `model`, or the default model for `scale`, ready to work.
 
-    With `coded`, the default is the model for small pictures that a lossy file will hold.
+    With `coding`, which is how a lossy small file will be coded, the default is the model for such files, and
+    effort refines for them.
 
     Raises:
-        UsageError: neither is given, or they contradict each other; `effort` for a lossy file.
+        UsageError: neither is given, or they contradict each other.
         WeightsError: the weights cannot be loaded.
     """
     if model is None:
         if scale is None:
             raise UsageError("give a scale (2 or 4) or the name of a model")
-        model = default_model(scale, coded=coded)
-    if coded and effort:
-        raise UsageError(
-            "effort is for lossless files (PNG, WebP, TIFF): a lossy one does not keep what it refines"
-        )
+        model = default_model(scale, coded=coding is not None)
     codec = Codec(
         load(model),
         device=device,
@@ -482,6 +482,7 @@ def open_codec(
         memory=memory,
         precision=precision,
         effort=effort,
+        coding=coding,
         backend=backend,
     )
     if scale is not None and scale != codec.scale:

@@ -740,9 +740,14 @@ def coding_options(kind: str, quality: int | None) -> dict[str, Any]:
     return {}
 
 
+def format_of(name: str | os.PathLike[str]) -> str:
+    """Return what Pillow calls the format that a file's suffix stands for; empty for unknown ones."""
+    return _FORMATS.get(Path(name).suffix.lower(), "")
+
+
 def is_lossy(name: str | os.PathLike[str], quality: int | None) -> bool:
     """Return whether `write` with this `quality` codes a file of this name with losses that depend on it."""
-    kind = _FORMATS.get(Path(name).suffix.lower(), "")
+    kind = format_of(name)
     return kind in ("JPEG", "AVIF") or (kind == "WEBP" and quality is not None)
 
 

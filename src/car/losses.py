@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
-from car.coders import Coding, estimated_bits, recode
+from car.coders import MEANS_AND_HEADERS, Coding, estimated_bits, recode
 from car.metrics import LUMA_WEIGHTS
 from car.models import BicubicDownscaler, ResamplingDownscaler, Rescaler, quantize
 from car.ops import adaptive_resample, bicubic_downscale
@@ -97,11 +97,6 @@ def coded_bits(lr: torch.Tensor) -> torch.Tensor:
     return torch.log2(spread / _LEVEL + 1).mean()
 
 
-# bits in units of `estimated_bits` that a coder spends besides what is estimated; found by comparing its
-# estimates with the bytes of photographs
-_MEANS_AND_HEADERS = 0.08
-
-
 class Objective(nn.Module):
     """A pair of networks with its loss, ``[B, 3, H, W] -> scalar``, as one module to wrap or compile."""
 
@@ -165,7 +160,7 @@ class Objective(nn.Module):
             loss = torch.log1p(error / 1e-6)
             if recipe.rate_weight:
                 bits = estimated_bits(lr, steps, subsampled=coding.subsampled)
-                loss = loss + recipe.rate_weight * torch.log1p(bits / _MEANS_AND_HEADERS)
+                loss = loss + recipe.rate_weight * torch.log1p(bits / MEANS_AND_HEADERS)
             change = lr - bicubic_downscale(hr, scale)
             loss = loss + recipe.fidelity_weight * change.abs().mean()
             return loss + recipe.range_weight * out_of_range(lr)

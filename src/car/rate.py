@@ -24,9 +24,9 @@ from car.images import Picture, coding_options, decode, encode
 from car.metrics import psnr, ssim
 
 QUALITIES: dict[str, tuple[int, ...]] = {
-    "JPEG": (5, 10, 20, 30, 40, 50, 60, 75, 85, 92, 96),
+    "JPEG": (1, 3, 5, 10, 20, 30, 40, 50, 60, 75, 85, 92, 96),
     "WEBP": (1, 5, 15, 30, 50, 65, 75, 85, 92, 97),
-    "AVIF": (10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
+    "AVIF": (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
     "JXL": (10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
 }
 """The settings of each coder that make a curve; JXL where pillow-jxl-plugin is installed."""

@@ -1,36 +1,24 @@
 """Rate and distortion as CSV, plots and one HTML page that opens anywhere."""
 
-import base64
 import csv
-import html
 import io
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from importlib import resources
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from car import pages
 from car.errors import UsageError
+from car.pages import Crops
 from car.rate import Curve, Decoded, Point, bd_rate, gain_at_equal_bytes, hull
 from car.report import most_telling_crop
 
 _CROP = 192
 RATES = (0.15, 0.3, 0.5)
 """Bits per pixel at which crops are put side by side."""
-
-
-@dataclass(frozen=True)
-class Crops:
-    """Crops of one picture at about equal bytes: the original first, then (label, pixels)."""
-
-    image: str
-    rate: float
-    crops: tuple[tuple[str, NDArray[np.uint8]], ...]
 
 
 def points_csv(found: Sequence[Point]) -> bytes:
@@ -91,7 +79,7 @@ def equal_bytes_crops(decoded: Sequence[Decoded], hr: NDArray[np.uint8]) -> tupl
         for label, one in best.items():
             rows.append((f"{label}: {one.point.psnr:.2f} dB at {one.point.bpp:.3f} bpp", one.pixels))
         cut = tuple((name, pixels[top : top + side, left : left + side]) for name, pixels in rows)
-        found.append(Crops(image, rate, cut))
+        found.append(Crops(f"{image}, {rate} bits per pixel", cut))
     return tuple(found)
 
 
@@ -137,46 +125,29 @@ def plot(curves: Sequence[Curve], measure: str, title: str) -> bytes:
     return buffer.getvalue()
 
 
-def page(
-    title: str, summary: str, found: dict[str, Any], plots: Sequence[bytes], looks: Sequence[Crops]
-) -> bytes:
-    """Return the HTML page; it loads nothing."""
-    body = ["<h2>Rate and distortion</h2>"]
-    body += [f'<p><img class="plot" alt="plot" src="{_address(content)}"></p>' for content in plots]
+def body(found: dict[str, Any], plots: Sequence[bytes], looks: Sequence[Crops]) -> list[str]:
+    """Return the parts of an HTML page of what `summary_of` returned; see `car.pages`."""
+    parts = [pages.heading("Rate and distortion"), *(pages.plot(content, "plot") for content in plots)]
     coders = sorted({coder for row in found["differences"] for coder in row["bd_rate"]})
-    body.append("<h2>Bits for the same PSNR</h2><p>Bjontegaard's difference of rates; less is better.</p>")
-    head = "".join(f"<th>against {coder}</th>" for coder in coders)
-    body.append(f'<div class="scroll"><table><tr><th></th>{head}</tr>')
-    for row in found["differences"]:
-        cells = "".join(f"<td>{_percent(row['bd_rate'].get(coder))}</td>" for coder in coders)
-        body.append(f"<tr><td>{html.escape(row['name'])}</td>{cells}</tr>")
-    body.append("</table></div>")
-    body.append("<h2>All curves</h2><div class='scroll'><table>")
+    parts.append(
+        pages.heading("Bits for the same PSNR", "Bjontegaard's difference of rates; less is better.")
+    )
+    rows = [
+        (row["name"], *(_percent(row["bd_rate"].get(coder)) for coder in coders))
+        for row in found["differences"]
+    ]
+    parts.append(pages.table(("", *(f"against {coder}" for coder in coders)), rows))
     heads = ("", "quality", "bpp", "PSNR", "PSNR, RGB", "SSIM", "MS-SSIM", "encode, s", "decode, s")
-    body.append("<tr>" + "".join(f"<th>{h}</th>" for h in heads) + "</tr>")
     names = ("bpp", "psnr", "psnr_rgb", "ssim", "ms_ssim", "encode_seconds", "decode_seconds")
-    for curve in found["curves"]:
-        for n, quality in enumerate(curve["qualities"]):
-            cells = "".join(f"<td>{curve[name][n]:.4g}</td>" for name in names)
-            body.append(f"<tr><td>{html.escape(curve['name'])}</td><td>{quality or ''}</td>{cells}</tr>")
-    body.append("</table></div>")
+    points = [
+        (curve["name"], str(quality or ""), *(f"{curve[name][n]:.4g}" for name in names))
+        for curve in found["curves"]
+        for n, quality in enumerate(curve["qualities"])
+    ]
+    parts += [pages.heading("All curves"), pages.table(heads, points, sortable=True)]
     if looks:
-        body.append("<h2>At equal bytes</h2>")
-    for look in looks:
-        crops = [{"name": name, "src": _address(_png(pixels))} for name, pixels in look.crops]
-        data = json.dumps(crops).replace("<", "\\u003c")
-        body.append(
-            f"<h3>{html.escape(look.image)}, {look.rate} bits per pixel</h3>"
-            '<div class="look"><label>Left <select></select></label> <label>Right <select></select></label>'
-            '<div class="pair"><img class="right" alt=""><img class="left" alt=""></div>'
-            '<input type="range" min="0" max="100" value="50" aria-label="Where left ends">'
-            f'<script type="application/json">{data}</script></div>'
-        )
-    text = resources.files("car").joinpath("rate_report.html").read_text(encoding="utf-8")
-    values = {"title": html.escape(title), "summary": html.escape(summary), "body": "\n".join(body)}
-    for name, value in values.items():
-        text = text.replace("{{" + name + "}}", value)
-    return text.encode()
+        parts.append(pages.heading("At equal bytes"))
+    return [*parts, *(pages.look(look) for look in looks)]
 
 
 def tables(found: dict[str, Any]) -> str:
@@ -210,13 +181,3 @@ def tables(found: dict[str, Any]) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None or value != value else f"{value:+.1f} %"
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _address(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

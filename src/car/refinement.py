@@ -4,14 +4,21 @@ LR samples are moved by gradient steps through the frozen upscaler, with their r
 manner of iterative inference in learned compression: Yang, Bamler & Mandt, "Improving inference for neural
 image compression", NeurIPS 2020). All levels of effort follow one path and keep the best picture met on it,
 so that more effort never restores worse.
+
+Where the small file will be JPEG, WebP or AVIF, the coder is in the loop as well, and what counts is error
+against bytes: the logarithm of the one plus that of the other, which is about the exchange rate of codecs at
+few bits per pixel.
 """
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from car.coders import MEANS_AND_HEADERS, Coding, encoded, estimated_bits, recode
 from car.metrics import LUMA_WEIGHTS
 from car.models import Rescaler, quantize
 from car.tiling import split
@@ -22,27 +29,39 @@ STEPS = (0, 2, 4, 6, 9, 13, 18, 24, 32, 48)
 MAX_CHANGE = 8 / 255
 """No LR sample moves further than this from what the downscaler gave."""
 
+MAX_CHANGE_CODED = 24 / 255
+"""The same where a lossy coder follows, whose own steps are that large."""
+
 _TILE = 128  # LR pixels a side of which activations are kept for the gradient
 _LUMA_SHARE = 0.5  # of the squared error that the steps reduce; the rest is RGB
 _MEMORY = (0.8, 0.95)  # of Adam: short, as there are few steps
 
 
-def step_size(scale: int, step: int) -> float:
+def step_size(scale: int, step: int, *, coded: bool = False) -> float:
     """Return the length of step 1, 2, ... in units of the [0, 1] range, for models of `scale`.
 
     Found on photographs of the training set: long enough to leave a level of 8 bit at once, then shorter.
+    With a lossy coder behind it (`coded`), steps add up to what that notices.
     """
     first, decay = {2: (0.9, 0.1), 4: (1.0, 0.03)}.get(scale, (1.0, 0.1))
+    if coded:
+        first, decay = 0.5, 0.05
     return first / (1 + decay * step) / 255
 
 
 def refine(
-    model: Rescaler, lr: NDArray[np.generic], hr: NDArray[np.generic], steps: int, device: torch.device
+    model: Rescaler,
+    lr: NDArray[np.generic],
+    hr: NDArray[np.generic],
+    steps: int,
+    device: torch.device,
+    coding: Coding | None = None,
 ) -> NDArray[np.generic]:
     """Return an LR picture from which `model` restores `hr` at least as well as from `lr`.
 
     "As well" is meant in luma, after rounding, with as many pixels shaved off each side as the scale, as the
-    tables measure. Memory does not grow with the picture beyond a few copies of it.
+    tables measure. With `coding`, it is meant for what comes back from the coder, bytes counted too: see
+    above. Memory does not grow with the picture beyond a few copies of it.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -50,36 +69,68 @@ def refine(
         hr: RGB ``[H, W, 3]`` of the same type, H in (s * (h - 1), s * h] and W likewise.
         steps: gradient steps; 0 returns `lr`.
         device: where to compute.
+        coding: how the file of `lr` will be coded with losses, in 8 bit; None: it will not be.
 
     Returns:
         ``[h, w, 3]`` of the same type.
     """
     if steps == 0:
         return lr
-    levels = int(np.iinfo(lr.dtype).max)  # type: ignore[type-var]
-    start = torch.from_numpy(lr.astype(np.float32) / levels).permute(2, 0, 1)[None].to(device)
-    low, high = (start - MAX_CHANGE).clamp(0, 1), (start + MAX_CHANGE).clamp(0, 1)
+    most = int(np.iinfo(lr.dtype).max)  # type: ignore[type-var]
+    levels = 255 if coding else most
+    start = torch.from_numpy(lr.astype(np.float32) / most).permute(2, 0, 1)[None].to(device)
+    start = quantize(start, levels)
+    change = MAX_CHANGE_CODED if coding else MAX_CHANGE
+    low, high = (start - change).clamp(0, 1), (start + change).clamp(0, 1)
     values, best = start.clone(), start
     momentum, power = torch.zeros_like(start), torch.zeros_like(start)
-    error = _Error(model, hr, levels, device)
-    lowest = torch.inf
+    error = _Error(model, hr, most, device)
+    lowest = math.inf
     for step in range(1, steps + 2):
         rounded = quantize(values, levels)
-        luma, gradient = error(rounded, with_gradient=step <= steps)
-        if luma < lowest:
-            lowest, best = luma, rounded
+        if coding:
+            score, gradient = _coded_score(error, rounded, coding, with_gradient=step <= steps)
+        else:
+            score, _, gradient = error(rounded, with_gradient=step <= steps)
+        if score < lowest:
+            lowest, best = score, rounded
         if gradient is None:
             break
         momentum = _MEMORY[0] * momentum + (1 - _MEMORY[0]) * gradient
         power = _MEMORY[1] * power + (1 - _MEMORY[1]) * gradient.square()
         mean, spread = momentum / (1 - _MEMORY[0] ** step), (power / (1 - _MEMORY[1] ** step)).sqrt()
         # where nothing pulls there is no direction, and Adam's own would be noise
-        values = values - step_size(model.geometry.scale, step) * mean / (
-            spread + 0.1 * spread.mean() + 1e-12
-        )
+        length = step_size(model.geometry.scale, step, coded=coding is not None)
+        values = values - length * mean / (spread + 0.1 * spread.mean() + 1e-12)
         values = torch.minimum(torch.maximum(values, low), high)
     out = best[0].permute(1, 2, 0).mul(levels).round().cpu().numpy()
-    return out.astype(lr.dtype)
+    return (out * (most // levels)).astype(lr.dtype)
+
+
+def _coded_score(
+    error: "_Error", lr: torch.Tensor, coding: Coding, *, with_gradient: bool
+) -> tuple[float, torch.Tensor | None]:
+    """Return the logarithm of error plus that of bytes, and the gradient of the like of it for `lr`."""
+    size = len(encoded((lr[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy(), coding))
+    with torch.enable_grad():
+        source = lr.detach().requires_grad_(with_gradient)
+        decoded, quantiser = recode(source, coding)
+        luma, whole, pull = error(decoded.detach(), with_gradient=with_gradient)
+        score = math.log(luma + 1e-12) + math.log(size)
+        if pull is None:
+            return score, None
+        bits = estimated_bits(source, quantiser, subsampled=coding.subsampled)
+        worth = (decoded * pull).sum() / (whole + 1e-12) + torch.log1p(bits / MEANS_AND_HEADERS)
+        (gradient,) = torch.autograd.grad(worth, source)
+    return score, gradient
+
+
+class _Found(NamedTuple):
+    """Squared error in luma that counts, the whole that steps reduce, and its gradient for the LR."""
+
+    luma: float
+    whole: float
+    gradient: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -91,15 +142,15 @@ class _Error:
     levels: int
     device: torch.device
 
-    def __call__(self, lr: torch.Tensor, *, with_gradient: bool) -> tuple[float, torch.Tensor | None]:
-        """Return the sum of squared luma errors that counts, and the gradient of the whole error for `lr`."""
+    def __call__(self, lr: torch.Tensor, *, with_gradient: bool) -> _Found:
+        """Return the errors of what is restored from `lr`, sums over pixels."""
         s, halo = self.model.geometry.scale, self.model.geometry.halo_up
         height, width = self.hr.shape[:2]
         weights = lr.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
         # pictures that consist of border only count as a whole
         border = s if min(height, width) > 2 * s else 0
         gradient = torch.zeros_like(lr) if with_gradient else None
-        total = 0.0
+        total = whole = 0.0
         for tile in split(lr.shape[2], lr.shape[3], _TILE, halo):
             window = lr[(..., *tile.window.slices)].detach().requires_grad_(with_gradient)
             core, inside = tile.core_scaled(s, 1), tile.core_in_window(s, 1)
@@ -123,6 +174,7 @@ class _Error:
             ]
             total += counted.double().square().sum().item()
             if gradient is not None:
+                whole += loss.item()
                 (part,) = torch.autograd.grad(loss, window)
                 gradient[(..., *tile.window.slices)] += part
-        return total, gradient
+        return _Found(total, whole, gradient)

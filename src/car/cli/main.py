@@ -15,14 +15,14 @@ import torch
 import typer
 
 from car._version import __version__
-from car.cli import bulk, exporting, measures, models, pictures, rating, serving, training
+from car.cli import bulk, exporting, measures, models, pictures, rating, reporting, serving, training
 from car.cli.common import app, error_line, reason, stdout
 from car.errors import CarError, UsageError
 
 # importing them added their commands to the application; this is the order in which help shows them
 _ORDER = [
     c
-    for part in (pictures, bulk, serving, measures, rating, models, exporting, training)
+    for part in (pictures, bulk, serving, measures, rating, reporting, models, exporting, training)
     for c in vars(part).values()
 ]
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.callback))

@@ -40,9 +40,10 @@ from car.cli.common import (
     stdout,
 )
 from car.codec import Codec, codec_for_picture, open_codec
+from car.coders import coding_of
 from car.errors import CarError, ImageError, UsageError
 from car.files import Job, Plan, Renamer, check_target, means_folder, plan
-from car.images import Picture, check_suffix, from_pil, inspect_info, is_lossy, read, write
+from car.images import Picture, check_suffix, from_pil, inspect_info, read, write
 from car.inspection import inspect_kernels, kernels_picture
 from car.stream import Done, restore_file, shrink_file
 from car.weights import list_models
@@ -92,7 +93,7 @@ def downscale_command(
         memory=budget // 4,
         precision=precision,
         effort=effort,
-        coded=is_lossy(file, quality),
+        coding=coding_of(file, quality),
     )
     todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
 

@@ -28,8 +28,9 @@ from car.codec import open_codec
 from car.errors import CarError, UsageError
 from car.files import find_images
 from car.images import atomic_write_all, read
+from car.pages import Crops, page
 from car.rate import Decoded, Point, curves, installed_coders, measured_pixels, point_count, points
-from car.rate_report import Crops, equal_bytes_crops, page, plot, points_csv, summary_of, tables
+from car.rate_report import body, equal_bytes_crops, plot, points_csv, summary_of, tables
 from car.weights import default_model
 
 _NAMES = ("index.html", "points.csv", "summary.json", "tables.md", "psnr.png", "ms_ssim.png")
@@ -144,7 +145,7 @@ def rate_command(
         "restored; stars: ours, stored without loss."
     )
     contents = (
-        page(title, told, result, plots, crops),
+        page(title, told, body(result, plots, crops)),
         points_csv(found),
         (json.dumps(evaluation.finite(result), indent=1) + "\n").encode(),
         tables(result).encode(),

@@ -31,9 +31,9 @@ from car.cli.common import (
     stdout,
 )
 from car.codec import open_codec
+from car.coders import coding_of
 from car.errors import UsageError
 from car.gallery import build, megabytes, plan_gallery
-from car.images import is_lossy
 from car.weights import default_model
 from car.weights.store import cache_folder
 
@@ -189,8 +189,8 @@ def gallery_command(
     ```
     """
     suffix = f".{format.value}"
-    lossy = is_lossy(f"x{suffix}", quality)
-    codec = open_codec(model, scale if model or scale else 4, effort=effort, coded=lossy)
+    coding = coding_of(f"x{suffix}", quality)
+    codec = open_codec(model, scale if model or scale else 4, effort=effort, coding=coding)
     todo = plan_gallery(folder, output, codec.scale, suffix)
     name = title or Path(folder).resolve().name
     with progress(len(todo.jobs), "shrinking", as_json or quiet) as advance:

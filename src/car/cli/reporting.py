@@ -1,0 +1,173 @@
+"""The command that reports on models: report."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from car import evaluate as evaluation
+from car import pages
+from car.cli.common import (
+    DEFAULT_MAX_PIXELS,
+    DEFAULT_TILE,
+    Device,
+    Effort,
+    MaxPixels,
+    Overwrite,
+    Quiet,
+    Tile,
+    app,
+    error_line,
+    progress,
+    stdout,
+)
+from car.codec import Codec, open_codec
+from car.errors import CarError, UsageError
+from car.files import Job, check_target, find_images
+from car.images import atomic_write, read
+from car.model_report import Measured, body, crops, measured
+from car.rate import Point, curves, point_count, points
+from car.rate_report import body as rate_body
+from car.rate_report import plot, summary_of
+from car.weights import list_models
+
+_CODERS = ("JPEG", "AVIF")
+
+
+@app.command("report")
+def report_command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models, by name or weights file. Default: all that are shipped."),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option("--images", "-i", help="Image files, a folder or a glob: a set; repeatable."),
+    ] = None,
+    img_dir: Annotated[
+        Path | None,
+        typer.Option("--img-dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"),
+    ] = None,
+    target_dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target-dataset",
+            help=f"Test set below --img-dir: {', '.join(evaluation.DATASETS)}; repeatable. "
+            "Default: those that are there.",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, an .html file.")] = Path(
+        "report.html"
+    ),
+    looks: Annotated[
+        int, typer.Option("--looks", min=0, help="So many images of each set have crops and error maps.")
+    ] = 2,
+    rated: Annotated[
+        int,
+        typer.Option("--curves", min=0, help="So many images go through codecs for rate-distortion plots."),
+    ] = 2,
+    device: Device = "auto",
+    effort: Effort = 0,
+    tile: Tile = DEFAULT_TILE,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about models: tables beside the published rows, crops, error maps, curves, time.
+
+    The page opens offline, anywhere. Measured is by the protocol of the published tables, as by `car
+    evaluate`. Rate-distortion curves are as by `car rate`, which measures more of them.
+
+    For example:
+
+    ```
+    car report --img-dir datasets -o report.html
+    car report car_plus_x4 runs/mine/model.safetensors --images photos/ -o report.html
+    ```
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{output}: the page is an .html file")
+    sets = _sets(images or (), img_dir, target_dataset or ())
+    check_target(Job(next(iter(sets.values()))[0], output), overwrite)
+    names = models or [info.name for info in list_models() if info.tags]
+    codecs = [open_codec(name, device=device, tile=tile, effort=effort) for name in names]
+    found: list[Measured] = []
+    to_see: list[pages.Crops] = []
+    failures: list[str] = []
+    work = sum(map(len, sets.values())) * len(codecs)
+    with progress(work, "measuring", quiet) as advance:
+        for name, files in sets.items():
+            records: dict[Codec, list[evaluation.ImageRecord]] = {codec: [] for codec in codecs}
+            for number, path in enumerate(files):
+                trips: dict[int, list[tuple[str, evaluation.RoundTrip]]] = {}
+                for codec in codecs:
+                    try:
+                        trip = evaluation.round_trip(codec, path, max_pixels=max_pixels)
+                    except CarError as error:
+                        failures.append(str(error))
+                    else:
+                        records[codec].append(trip.record)
+                        if number < looks:
+                            label = codec.loaded.tag or codec.loaded.name
+                            trips.setdefault(codec.scale, []).append((label, trip))
+                    advance()
+                to_see += [crops(path.name, row) for row in trips.values()]
+            found += [measured(codec, name, rows) for codec, rows in records.items() if rows]
+    if not found:
+        raise UsageError(f"nothing could be measured: {failures[0] if failures else 'no images'}")
+    every = [path for files in sets.values() for path in files]
+    parts = _curves(codecs, every[:rated], max_pixels, quiet) if rated else []
+    count = len(every)
+    told = f"{len(codecs)} model{'s' if len(codecs) > 1 else ''}, {count} image{'s' if count > 1 else ''}."
+    machine = (
+        f"{platform.system()}, {platform.machine()}, {codecs[0].device}, {torch.get_num_threads()} threads"
+    )
+    content = pages.page("Models, measured", told, body(found, to_see, parts, machine))
+    atomic_write(output, content)
+    if not quiet:
+        stdout.print(f"{output} shows it all", soft_wrap=True)
+    for failure in failures:
+        error_line(failure)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _sets(images: Sequence[str], img_dir: Path | None, named: Sequence[str]) -> dict[str, list[Path]]:
+    """Return the files of each set by its name."""
+    sets = {name: [path for path, _ in find_images([name])[0]] for name in images}
+    if images and not named:
+        return sets
+    folder = img_dir or Path("datasets")
+    there = [name for name, place in evaluation.DATASETS.items() if (folder / place).is_dir()]
+    for name in named or there:
+        place = evaluation.find_dataset(folder, name)
+        sets[name] = [path for path, _ in find_images([str(place)])[0]]
+    if not sets:
+        raise UsageError(f"no test set is in {folder}; name images, or the data folder by --img-dir")
+    return sets
+
+
+def _curves(codecs: Sequence[Codec], files: Sequence[Path], max_pixels: int, quiet: bool) -> list[str]:
+    """Return the part of the page about rates and distortions."""
+    coded = [codec for codec in codecs if codec.loaded.name.startswith("car_codec")]
+    lossless = [codec for codec in codecs if codec not in coded]
+    scales = len({codec.scale for codec in coded})
+    found: list[Point] = []
+    total = point_count(len(coded), scales, len(lossless), _CODERS) * len(files)
+    with progress(total, "coding", quiet) as advance:
+        for path in files:
+            try:
+                picture = read(path, max_pixels=max_pixels)
+                found += [
+                    one.point
+                    for one in points(picture, path.name, coded, lossless, coders=_CODERS, on_point=advance)
+                ]
+            except CarError:  # noqa: PERF203 - it was told of before
+                continue
+    if not found:
+        return []
+    lines = curves(found)
+    return rate_body(summary_of(lines), [plot(lines, "psnr", f"Mean of {len(files)} of the images")], ())

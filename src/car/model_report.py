@@ -1,0 +1,183 @@
+"""What models do to test sets, as one HTML page: tables beside published rows, crops, error maps, timing."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from car import pages
+from car.codec import Codec
+from car.evaluate import DATASETS, ImageRecord, RoundTrip, mean_quality
+from car.metrics import LUMA_WEIGHTS
+from car.pages import Crops
+from car.report import most_telling_crop
+
+_CROP = 192
+_FULL_ERROR = 32  # levels of luma error at which an error map is white
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on one set of images.
+
+    Attributes:
+        model: what tables call it.
+        scale: HR pixels per LR pixel along each axis.
+        parameters: of both networks.
+        images: name of the set.
+        records: one for each image.
+    """
+
+    model: str
+    scale: int
+    parameters: int
+    images: str
+    records: tuple[ImageRecord, ...]
+
+
+def measured(codec: Codec, images: str, records: Sequence[ImageRecord]) -> Measured:
+    """Return `records` of `codec` on the set called `images`."""
+    parameters = sum(p.numel() for p in codec.loaded.rescaler.parameters())
+    name = codec.loaded.tag or f"{codec.loaded.name} ({codec.loaded.short_hash})"
+    return Measured(name, codec.scale, parameters, images, tuple(records))
+
+
+def published(scale: int) -> list[dict[str, Any]]:
+    """Return the published rows for `scale`: system, parameters and ``[PSNR, SSIM]`` for each known set."""
+    rows = json.loads(resources.files("car").joinpath("published.json").read_text(encoding="utf-8"))
+    return [row for row in rows if row["scale"] == scale]
+
+
+def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str], machine: str) -> list[str]:
+    """Return the parts of the page; see `car.pages`.
+
+    Args:
+        found: what was measured, each model on each set.
+        looks: crops to compare, see `crops`.
+        curves: parts about rate and distortion, ready made; none: left out.
+        machine: on which the seconds were measured.
+    """
+    parts: list[str] = []
+    for scale in sorted({one.scale for one in found}):
+        at_scale = [one for one in found if one.scale == scale]
+        parts += [
+            pages.heading(
+                f"{scale}x: restored pictures",
+                "PSNR in dB / SSIM on luma, mean over images. Rows in bold type are measured here, the "
+                "others are as published.",
+            ),
+            _results(at_scale, scale),
+            pages.heading(
+                f"{scale}x: small pictures, chroma and time",
+                "The small picture is compared with the bicubic one: PSNR in dB, bytes as PNG. Shrink and "
+                f"restore: megapixels (HR) a second, median over images; {machine}.",
+            ),
+            _fidelity(at_scale),
+        ]
+    if looks:
+        text = (
+            "Choose what is on either side. An error map is black where luma is exact, and white from "
+            f"{_FULL_ERROR} levels on."
+        )
+        parts += [pages.heading("To look at", text), *(pages.look(one, left=2, right=3) for one in looks)]
+    parts += curves
+    parts += [pages.heading("Each image", "A click on a column's head sorts."), _each(found)]
+    return parts
+
+
+def _results(found: Sequence[Measured], scale: int) -> str:
+    sets = list(dict.fromkeys(one.images for one in found))
+    heads = ("", "parameters", *sets)
+    rows: list[tuple[str, ...]] = []
+    if any(name in DATASETS for name in sets):
+        for row in published(scale):
+            known = (f"{row[n][0]:.2f} / {row[n][1]:.4f}" if n in row else "" for n in sets)
+            rows.append((row["system"], _millions(row["parameters"]), *known))
+    bold: list[tuple[str, ...]] = []
+    for name in dict.fromkeys(one.model for one in found):
+        own = {one.images: one for one in found if one.model == name}
+        cells: list[str] = []
+        for images in sets:
+            if images in own:
+                mean = mean_quality(r.model for r in own[images].records)
+                cells.append(f"{mean.psnr:.2f} / {mean.ssim:.4f}")
+            else:
+                cells.append("")
+        bold.append((name, _millions(next(iter(own.values())).parameters), *cells))
+    return pages.table(heads, [*rows, *bold], bold=range(len(rows), len(rows) + len(bold)))
+
+
+def _fidelity(found: Sequence[Measured]) -> str:
+    heads = ("", "images", "small, luma", "small, RGB", "PNG bytes", "restored, RGB", "shrink", "restore")
+    rows: list[tuple[str, ...]] = []
+    for one in found:
+        ours = mean_quality(r.model for r in one.records)
+        theirs = mean_quality(r.bicubic for r in one.records)
+        megapixels = [(r.width * r.height / 1e6, r.model) for r in one.records]
+        down = median(size / m.downscale_seconds for size, m in megapixels)
+        up = median(size / m.upscale_seconds for size, m in megapixels)
+        growth = f"{100 * (ours.lr_bytes / theirs.lr_bytes - 1):+.1f} %"
+        psnr = (f"{ours.lr_psnr:.1f}", f"{ours.lr_psnr_rgb:.1f}")
+        speed = (f"{down:.2f}", f"{up:.2f}")
+        rows.append((one.model, one.images, *psnr, growth, f"{ours.psnr_rgb:.2f}", *speed))
+    return pages.table(heads, rows)
+
+
+def _each(found: Sequence[Measured]) -> str:
+    heads = ("image", "set", "model", "size", "PSNR", "SSIM", "above bicubic, dB", "PSNR, RGB", "small, luma")
+    rows = [
+        (
+            r.name,
+            one.images,
+            one.model,
+            f"{r.width}x{r.height}",
+            f"{r.model.psnr:.2f}",
+            f"{r.model.ssim:.4f}",
+            f"{r.model.psnr - r.bicubic.psnr:+.2f}",
+            f"{r.model.psnr_rgb:.2f}",
+            f"{r.model.lr_psnr:.1f}",
+        )
+        for one in found
+        for r in one.records
+    ]
+    return pages.table(heads, rows, sortable=True)
+
+
+def crops(name: str, trips: Sequence[tuple[str, RoundTrip]]) -> Crops:
+    """Return what (model, round trip) pairs of one image and scale made of its most telling square."""
+    first = trips[0][1]
+    side = min(_CROP, *first.hr.shape[:2])
+    scale = first.hr.shape[0] // first.lr.shape[0]
+    top, left = (n // scale * scale for n in most_telling_crop(first.hr, first.restored, first.bicubic, side))
+    side = side // scale * scale
+
+    def cut(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return pixels[top : top + side, left : left + side]
+
+    small = first.lr[top // scale : (top + side) // scale, left // scale : (left + side) // scale]
+    enlarged = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.NEAREST))
+    hr = cut(first.hr)
+    rows = [("original", hr), (f"small picture of {trips[0][0]}, enlarged", enlarged)]
+    rows.append((f"bicubic, {first.record.bicubic.psnr:.2f} dB", cut(first.bicubic)))
+    rows += [(f"{model}, {trip.record.model.psnr:.2f} dB", cut(trip.restored)) for model, trip in trips]
+    rows.append(("error of bicubic", error_map(cut(first.bicubic), hr)))
+    rows += [(f"error of {model}", error_map(cut(trip.restored), hr)) for model, trip in trips]
+    return Crops(f"{name}, {scale}x", tuple(rows))
+
+
+def error_map(picture: NDArray[np.uint8], hr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the size of the luma error, ``[H, W, 3]``, from black over red and yellow to white."""
+    weights = np.asarray(LUMA_WEIGHTS)
+    error = np.abs((picture.astype(np.float64) - hr) @ weights) / _FULL_ERROR
+    channels = [np.clip(3 * error - n, 0, 1) for n in range(3)]
+    return np.round(255 * np.stack(channels, axis=2)).astype(np.uint8)
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.2f} M" if 0 < parameters < 10e6 else f"{parameters / 1e6:.0f} M"
