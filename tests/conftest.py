@@ -1,6 +1,7 @@
 """Shared fixtures: a small photograph, and the public test sets where they are at hand."""
 
 import os
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ PHOTO = Path(__file__).parent / "fixtures" / "photo.png"
 
 # several test processes share the cores; one thread each avoids waiting for one another
 torch.set_num_threads(1)
+
+# a shell starts what it puts into the background with this signal ignored, and the programs that the tests
+# start and interrupt would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

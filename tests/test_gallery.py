@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -320,10 +321,13 @@ def test_shown_on_this_computer(photographs: Path, tmp_path: Path) -> None:
         "0",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        killer = threading.Timer(60, process.kill)  # leaving the block waits for the process
+        killer.start()
         assert process.stdout
         lines = [process.stdout.readline(), process.stdout.readline()]
         address = lines[1].split()[-1]
         with urllib.request.urlopen(f"{address}/viewer/car-image.js") as answer:
             assert answer.headers["Content-Type"] == "text/javascript"
         process.send_signal(2)
-        assert process.wait(20) == 0
+        assert process.wait() == 0
+        killer.cancel()
