@@ -1,5 +1,8 @@
 """Images through the shipped models: sizes, kinds, tiles, metadata."""
 
+import io
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 import car
 from car.codec import Codec, codec_for_picture, open_codec
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
-from car.images import Picture, from_pil, read, write
+from car.images import Picture, encode, from_pil, read, write
 from car.lr_info import LRInfo
 from car.metrics import psnr
 from car.models import create, model_names
@@ -50,6 +53,10 @@ def picture(
         pixels[:] = pixels[:, :, :1]
     mask = rng.integers(0, levels, (height, width), dtype=dtype, endpoint=True) if alpha else None
     return Picture(pixels, mask, grey, None, None, ())
+
+
+def _png(picture: Picture) -> bytes:
+    return encode(picture, "a.png")[0]
 
 
 def decibels(a: np.ndarray, b: np.ndarray) -> float:
@@ -147,6 +154,46 @@ def test_sixteen_bit_keeps_more_than_eight(codecs) -> None:
     pixels = np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (64, 64, 3)))
     small, _ = codecs[2].shrink(Picture(pixels, None, False, None, None, ()))
     assert len(np.unique(small.pixels)) > 2 * len(np.unique(small.pixels // 257))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_small_picture_that_exif_turns_is_restored_as_it_was_made(
+    codecs, photo: Path, tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    made = read(photo).turn(1)
+    made = replace(made, pixels=made.pixels[:157, :131])
+    small, info = codecs[2].shrink(made)
+    write(tmp_path / f"made.{suffix}", small, info=info)
+    as_made = codecs[2].restore(read(tmp_path / f"made.{suffix}"))
+    content = (tmp_path / f"made.{suffix}").read_bytes()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if suffix == "jpg":  # a segment after the start of the image
+        told = exif.tobytes()
+        content = content[:2] + b"\xff\xe1" + struct.pack(">H", len(told) + 2) + told + content[2:]
+    else:  # a chunk after the header
+        body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        content = content[:33] + chunk + content[33:]
+    (tmp_path / f"turned.{suffix}").write_bytes(content)
+    turned = codecs[2].restore(read(tmp_path / f"turned.{suffix}"))
+    with Image.open(io.BytesIO(_png(as_made))) as restored:
+        restored.getexif()[0x0112] = orientation
+        expected = np.asarray(ImageOps.exif_transpose(restored))
+    np.testing.assert_array_equal(turned.pixels, expected)
+    assert turned.notes == ()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_small_picture_that_a_program_turned_is_restored_as_it_was_made(
+    codecs, photo: Path, orientation: int
+) -> None:
+    small, info = codecs[4].shrink(read(photo))
+    as_made = codecs[4].restore(replace(small, info=info))
+    turned = codecs[4].restore(replace(small.turn(orientation), info=info))
+    np.testing.assert_array_equal(turned.pixels, as_made.turn(orientation).pixels)
+    assert turned.notes == ("the picture was turned after it was made",)
 
 
 def test_a_cropped_small_picture_is_restored_with_a_note(codecs) -> None:

@@ -30,6 +30,8 @@ DEFAULT_TILE = 512
 """LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
 
 _LEAST_TILE = 64
+_PIECE = 128  # LR pixels a side by which it is found out how a picture was turned
+_BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # EXIF orientations: what undoes each
 
 Precision = Literal["float32", "bf16", "fp16"]
 """Arithmetic of the networks; float32 is exact to within a rounding error on every device."""
@@ -121,6 +123,7 @@ class Codec:
             alpha=None if picture.alpha is None else _resize_alpha(picture.alpha, size),
             info=None,
             notes=(),
+            turned=1,
         )
         return small, self.info(picture.width, picture.height, grey=picture.grey)
 
@@ -131,10 +134,19 @@ class Codec:
     def restore(self, picture: Picture, size: tuple[int, int] | None = None) -> Picture:
         """Return the HR picture of `size` (width, height), by default that in the metadata, else s times.
 
+        A small picture that was turned after it was made is restored the way it was made, and turned again:
+        the networks know what lies where. That it was turned is told by EXIF, or by its sides, which the
+        metadata has the other way round.
+
         Raises:
             UsageError: `size` does not belong to an LR picture of this size at this scale.
         """
         (width, height), notes = self.restored_size(picture, size)
+        turned = self._turned(picture)
+        if turned != 1:
+            as_made = picture.turn(_BACK[turned])
+            large = self.restore(as_made, (height, width) if turned >= 5 else (width, height))
+            return replace(large.turn(turned), notes=notes)
         full = (picture.width * self.scale, picture.height * self.scale)
         grey = picture.grey or (picture.info is not None and picture.info.grey)
         pixels = self.upscale_pixels(picture.pixels)[:height, :width]
@@ -171,8 +183,13 @@ class Codec:
         if size is None:
             size = full
             if picture.info is not None and picture.info.scale == s:
-                if _fits(picture.info.size, full, s):
+                swapped = picture.info.size[::-1]
+                if picture.turned < 5 and _fits(picture.info.size, full, s):
                     size = picture.info.size
+                elif _fits(swapped, full, s):
+                    size = swapped
+                    if picture.turned < 5:
+                        notes += ("the picture was turned after it was made",)
                 else:
                     notes += (
                         f"the picture was cropped or resized after it was made: restored to {s} times "
@@ -186,15 +203,40 @@ class Codec:
             )
         return size, notes
 
+    def _turned(self, picture: Picture) -> int:
+        """Return the EXIF orientation that leads from how the small picture was made to how it is now."""
+        if picture.info is None or picture.info.scale != self.scale:
+            return 1
+        if picture.turned != 1:
+            return picture.turned
+        full = (picture.width * self.scale, picture.height * self.scale)
+        if _fits(picture.info.size, full, self.scale) or not _fits(picture.info.size[::-1], full, self.scale):
+            return 1
+        # one of the four that swap the sides: the one in which shrinking gives back what was restored
+        top, left = ((n - min(n, _PIECE)) // 2 for n in (picture.height, picture.width))
+        piece = picture.pixels[top : top + _PIECE, left : left + _PIECE]
+        piece = Picture(np.ascontiguousarray(piece), None, False, None, None, ())
+
+        def change(turned: int) -> float:
+            made = piece.turn(_BACK[turned]).pixels
+            again = self._plainly_shrunk(self.upscale_pixels(made))
+            return float(np.square(again.astype(np.float64) - made).mean())
+
+        return min((5, 6, 7, 8), key=change)
+
     def downscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Shrink RGB ``[H, W, 3]``, uint8 or uint16, to ``[ceil(H/s), ceil(W/s), 3]`` of the same dtype."""
-        height, width = pixels.shape[:2]
-        small = np.empty((-(-height // self.scale), -(-width // self.scale), 3), pixels.dtype)
-        _fill(small, self.downscale_strips(lambda top, bottom: pixels[top:bottom], height, width))
+        small = self._plainly_shrunk(pixels)
         if not self.effort:
             return small
         with self._arithmetic(gradients=True):
             return refine(self.loaded.rescaler, small, pixels, STEPS[self.effort], self.device, self.coding)
+
+    def _plainly_shrunk(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        height, width = pixels.shape[:2]
+        small = np.empty((-(-height // self.scale), -(-width // self.scale), 3), pixels.dtype)
+        _fill(small, self.downscale_strips(lambda top, bottom: pixels[top:bottom], height, width))
+        return small
 
     def upscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Restore RGB ``[h, w, 3]``, uint8 or uint16, to ``[s*h, s*w, 3]`` of the same dtype."""

@@ -13,7 +13,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -75,6 +75,7 @@ class Picture:
         icc: the RGB ICC profile of the pixels; None stands for sRGB.
         info: what a small picture says about itself.
         notes: what the user should know about how it was read.
+        turned: the EXIF orientation, 1 to 8, that was applied to make it upright.
     """
 
     pixels: Pixels
@@ -83,6 +84,7 @@ class Picture:
     icc: bytes | None
     info: LRInfo | None
     notes: tuple[str, ...]
+    turned: int = 1
 
     @property
     def height(self) -> int:
@@ -93,6 +95,11 @@ class Picture:
     def width(self) -> int:
         """Columns."""
         return self.pixels.shape[1]
+
+    def turn(self, orientation: int) -> "Picture":
+        """Return it as a reader shows it that finds this EXIF orientation, 1 to 8, in its file."""
+        alpha = None if self.alpha is None else _upright(self.alpha[:, :, None], orientation)[:, :, 0]
+        return replace(self, pixels=_upright(self.pixels, orientation), alpha=alpha, turned=1)
 
 
 def is_supported_input(path: Path) -> bool:
@@ -401,11 +408,13 @@ def _finish(
     if grey and icc is not None:
         notes.append("its grey colour profile was dropped")
         icc = None
-    array = _upright(array, orientation if orientation in range(1, 9) else 1)
+    orientation = orientation if orientation in range(1, 9) else 1
+    array = _upright(array, orientation)
     colour = np.repeat(array[:, :, :1], 3, axis=2) if grey else np.ascontiguousarray(array[:, :, :3])
     alpha = np.ascontiguousarray(array[:, :, -1]) if channels in (2, 4) else None
     info, problem = found
-    return Picture(colour, alpha, grey, icc, info, (*notes, problem) if problem else tuple(notes))
+    all_notes = (*notes, problem) if problem else tuple(notes)
+    return Picture(colour, alpha, grey, icc, info, all_notes, orientation)
 
 
 def _array_of(image: Image.Image, icc: bytes | None, notes: list[str]) -> tuple[Pixels, bytes | None]:
