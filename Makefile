@@ -1,12 +1,13 @@
-# make demo   shrink and restore the example photograph, with numbers and a comparison picture
-# make test   lint, types, import directions, tests
-# make bench  time and memory of models and op on this machine (let nothing else run)
+# make demo     shrink and restore the example photograph, with numbers and a comparison picture
+# make test     lint, types, import directions, tests
+# make results  the tables of README.md and docs/results.md; with CAR_DATA=datasets accuracy is measured anew
+# make bench    time and memory of models and op on this machine (let nothing else run)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test results bench lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/car compare examples/street.webp --scale 4 --output demo-out --overwrite
@@ -17,6 +18,9 @@ test: $(VENV)/.installed-dev web/node_modules/.package-lock.json
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+
+results: $(VENV)/.installed-dev
+	$(BIN)/python tools/results.py $(if $(CAR_DATA),--img-dir $(CAR_DATA))
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run.py

@@ -11,7 +11,16 @@ import torch
 
 from car.data import Crops, ImageStore, Prefetcher, split_held_out
 from car.errors import UsageError
-from car.losses import Objective, coded_bits, offset_distance, offset_variation, out_of_range, restoration_l1
+from car.losses import (
+    Objective,
+    coded_bits,
+    offset_distance,
+    offset_variation,
+    out_of_range,
+    restoration_decibels,
+    restoration_l1,
+)
+from car.metrics import psnr
 from car.models import create, quantize
 from car.models.compact import ResidualBlock
 from car.models.published import AdaptiveDownscaler
@@ -147,6 +156,23 @@ def test_a_share_of_the_crops_is_grey() -> None:
     assert np.abs(mixed[grey][:, 0].numpy() - luma).max() <= 0.5 + 1e-9
 
 
+def test_shrunk_crops_are_cut_from_shrunk_images() -> None:
+    rng = np.random.default_rng(0)
+    store = ImageStore(("a",), (rng.integers(0, 256, (96, 128, 3), dtype=np.uint8),))
+    mixed, plain = (Crops(store, batch=400, crop=32, shrunk=share).get(0) for share in (0.5, 0.0))
+    assert mixed.shape == plain.shape == (400, 3, 32, 32)
+    same = (mixed == plain).flatten(1).all(dim=1)
+    assert same.float().mean().item() == pytest.approx(0.5, abs=0.08)
+    # shrinking averages noise
+    spread = [part.float().std(dim=(1, 2, 3)).mean().item() for part in (mixed[~same], plain[~same])]
+    assert 0.4 * spread[1] < spread[0] < 0.95 * spread[1]
+    # an image no larger than the crop cannot be shrunk
+    tight = ImageStore(("a",), (store.images[0][:32, :32],))
+    assert (
+        Crops(tight, batch=4, crop=32, shrunk=1.0).get(0).sum(dim=(1, 2, 3)) == int(tight.images[0].sum())
+    ).all()
+
+
 def test_coded_bits_are_what_a_coder_of_differences_pays() -> None:
     lr = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     bits = []
@@ -193,6 +219,29 @@ def test_restoration_and_range_losses() -> None:
     grey = (a - b).mul(torch.tensor([65.738, 129.057, 25.064]).view(3, 1, 1) / 255).sum(1)
     assert restoration_l1(a, b, 1).item() == pytest.approx(grey.abs().mean().item(), rel=1e-5)
     assert out_of_range(torch.tensor([-1.0, 0.5, 2.0, 1.0])).item() == pytest.approx(0.5)
+
+
+def test_decibels_are_the_mean_of_the_crops_psnr() -> None:
+    hr = torch.rand(3, 3, 40, 40) * 0.8 + 0.1
+    restored = hr + torch.randn(3, 3, 40, 40) * torch.tensor([0.1, 0.02, 0.005]).view(3, 1, 1, 1)
+    for share in (0.0, 0.3, 1.0):
+        # 60 dB is as good as perfect
+        far = [
+            [
+                10 * math.log10(1 + 10 ** (6 - psnr(a[None], b[None], on_luma=luma) / 10)) / 1000
+                for luma in (False, True)
+            ]
+            for a, b in zip(restored, hr, strict=True)
+        ]
+        expected = np.mean(far, axis=0) @ [1 - share, share]
+        assert restoration_decibels(restored, hr, share).item() == pytest.approx(expected, rel=1e-4)
+    assert restoration_decibels(hr, hr, 0.5).item() == 0
+    # a per cent less error is worth the same in each crop
+    restored.requires_grad_()
+    restoration_decibels(restored, hr, 0.0).backward()
+    assert restored.grad is not None
+    worth = (restored.grad * (restored - hr)).detach().sum(dim=(1, 2, 3))
+    assert worth.numpy() == pytest.approx(0.02 / math.log(10) / 3, rel=0.05)
 
 
 def test_offset_losses_are_the_paper_s_sums() -> None:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from car.errors import ImageError, TrainingError, UsageError, did_you_mean
 from car.images import atomic_write, is_supported_input, read
@@ -63,6 +64,7 @@ class Crops:
         by_area: draw each region as often as any other, else each image `repeats` times an epoch, shuffled.
         orientations: 4 (flips) or 8 (flips and quarter turns).
         grey: share of the crops that lose their colours.
+        shrunk: share of the crops that are cut from the image shrunk by 1 to 2 (Lanczos), and so are sharper.
         seed: of everything random.
     """
 
@@ -76,9 +78,10 @@ class Crops:
         by_area: bool = True,
         orientations: int = 8,
         grey: float = 0.0,
+        shrunk: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.store, self.batch, self.crop, self.repeats = store, batch, crop, repeats
+        self.store, self.batch, self.crop, self.repeats, self.shrunk = store, batch, crop, repeats, shrunk
         self.by_area, self.orientations, self.grey, self.seed = by_area, orientations, grey, seed
         areas = np.array([image.shape[0] * image.shape[1] for image in store.images], dtype=np.float64)
         self._cumulative = np.cumsum(areas) / areas.sum()
@@ -96,12 +99,19 @@ class Crops:
         if self.orientations == 4:
             turns = turns // 2 * 2
         grey = rng.random(self.batch) < self.grey
+        factors = np.where(rng.random(self.batch) < self.shrunk, 1 + rng.random(self.batch), 1.0)
         chosen = range(self.batch)[first : None if count is None else first + count]
         patches = np.empty((len(chosen), self.crop, self.crop, 3), dtype=np.uint8)
         for row, i in enumerate(chosen):
             image = self.store.images[indices[i]]
-            top, left = (int(places[i, d] * (image.shape[d] - self.crop + 1)) for d in (0, 1))
-            patch = np.rot90(image[top : top + self.crop, left : left + self.crop], k=int(turns[i]))
+            side = min(round(self.crop * factors[i]), *image.shape[:2])
+            top, left = (int(places[i, d] * (image.shape[d] - side + 1)) for d in (0, 1))
+            patch = image[top : top + side, left : left + side]
+            if side > self.crop:
+                patch = np.asarray(
+                    Image.fromarray(patch).resize((self.crop, self.crop), Image.Resampling.LANCZOS)
+                )
+            patch = np.rot90(patch, k=int(turns[i]))
             patches[row] = patch[:, ::-1] if mirrors[i] else patch
             if grey[i]:
                 patches[row] = np.rint(patches[row] @ _GREY)[..., None]

@@ -26,6 +26,24 @@ def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float)
     return (1 - luma_weight) * difference.abs().mean() + luma_weight * luma.abs().mean()
 
 
+_PERFECT = 1e-6  # squared error, 60 dB, below which less hardly counts
+_UNIT = 0.01  # of ten decibels, in kilodecibels
+
+
+def restoration_decibels(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float) -> torch.Tensor:
+    """Return ``(1 - w) * d(RGB) + w * d(luma)``, d how far crops are from 60 dB, a mean in kilodecibels.
+
+    Tables average decibels over images; so does this over crops. A sum of errors looks at the hardest crops
+    alone, while here a per cent less error counts the same everywhere.
+    """
+    difference = restored - hr
+    weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
+    luma = (difference * weights).sum(dim=1)
+    rgb, luma = difference.square().mean(dim=(1, 2, 3)), luma.square().mean(dim=(1, 2))
+    far = [_UNIT * torch.log10(1 + error / _PERFECT).mean() for error in (rgb, luma)]
+    return (1 - luma_weight) * far[0] + luma_weight * far[1]
+
+
 def out_of_range(lr: torch.Tensor) -> torch.Tensor:
     """Return how far values lie outside [0, 1] on average: what rounding to 8 bit would cut off."""
     return (F.relu(-lr) + F.relu(lr - 1)).mean()
@@ -123,7 +141,8 @@ class Objective(nn.Module):
         restored = self.model.upscale(small)
         with torch.autocast(hr.device.type, enabled=False):
             lr, restored = lr.float(), restored.float()
-            loss = restoration_l1(restored, hr, recipe.luma_weight)
+            measure = restoration_l1 if recipe.restoration == "l1" else restoration_decibels
+            loss = measure(restored, hr, recipe.luma_weight)
             if isinstance(down, BicubicDownscaler):
                 return loss
             if recipe.fidelity_weight or recipe.gradient_weight:
@@ -142,25 +161,22 @@ class Objective(nn.Module):
             return loss
 
     def _coded(self, hr: torch.Tensor, lr: torch.Tensor, small: torch.Tensor, coding: Coding) -> torch.Tensor:
-        """Return the loss where the LR goes through a lossy coder: ``log D + rate_weight * log R + ...``.
+        """Return the loss where the LR goes through a lossy coder: decibels + rate_weight * log R + ...
 
-        By the logarithms of squared error D and bits R, a step at low quality and one at high quality count
-        alike, and the weight of the rate is the slope of the curve on which coders trade one for the other.
+        By the logarithms of squared error and bits R, in the same unit, a step at low quality and one at high
+        quality count alike, and the weight of the rate is the slope of the curve on which coders trade one
+        for the other.
         """
         recipe, scale = self.recipe, self.model.geometry.scale
         with torch.autocast(hr.device.type, enabled=False):
             decoded, steps = recode(small.float(), coding)
         restored = self.model.upscale(decoded)
         with torch.autocast(hr.device.type, enabled=False):
-            lr, difference = lr.float(), restored.float() - hr
-            luma = (difference * difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)).sum(dim=1)
-            share = recipe.luma_weight
-            error = (1 - share) * difference.square().mean() + share * luma.square().mean()
-            # 60 dB is as good as perfect; and logarithms stay positive
-            loss = torch.log1p(error / 1e-6)
+            lr = lr.float()
+            loss = restoration_decibels(restored.float(), hr, recipe.luma_weight)
             if recipe.rate_weight:
                 bits = estimated_bits(lr, steps, subsampled=coding.subsampled)
-                loss = loss + recipe.rate_weight * torch.log1p(bits / MEANS_AND_HEADERS)
+                loss = loss + recipe.rate_weight * _UNIT * torch.log10(1 + bits / MEANS_AND_HEADERS)
             change = lr - bicubic_downscale(hr, scale)
             loss = loss + recipe.fidelity_weight * change.abs().mean()
             return loss + recipe.range_weight * out_of_range(lr)

@@ -35,9 +35,15 @@ class Recipe:
         "area", "Draw crops by area, each region as likely as any, or let each image come --repeats times."
     )
     grey: float = _setting(0.0, "Share of the crops that lose their colours, 0 to 1.")
+    shrunk: float = _setting(
+        0.0, "Share of the crops that come from the image shrunk by 1 to 2, which are sharper, 0 to 1."
+    )
     orientations: Literal[4, 8] = _setting(8, "Flips only (4), or flips and quarter turns (8).")
 
-    luma_weight: float = _setting(0.5, "Share of luma in the L1 loss of the restored image, 0 to 1.")
+    restoration: Literal["l1", "decibels"] = _setting(
+        "l1", "Loss of the restored image: mean absolute error, or the mean of the crops' PSNR."
+    )
+    luma_weight: float = _setting(0.5, "Share of luma in the loss of the restored image, 0 to 1.")
     fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
     gradient_weight: float = _setting(
         0.0, "Pull of the LR's gradients towards those of the bicubic LR (L1): keeps its PNG small."
@@ -47,8 +53,8 @@ class Recipe:
     )
     coded: bool = _setting(
         False,
-        "Put the LR through JPEG, WebP and AVIF of changing quality; the loss is then log(squared error) + "
-        "--rate-weight * log(bits) + the other terms.",
+        "Put the LR through JPEG, WebP and AVIF of changing quality; --rate-weight is then of the logarithm "
+        "of its bits, in the unit of --restoration decibels, which this needs.",
     )
     range_weight: float = _setting(1.0, "Weight of LR values outside [0, 1].")
     tv_weight: float = _setting(0.0, "Weight of the total variation of offsets (families car, car_lite).")
@@ -117,6 +123,7 @@ class Recipe:
             ),
             "repeats": (1 <= self.repeats <= _MOST, "at least 1"),
             "grey": (0 <= self.grey <= 1, "0 to 1"),
+            "shrunk": (0 <= self.shrunk <= 1, "0 to 1"),
             "luma_weight": (0 <= self.luma_weight <= 1, "0 to 1"),
             "lr": (0 < self.lr <= 10, "above 0 and at most 10"),
             "muon_lr": (0 < self.muon_lr <= 10, "above 0 and at most 10"),
@@ -144,6 +151,8 @@ class Recipe:
         for name, (good, rule) in rules.items():
             if not good:
                 raise UsageError(f"{name} = {getattr(self, name)}: must be {rule} for {self.model}")
+        if self.coded and self.restoration != "decibels":
+            raise UsageError("--coded needs --restoration decibels")
         if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
             raise UsageError("one of minutes, steps and epochs says how long to train")
 
@@ -199,8 +208,11 @@ _PLUS = Recipe(
     minutes=140,
     crop=128,
     grey=0.05,
-    fidelity_weight=0.015,
-    rate_weight=0.0003,
+    shrunk=0.3,
+    restoration="decibels",
+    luma_weight=0.6,
+    fidelity_weight=0.012,
+    rate_weight=0.001,
     ema=0.999,
     hold_out=_DEMO,
 )
@@ -210,8 +222,9 @@ _CODEC = Recipe(
     minutes=36,
     crop=128,
     coded=True,
+    restoration="decibels",
     luma_weight=0.7,
-    fidelity_weight=10.0,
+    fidelity_weight=0.04,
     rate_weight=1.0,
     lr=5e-4,
     muon_lr=2.5e-3,

@@ -107,6 +107,7 @@ class Trainer:
             by_area=recipe.sampling == "area",
             orientations=recipe.orientations,
             grey=recipe.grey,
+            shrunk=recipe.shrunk,
             seed=recipe.seed,
         )
         share = recipe.batch // accelerator.num_processes

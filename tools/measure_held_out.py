@@ -1,0 +1,83 @@
+"""Measure weights on the photographs that training holds out: what to decide by, while the test sets wait.
+
+    python tools/measure_held_out.py car_plus_x2 runs/x2/model.safetensors --data photos/ --cache runs/cache
+
+Three views of each: the middle 448 pixels; the middle 896 shrunk to half; the first in grey.
+Prints luma and RGB PSNR of what is restored, luma PSNR of the small picture to the bicubic one, and by how
+much its PNG is larger, each a mean.
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from car.data import load_store, split_held_out
+from car.metrics import psnr
+from car.models import quantize
+from car.ops import bicubic_downscale
+from car.recipes import RECIPES
+from car.weights import load
+
+
+def middle(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    side = min(side, *image.shape[:2]) // 32 * 32
+    top, left = ((n - side) // 2 for n in image.shape[:2])
+    return np.array(image[top : top + side, left : left + side])
+
+
+def views(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+    plain, large = middle(image, 448), Image.fromarray(middle(image, 896))
+    luma = np.rint(plain @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    half = large.resize((large.width // 2, large.height // 2), Image.Resampling.LANCZOS)
+    return {"plain": plain, "shrunk": np.array(half), "grey": np.repeat(luma[..., None], 3, axis=2)}
+
+
+def png_bytes(lr: torch.Tensor) -> int:
+    buffer = io.BytesIO()
+    Image.fromarray((lr[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    return buffer.tell()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", nargs="+")
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="decoded images, as of car train")
+    options = parser.parse_args()
+    store = load_store(options.data, options.cache, min_size=128)
+    print("| weights | view | restored, dB | RGB | small to bicubic, dB | PNG |\n|---|---|---|---|---|---|")
+    for name in options.weights:
+        model = load(name)
+        rescaler, scale = model.rescaler, model.rescaler.geometry.scale
+        _, held_out = split_held_out(store, RECIPES[model.name].hold_out)
+        rows: dict[str, list[tuple[float, ...]]] = {}
+        for image in held_out.images:
+            for view, pixels in views(image).items():
+                hr = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+                with torch.inference_mode():
+                    lr, bicubic = (
+                        quantize(x) for x in (rescaler.downscale(hr), bicubic_downscale(hr, scale))
+                    )
+                    restored = quantize(rescaler.upscale(lr))
+                rows.setdefault(view, []).append(
+                    (
+                        psnr(restored, hr, border=scale),
+                        psnr(restored, hr, border=scale, on_luma=False),
+                        psnr(lr, bicubic),
+                        100 * (png_bytes(lr) / png_bytes(bicubic) - 1),
+                    )
+                )
+        for view, found in rows.items():
+            luma, rgb, small, png = np.mean(found, axis=0)
+            print(f"| `{name}` | {view} | {luma:.2f} | {rgb:.2f} | {small:.1f} | {png:+.1f} % |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
