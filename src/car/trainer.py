@@ -355,9 +355,11 @@ class Trainer:
 
     def _write_weights(self, name: str) -> None:
         weights = {k: v.contiguous().cpu() for k, v in self.average.state_dict().items()}
+        # weights are given to others, who need not know the folders that they started from
+        start = ",".join(Path(part).name for part in self.recipe.init.split(","))
         metadata = {
             "model": self.recipe.model,
-            "recipe": json.dumps(asdict(self.recipe)),
+            "recipe": json.dumps(asdict(self.recipe) | {"init": start}),
             "step": str(self.step),
         }
         atomic_write(self.out / name, save(weights, metadata))
