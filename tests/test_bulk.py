@@ -23,6 +23,7 @@ from car import bulk, places
 from car.bulk import Work, plan, run, run_here
 from car.codec import Codec
 from car.errors import StorageError, UsageError
+from car.files import find_images
 from car.images import TEMPORARY, read, write
 from car.manifest import MANIFEST, Record, check_manifest_name, export_manifest, read_manifest
 from car.places import Place, check_name
@@ -174,6 +175,63 @@ def test_other_settings_do_not_replace_without_being_asked(tmp_path):
     assert files(dst) == before
     assert go(src, dst, replace(other, overwrite=True)).done == 2
     assert files(dst) != before
+
+
+def test_images_of_another_source_are_not_earlier_ones(tmp_path):
+    for n, name in enumerate(("cam1", "cam2")):
+        photos(tmp_path / name, 1, side=48 + n)
+    assert go(tmp_path / "cam1", tmp_path / "dst").done == 1
+    before = files(tmp_path / "dst")
+    summary = go(tmp_path / "cam2", tmp_path / "dst")
+    assert (summary.done, summary.failed) == (0, 1)
+    assert "cam2/a/photo0.png: " in summary.failures[0].error
+    assert "exists and is another" in summary.failures[0].error
+    assert files(tmp_path / "dst") == before
+    # written another way it is the same source
+    assert go(f"{tmp_path}/cam2/../cam1", tmp_path / "dst").unchanged == 1
+
+
+def test_a_source_that_was_broken_for_a_while_is_done_again(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    (name,) = photos(src, 1)
+    good = (src / name).read_bytes()
+    assert go(src, dst).done == 1
+    (src / name).write_bytes(good[:100])
+    assert go(src, dst).failed == 1
+    Image.new("RGB", (64, 48), "red").save(src / name)
+    assert go(src, dst).done == 1
+
+
+def test_a_new_image_does_not_take_the_place_of_a_finished_one(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 1)
+    go(src, dst)
+    before = files(dst)
+    Image.new("RGB", (64, 48), "red").save(src / "a/photo0.jpg")
+    summary = go(src, dst)
+    assert (summary.unchanged, summary.failed) == (1, 1)
+    assert (
+        "photo0.jpg: its result would be a/photo0.x4.png, as that of a/photo0.png"
+        in summary.failures[0].error
+    )
+    assert go(src, dst, replace(DOWN, overwrite=True)).failed == 1
+    assert files(dst) == before
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out_in_silence(tmp_path, monkeypatch):
+    photos(tmp_path / "src", 2)
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match="cannot be listed"):
+        plan(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN)
+    with pytest.raises(UsageError, match="b: cannot be read"):
+        find_images([str(tmp_path / "src")])
 
 
 def test_what_others_put_there_stays(tmp_path):
@@ -353,12 +411,19 @@ def test_lies_in_a_manifest_do_no_harm(tmp_path):
         "text",
         {"source": 7},
         {"source": line["source"]},
+        line | {"psnr": float("nan")},
+        line | {"source_size": ["x", {}]},
+        line | {"seconds": "abc"},
+        line | {"notes": [{}]},
     ]
     for n, lie in enumerate(lies):
         later = dst / MANIFEST / f"9999-{n}.jsonl"
         later.write_text(json.dumps(lie) + "\n{broken\n")
-        summary = go(src, dst)
+        summary, records = run(plan(str(src), str(dst), DOWN), engine=run_here)
         assert (summary.failed, summary.found) == (0, 2), lie
+        for suffix in ("jsonl", "parquet"):
+            export_manifest(records, tmp_path / f"all.{suffix}")
+            (tmp_path / f"all.{suffix}").unlink()
         later.unlink()
     assert set(files(tmp_path)) == {*(f"src/{n}" for n in files(src)), *(f"dst/{n}" for n in files(dst))}
 
@@ -484,7 +549,7 @@ def test_the_command_tells_what_failed(tmp_path):
     assert process.returncode == 1
     assert out.startswith("2 done, 0 unchanged, 1 failed")
     assert "bad.jpg: not a picture of a known format, or damaged" in err
-    assert "1 of 3 images failed, twice; the others are done" in err
+    assert "1 of 3 images failed; the others are done" in err
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3
     process = command("bulk", "downscale", src, tmp_path / "dst", "--scale", 4, "--manifest", "m.xlsx")
     assert process.wait(60) == 2

@@ -279,6 +279,20 @@ def test_misuse_is_explained(photo: Path) -> None:
         car.downscale(torch.zeros(0, 3, 4, 4), 2)
 
 
+@pytest.mark.parametrize("model", ["evil.safetensors", "kgn.ckpt", "car_plus_x4.v3", "car_plus_x9"])
+def test_a_model_in_the_metadata_is_a_name_and_no_file(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(car.__file__).parent / "weights" / car.weights.manifest()[0].file
+    (tmp_path / model).write_bytes(shipped.read_bytes())
+    small = replace(picture(8, 8), info=LRInfo(model, "", 4, (32, 32)))
+    with pytest.raises(WeightsError, match="which this version does not ship"):
+        codec_for_picture(small)
+    known = replace(small, info=LRInfo("car_plus_x4", "", 4, (32, 32)))
+    assert codec_for_picture(known).loaded.name == "car_plus_x4"
+
+
 def test_unknown_weights_in_the_metadata_are_named(tmp_path: Path) -> None:
     info = LRInfo("car_plus_x4", "0123456789abcdef", 4, (64, 64))
     write(tmp_path / "old.png", picture(16, 16), info=info)

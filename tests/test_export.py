@@ -1,6 +1,7 @@
 """ONNX files against PyTorch, as onnxruntime runs them; restoring by onnxruntime."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,17 @@ def test_command_restores_by_either(photo: Path, tmp_path: Path, monkeypatch: py
     )
     assert refused.returncode == 2
     assert "float32 only" in refused.stderr
+
+
+def test_onnxruntime_keeps_no_record_of_this_machine(tmp_path: Path) -> None:
+    script = (
+        "import torch, car; from car.export import session;"
+        "session(car.load('car_plus_x2'), 1)(torch.rand(1, 3, 16, 16))"
+    )
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"), str(tmp_path))
+    subprocess.run([sys.executable, "-c", script], env=os.environ | places, check=True, timeout=120)
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert [name.rpartition(".")[2] for name in left] == ["onnx"], left
 
 
 def test_weights_of_ones_own_are_not_exported_unasked(tmp_path: Path) -> None:

@@ -163,6 +163,14 @@ def test_lighter_formats(photographs: Path, tmp_path: Path) -> None:
     assert made(photographs, "-o", site, "--format", "avif", "--quality", 60)["made"] == 3
 
 
+def test_names_that_look_like_places_to_fill_in(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "a.jpg").rename(photographs / "{{title}}.jpg")
+    made(photographs, "-o", tmp_path / "site", "--title", "A {{weight}} B")
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "A {{weight}} B</h1>" in page
+    assert "{{title}}.jpg" in page
+
+
 def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()

@@ -1,5 +1,6 @@
 """Strips from files and into files give what whole pictures give."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -123,6 +124,15 @@ def test_a_damaged_strip_leaves_nothing(tmp_path, codec):
     with pytest.raises(ImageError, match=r"large\.tif: cannot be read"):
         shrink_file(codec, source, tmp_path / "small.png", memory=ALWAYS)
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_turned_small_pictures_restore_the_same(tmp_path, codec, orientation):
+    made, info = codec.shrink(Picture(scene(160, 120), None, False, None, None, ()))
+    small = replace(made.turn(orientation), info=info, turned=orientation)
+    restore_file(codec, small, tmp_path / "large.tif", memory=ALWAYS)
+    whole = codec.restore(replace(made, info=info)).turn(orientation)
+    np.testing.assert_array_equal(read(tmp_path / "large.tif").pixels, whole.pixels)
 
 
 def test_a_failing_restoration_leaves_nothing(tmp_path, codec, monkeypatch):

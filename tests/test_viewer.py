@@ -350,6 +350,24 @@ def test_a_change_of_source_leaves_nothing_behind(page: Any, viewer: Site, photo
     assert_one_level(painted(page)[..., :3], np.asarray(car.upscale(small)))
 
 
+def test_restore_now_holds_for_later_sources_and_when_it_is_said_later(
+    page: Any, viewer: Site, photo: Path
+) -> None:
+    for name, width in (("first", 160), ("second", 128)):
+        viewer.files[f"/{name}.png"] = png(car.downscale(picture(photo, width), 4))
+    # no wider than the small picture, so that size alone asks for nothing
+    show(page, viewer, '<car-image src="first.png" restore="now" style="width: 30px"></car-image>')
+    assert settled(page) == "restored"
+    page.evaluate("document.querySelector('car-image').src = 'second.png'")
+    page.wait_for_function("document.querySelector('car-image').state !== 'restored'")
+    assert settled(page) == "restored"
+    assert painted(page).shape[:2] == (128, 128)
+    show(page, viewer, '<car-image src="first.png" restore="none" style="width: 30px"></car-image>')
+    page.wait_for_function("document.querySelector('car-image').state === 'preview'")
+    page.evaluate("document.querySelector('car-image').setAttribute('restore', 'now')")
+    assert settled(page) == "restored"
+
+
 def test_ten_pictures(page: Any, viewer: Site, photo: Path) -> None:
     wanted = []
     for number in range(10):

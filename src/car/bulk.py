@@ -117,13 +117,17 @@ class Worker:
         except StorageError as error:
             if error.fatal:
                 raise
-            record = replace(record, error=str(error))
+            record = replace(record, error=self._told(item, error))
         except (CarError, OSError, MemoryError) as error:
-            record = replace(record, error=str(error) or type(error).__name__)
+            record = replace(record, error=self._told(item, error))
         except Exception as error:  # one image must not end the others
             record = replace(record, error=f"internal error: {type(error).__name__}: {error}")
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return replace(record, seconds=round(time.perf_counter() - begin, 4), finished=now)
+
+    def _told(self, item: Item, error: BaseException) -> str:
+        text, path = str(error) or type(error).__name__, self.source.path_of(item.name)
+        return text if path in text else f"{path}: {text}"
 
     def _process(self, item: Item, record: Record) -> Record:
         content = self.source.read(item.name)
@@ -229,7 +233,7 @@ class Worker:
                     "backend": work.backend,
                 }
                 if key[0]:
-                    self._codecs[key] = Codec(load(find(*key) if key[1] else key[0]), **options)
+                    self._codecs[key] = Codec(load(find(*key)), **options)
                 else:
                     if work.model is None and work.scale is None:
                         raise UsageError(
@@ -321,12 +325,16 @@ def plan(source: str, target: str, work: Work) -> Plan:
     to.remove_leftovers()
     there = to.listing(lambda name: True)
     known = read_manifest(to)
-    digest = hashlib.sha256(json.dumps([work.settings(), weights]).encode()).hexdigest()[:16]
+    # results from another source are no earlier ones of this source's images
+    determined = [work.settings(), weights, place.identity]
+    digest = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
     items: list[Item] = []
     unchanged: list[Record] = []
     problems: list[Record] = []
     taken: dict[str, str] = {}
-    for name, entry in found.items():
+    # of two images with one result, that which has it already keeps it
+    for name in sorted(found, key=lambda name: name not in known):
+        entry = found[name]
         if name.startswith((MANIFEST + "/", *([inner + "/"] if inner else []))):
             continue
         result = work.target_name(name, scale)

@@ -142,7 +142,7 @@ class Codec:
             UsageError: `size` does not belong to an LR picture of this size at this scale.
         """
         (width, height), notes = self.restored_size(picture, size)
-        turned = self._turned(picture)
+        turned = self.turned(picture)
         if turned != 1:
             as_made = picture.turn(_BACK[turned])
             large = self.restore(as_made, (height, width) if turned >= 5 else (width, height))
@@ -183,7 +183,7 @@ class Codec:
         if size is None:
             size = full
             if picture.info is not None and picture.info.scale == s:
-                swapped = picture.info.size[::-1]
+                swapped = _swapped(picture.info.size)
                 if picture.turned < 5 and _fits(picture.info.size, full, s):
                     size = picture.info.size
                 elif _fits(swapped, full, s):
@@ -203,14 +203,16 @@ class Codec:
             )
         return size, notes
 
-    def _turned(self, picture: Picture) -> int:
+    def turned(self, picture: Picture) -> int:
         """Return the EXIF orientation that leads from how the small picture was made to how it is now."""
         if picture.info is None or picture.info.scale != self.scale:
             return 1
         if picture.turned != 1:
             return picture.turned
         full = (picture.width * self.scale, picture.height * self.scale)
-        if _fits(picture.info.size, full, self.scale) or not _fits(picture.info.size[::-1], full, self.scale):
+        if _fits(picture.info.size, full, self.scale) or not _fits(
+            _swapped(picture.info.size), full, self.scale
+        ):
             return 1
         # one of the four that swap the sides: the one in which shrinking gives back what was restored
         top, left = ((n - min(n, _PIECE)) // 2 for n in (picture.height, picture.width))
@@ -483,7 +485,7 @@ def codec_for_picture(
     """
     if model is None and picture.info is not None and scale in (None, picture.info.scale):
         info = picture.info
-        loaded = load(find(info.model, info.weights) if info.weights else info.model)
+        loaded = load(find(info.model, info.weights))
         return Codec(loaded, device=device, tile=tile, memory=memory, precision=precision, backend=backend)
     if model is None and scale is None:
         raise UsageError("the picture does not say which model made it; name a model or a scale")
@@ -629,6 +631,10 @@ def as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return RGB ``[H, W, 3]`` with every channel the mean of the three."""
     mean = np.round(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
     return np.repeat(mean[:, :, None], 3, axis=2)
+
+
+def _swapped(size: tuple[int, int]) -> tuple[int, int]:
+    return size[1], size[0]
 
 
 def _fits(size: tuple[int, int], full: tuple[int, int], scale: int) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -192,6 +193,8 @@ def _levels(image: torch.Tensor) -> torch.Tensor:
 
 
 def _needed(name: str) -> Any:
+    # onnxruntime collects what machine it runs on, to send it home; the setting is read at its import
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return import_module(name)
     except ImportError as error:

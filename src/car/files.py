@@ -44,7 +44,7 @@ def find_images(inputs: Sequence[str]) -> tuple[list[tuple[Path, Path]], bool]:
             many = True
             found = {
                 Path(root, name): Path(root, name).relative_to(path)
-                for root, _, names in os.walk(path)
+                for root, _, names in os.walk(path, onerror=_cannot_be_read)
                 for name in names
                 if is_supported_input(Path(name)) and not name.startswith(".")
             }
@@ -142,3 +142,7 @@ def means_folder(output: str) -> bool:
     """Whether an output is a folder: it is one, ends with a slash, or has no suffix and does not exist."""
     path = Path(output)
     return path.is_dir() or output.endswith(("/", os.sep)) or (not path.suffix and not path.exists())
+
+
+def _cannot_be_read(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: cannot be read ({error.strerror})")

@@ -1,6 +1,7 @@
 """The manifest of a bulk run: what became of each image, as JSON lines below the target, or as Parquet."""
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Iterable
@@ -73,12 +74,28 @@ class Record:
             return None
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         for name in ("source_size", "target_size", "notes"):
-            known[name] = tuple(known.get(name, ()))
-        return cls(**known)
+            known[name] = tuple(known.get(name, (0, 0) if name != "notes" else ()))
+        record = cls(**known)
+        return record if record._is_sound() else None
+
+    def _is_sound(self) -> bool:
+        """Whether every value is of its kind: manifests come from anywhere."""
+        texts = (f.name for f in fields(self) if f.default == "" or f.name in ("source", "status"))
+        sizes, measures = (
+            (self.source_size, self.target_size),
+            (self.psnr, self.ssim, self.lr_psnr, self.seconds),
+        )
+        return (
+            all(isinstance(getattr(self, name), str) for name in texts)
+            and all(type(note) is str for note in self.notes)
+            and all(type(n) is int for n in (self.source_bytes, self.target_bytes))
+            and all(len(size) == 2 and all(type(n) is int for n in size) for size in sizes)
+            and all(m is None or (type(m) in (int, float) and math.isfinite(m)) for m in measures)
+        )
 
 
 def read_manifest(target: Place) -> dict[str, Record]:
-    """Return the last record of each source, and how it was done.
+    """Return the last record of each source that was done, or how it failed if it never was.
 
     Raises:
         StorageError: a part cannot be read.
@@ -90,7 +107,10 @@ def read_manifest(target: Place) -> dict[str, Record]:
                 record = Record.from_dict(json.loads(line))
             except (ValueError, TypeError, RecursionError):  # not ours, or damaged: as if it were not there
                 continue
-            if record is not None:
+            if record is None:
+                continue
+            # what made a result is not forgotten because its source was damaged for a while
+            if record.status != "failed" or record.source not in records:
                 records[record.source] = record
     return records
 

@@ -62,6 +62,12 @@ class Place:
     def __str__(self) -> str:
         return self.url
 
+    @property
+    def identity(self) -> str:
+        """What is the same for each way to write this place."""
+        root = os.path.realpath(self._root) if self.is_local else self._root
+        return f"{type(self._fs).__name__}:{root}"
+
     def path_of(self, name: str) -> str:
         """Return what stands for `name` in messages."""
         return f"{self.url.rstrip('/')}/{name}"
@@ -91,7 +97,7 @@ class Place:
             raise StorageError(f"{self.url}: cannot be listed ({_why(error)})") from error
 
     def _local_files(self) -> Iterator[tuple[str, Entry]]:
-        for folder, below, names in os.walk(self._root):
+        for folder, below, names in os.walk(self._root, onerror=_cannot_be_read):
             below[:] = [name for name in below if not name.startswith(".")]
             for name in names:
                 path = Path(folder, name)
@@ -272,6 +278,11 @@ def open_source(text: str, keep: Callable[[str], bool]) -> tuple[Place, dict[str
     if not found:
         raise UsageError(f"{text}: no images here")
     return place, found
+
+
+def _cannot_be_read(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # no folder, or no longer
+        raise error
 
 
 def _why(error: BaseException) -> str:

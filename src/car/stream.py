@@ -150,7 +150,7 @@ def restore_file(
             f"{target}: {width}x{height} pixels take about {_gigabytes(need)}, over {_gigabytes(memory)}; "
             "restore to a .tif file, which is written in strips, or raise --memory"
         )
-    if need <= memory or picture.alpha is not None:
+    if need <= memory or picture.alpha is not None or codec.turned(picture) != 1:
         large = codec.restore(picture, size)
         notes = large.notes + write(target, large, quality=quality, overwrite=overwrite)
         return Done((picture.width, picture.height), (large.width, large.height), notes)

@@ -266,7 +266,7 @@ def _run(
     if summary.stopped:
         error_line(f"{summary.stopped}; stopped, run the same command again to go on")
     elif summary.failed:
-        error_line(f"{summary.failed} of {summary.found} images failed, twice; the others are done")
+        error_line(f"{summary.failed} of {summary.found} images failed; the others are done")
     if summary.stopped or summary.failed:
         raise typer.Exit(1)
 

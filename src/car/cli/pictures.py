@@ -324,7 +324,9 @@ def _run(
             except (CarError, OSError, MemoryError) as error:
                 if isinstance(error, UsageError) and not todo.many:
                     raise
-                text = str(error) if isinstance(error, CarError) else f"{job.source}: {reason(error)}"
+                text = str(error) if isinstance(error, CarError) else reason(error)
+                if str(job.source) not in text:
+                    text = f"{job.source}: {text}"
                 failures.append({"source": str(job.source), "error": text})
             advance()
     if as_json:

@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -247,10 +248,10 @@ def _page(title: str, description: str, shown: Iterable[Shown], site_bytes: int)
     )
     figures = "\n".join(_figure(picture) for picture in pictures)
     values = {"title": title, "description": description, "weight": weight}
-    page = template.replace("{{pictures}}", figures)
-    for name, value in values.items():
-        page = page.replace("{{" + name + "}}", html.escape(value.encode(errors="replace").decode()))
-    return page
+    filled = {name: html.escape(value.encode(errors="replace").decode()) for name, value in values.items()}
+    filled["pictures"] = figures
+    # all at once: what is filled in may look like a place to fill in
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: filled[place[1]], template)
 
 
 def _figure(picture: Shown) -> str:

@@ -116,7 +116,7 @@ class Pictures:
         if model is None and scale in (None, info.scale if info else None):
             if info is None:
                 raise UsageError("the picture does not say which model made it; name a model or a scale")
-            model = find(info.model, info.weights) if info.weights else info.model
+            model = find(info.model, info.weights)
         codec = self.codec(model, scale)
         self._check_size(picture.width * codec.scale, picture.height * codec.scale)
         large = codec.restore(picture)

@@ -183,8 +183,8 @@ export class CarImage extends HTMLElement {
    */
   attributeChangedCallback(name, before, now) {
     if (name === "src" && before !== now) {
-      this.#wanted = false;
       this.#reset();
+      this.#wanted = this.getAttribute("restore") === "now";
       this.#setZoom(1);
       if (now) this.small.src = now;
       else this.small.removeAttribute("src");
@@ -197,11 +197,12 @@ export class CarImage extends HTMLElement {
       if (now) this.originalImage.src = now;
       else this.originalImage.removeAttribute("src");
     }
+    if (name === "restore" && now === "now") this.#wanted = true;
     if (name === "original" || name === "compare") this.#drawSlider();
     if (this.isConnected) this.#update();
   }
 
-  /** Restore, in view or not; nothing happens where it is done or under way. */
+  /** Restore as soon as it is in view; nothing happens where it is done or under way. */
   restore() {
     this.#wanted = true;
     this.#update();

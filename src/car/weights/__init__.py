@@ -124,18 +124,22 @@ def default_model(scale: int, *, coded: bool = False) -> str:
 def find(model: str, short_hash: str) -> str:
     """Return the tag of the shipped weights, or the name of the pulled ones, that an LR file names.
 
+    Where the file knows no hash, that is the model itself. Nothing that `load` takes for a path is returned.
+
     Raises:
-        WeightsError: no weights at hand have this hash.
+        WeightsError: no weights at hand have this hash, or no model has this name.
     """
+    if not short_hash and model in model_names():
+        return model
     for entry in manifest():
-        if entry.model == model and entry.sha256.startswith(short_hash):
+        if short_hash and entry.model == model and entry.sha256.startswith(short_hash):
             return entry.tag
     for record in pulled_models():
-        if record.model == model and record.sha256.startswith(short_hash):
+        if short_hash and record.model == model and record.sha256.startswith(short_hash):
             return record.name
     raise WeightsError(
-        f"made with weights {short_hash} of {model}, which this version does not ship and `car pull` did not "
-        "fetch; name the file of those weights as the model (--model)"
+        f"made with weights {short_hash or '(not said which)'} of {model}, which this version does not ship "
+        "and `car pull` did not fetch; name the file of those weights as the model (--model)"
     )
 
 
