@@ -214,6 +214,18 @@ def test_command_restores_by_either(photo: Path, tmp_path: Path, monkeypatch: py
     assert "float32 only" in refused.stderr
 
 
+def test_bad_comparisons_are_found_before_the_work(tmp_path: Path) -> None:
+    for arguments, message in (
+        (("--images", tmp_path / "gone"), "no such file"),
+        (("--images", tmp_path, "--no-check"), "--no-check leaves out"),
+    ):
+        command = [sys.executable, "-m", "car", "export", "onnx", "car_plus_x2", "-o", tmp_path / "a.onnx"]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_onnxruntime_keeps_no_record_of_this_machine(tmp_path: Path) -> None:
     script = (
         "import torch, car; from car.export import session;"

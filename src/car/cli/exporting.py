@@ -59,12 +59,14 @@ def export_onnx_command(
     """
     if output.suffix != ".onnx":
         raise UsageError(f"{output}: name an .onnx file")
+    if images and not checked:
+        raise UsageError("--images are for comparing, which --no-check leaves out")
     check_target(Job(Path(model), output), overwrite)
+    samples = _photographs(images) if images else [_pattern()]
     loaded = load(model)
     content = to_onnx(loaded, half, storage=storage, opset=opset)
     levels: tuple[int, ...] = ()
     if checked:
-        samples = _photographs(images) if images else [_pattern()]
         if half == "up":
             shrink = Codec(loaded, device="cpu").downscale_pixels
             samples = [shrink(sample) for sample in samples]
@@ -76,7 +78,8 @@ def export_onnx_command(
     elif not quiet:
         stdout.print(f"{output}: {half}scaler of {loaded.name}, opset {opset}, {len(content):,} bytes")
         for level, count in enumerate(levels):
-            stdout.print(f"differs from PyTorch by {level} levels of 255: {count:,} samples")
+            told = f"differ from PyTorch by {level} of 255 levels" if level else "are those of PyTorch"
+            stdout.print(f"{count:,} samples {told}")
 
 
 def _photographs(inputs: list[str]) -> "list[NDArray[np.uint8]]":

@@ -180,7 +180,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     async def body(request: Request) -> bytes:
         """Return the body, never holding more of it than is allowed."""
-        if request.headers.get("content-type", "").startswith("multipart/"):
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise HTTPException(415, "send the file itself as the body, not a form")
         try:
             return await asyncio.wait_for(_read(request, settings.max_bytes), settings.upload_timeout)

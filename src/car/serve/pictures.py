@@ -183,8 +183,15 @@ class Pictures:
         return path
 
     def etag(self, path: Path, codec: Codec, format: SmallFormat) -> str:
-        """Return what changes whenever the small picture of a file would."""
-        status = path.stat()
+        """Return what changes whenever the small picture of a file would.
+
+        Raises:
+            NotThereError: it was removed a moment ago.
+        """
+        try:
+            status = path.stat()
+        except OSError:
+            raise NotThereError(f"there is no picture {path.name!r}") from None
         parts = (str(path), status.st_size, status.st_mtime_ns, codec.loaded.sha256, codec.effort, format)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
