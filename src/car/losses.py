@@ -27,7 +27,7 @@ def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float)
 
 
 _PERFECT = 1e-6  # squared error, 60 dB, below which less hardly counts
-_UNIT = 0.01  # of ten decibels, in kilodecibels
+_LOG10 = 0.01 * math.log10(2)  # of a logarithm to base 2: ten decibels a factor of ten, in kilodecibels
 
 
 def restoration_decibels(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float) -> torch.Tensor:
@@ -40,7 +40,7 @@ def restoration_decibels(restored: torch.Tensor, hr: torch.Tensor, luma_weight: 
     weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
     luma = (difference * weights).sum(dim=1)
     rgb, luma = difference.square().mean(dim=(1, 2, 3)), luma.square().mean(dim=(1, 2))
-    far = [_UNIT * torch.log10(1 + error / _PERFECT).mean() for error in (rgb, luma)]
+    far = [_LOG10 * torch.log2(1 + error / _PERFECT).mean() for error in (rgb, luma)]
     return (1 - luma_weight) * far[0] + luma_weight * far[1]
 
 
@@ -176,7 +176,7 @@ class Objective(nn.Module):
             loss = restoration_decibels(restored.float(), hr, recipe.luma_weight)
             if recipe.rate_weight:
                 bits = estimated_bits(lr, steps, subsampled=coding.subsampled)
-                loss = loss + recipe.rate_weight * _UNIT * torch.log10(1 + bits / MEANS_AND_HEADERS)
+                loss = loss + recipe.rate_weight * _LOG10 * torch.log2(1 + bits / MEANS_AND_HEADERS)
             change = lr - bicubic_downscale(hr, scale)
             loss = loss + recipe.fidelity_weight * change.abs().mean()
             return loss + recipe.range_weight * out_of_range(lr)
