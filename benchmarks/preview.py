@@ -22,7 +22,8 @@ from PIL import Image, ImageFile
 from car.codec import Codec, open_codec
 from car.images import decode, encode, from_pil
 from car.metrics import psnr
-from car.rate import installed_coders, measured_pixels
+from car.rate import installed_coders
+from robust import pictures_of
 from run import machine, publish
 
 THUMBNAIL = {"format": "JPEG", "quality": 75, "optimize": True}
@@ -146,13 +147,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=20)
     options = parser.parse_args()
+    pictures = [Image.fromarray(pixels) for pixels in pictures_of(options.data, options.images)]
     ImageFile.LOAD_TRUNCATED_IMAGES = True
-    files = sorted(path for path in options.data.iterdir() if path.is_file())
-    files = [files[n * len(files) // options.images] for n in range(min(options.images, len(files)))]
-    pictures = []
-    for path in files:
-        with Image.open(path) as image:
-            pictures.append(Image.fromarray(measured_pixels(from_pil(image.convert("RGB")), path.name)))
     rows: list[dict[str, Any]] = []
     for scale, model, suffix, quality in OURS:
         codec = open_codec(model)

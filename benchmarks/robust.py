@@ -66,6 +66,17 @@ def bicubic(pixels: Any, scale: int) -> Any:
     return np.asarray(image.resize((image.width // scale, image.height // scale), Image.Resampling.BICUBIC))
 
 
+def pictures_of(folder: Path, count: int) -> list[Any]:
+    """Return `count` pictures spread over a folder, or all: RGB ``[H, W, 3]`` with sides that 8 divides."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    count = min(count, len(files))
+    pictures: list[Any] = []
+    for path in (files[n * len(files) // count] for n in range(count)):
+        with Image.open(path) as image:
+            pictures.append(measured_pixels(from_pil(image.convert("RGB")), path.name))
+    return pictures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -73,12 +84,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=20)
     options = parser.parse_args()
-    files = sorted(path for path in options.data.iterdir() if path.is_file())
-    files = [files[n * len(files) // options.images] for n in range(min(options.images, len(files)))]
-    pictures: list[Any] = []
-    for path in files:
-        with Image.open(path) as image:
-            pictures.append(measured_pixels(from_pil(image.convert("RGB")), path.name))
+    pictures = pictures_of(options.data, options.images)
     rows: dict[str, dict[str, float]] = {}
     for scale in (2, 4):
         codecs = {family: open_codec(f"{family}_x{scale}") for family in ("car_plus", "car_codec")}
