@@ -204,6 +204,10 @@ def test_a_source_that_was_broken_for_a_while_is_done_again(tmp_path):
 
 def test_a_new_image_does_not_take_the_place_of_a_finished_one(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
+    (src / "a").mkdir(parents=True)
+    (src / "a/photo0.jpg").write_bytes(b"broken")  # that it failed before gives it no right
+    assert go(src, dst).failed == 1
+    (src / "a/photo0.jpg").unlink()
     photos(src, 1)
     go(src, dst)
     before = files(dst)

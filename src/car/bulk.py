@@ -324,7 +324,7 @@ def plan(source: str, target: str, work: Work) -> Plan:
     inner = to.below(place)
     to.remove_leftovers()
     there = to.listing(lambda name: True)
-    known = read_manifest(to)
+    known = {name: record for name, record in read_manifest(to).items() if record.status != "failed"}
     # results from another source are no earlier ones of this source's images
     determined = [work.settings(), weights, place.identity]
     digest = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
@@ -344,7 +344,6 @@ def plan(source: str, target: str, work: Work) -> Plan:
             continue
         taken[result] = name
         old = known.get(name)
-        old = old if old is not None and old.status != "failed" else None
         at_target = there.get(result) if result else None
         fits = old is not None and old.settings == digest and old.stamp == entry.stamp != ""
         if (
