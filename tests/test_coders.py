@@ -11,6 +11,7 @@ from scipy.fft import dctn
 from car.coders import Coding, drawn, encoded, estimated_bits, recode
 from car.images import Picture, encode
 from car.losses import Objective
+from car.lr_info import LRInfo
 from car.models import create
 from car.recipes import recipe_for
 
@@ -34,8 +35,10 @@ def tensor(rgb):
 @pytest.mark.parametrize("coding", ALL)
 def test_what_training_sees_is_what_files_hold(photo, coding):
     suffix = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif"}[coding.coder]
-    written, _ = encode(Picture(photo, None, False, None, None, ()), f"a.{suffix}", quality=coding.quality)
-    assert encoded(photo, coding) == written
+    info = LRInfo("car_codec_x2", "", 2, (192, 128))
+    picture = Picture(photo, None, False, None, None, ())
+    written, _ = encode(picture, f"a.{suffix}", quality=coding.quality, info=info)
+    assert len(encoded(photo, coding)) < len(written) < len(encoded(photo, coding)) + 220  # metadata
     with Image.open(io.BytesIO(written)) as image:
         expected = np.asarray(image.convert("RGB"))
     decoded, steps = recode(tensor(photo), coding)
@@ -44,12 +47,19 @@ def test_what_training_sees_is_what_files_hold(photo, coding):
     assert steps.min() >= 1
 
 
-def test_steps_of_jpeg_are_those_of_the_standard(photo):
+def test_steps_of_jpeg_are_flatter_than_those_of_the_standard(photo):
     """ITU-T T.81, tables K.1 and K.2, which quality 50 takes as they are; rows are vertical frequencies."""
+    standard = {"luma": [16, 11, 10, 16, 24, 40, 51, 61], "colours": [17, 18, 24, 47, 99, 99, 99, 99]}
     _, steps = recode(tensor(photo), Coding("JPEG", 50))
-    assert steps[0, 0].tolist() == [16, 11, 10, 16, 24, 40, 51, 61]
-    assert steps[0, :, 0].tolist() == [16, 12, 14, 14, 18, 24, 49, 72]
-    assert steps[1, 0].tolist() == [17, 18, 24, 47, 99, 99, 99, 99]
+    assert steps[0, 0].tolist() == steps[0, :, 0].tolist() == [15, 18, 21, 24, 27, 30, 33, 36]
+    assert steps[1, 0].tolist() == [40, 45, 50, 55, 60, 65, 70, 75]
+    for ours, usual in zip(steps[:, 0], standard.values(), strict=True):
+        assert ours[-1] / ours[0] < usual[-1] / usual[0]
+    _, half = recode(tensor(photo), Coding("JPEG", 25))
+    assert torch.equal(half, 2 * steps)
+    plain, _ = encode(Picture(photo, None, False, None, None, ()), "a.jpg", quality=50)
+    with Image.open(io.BytesIO(plain)) as image:  # what no network restores has the usual ones
+        assert image.quantization[0][:8] == standard["luma"]
 
 
 def test_gradients_pass_a_coder(photo):

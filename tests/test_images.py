@@ -403,6 +403,29 @@ def test_comments_of_jpeg(tmp_path: Path) -> None:
     assert any("damaged" in note for note in picture.notes)
 
 
+@pytest.mark.parametrize("suffix", ["webp", "avif"])
+def test_metadata_of_webp_and_avif(suffix: str, tmp_path: Path) -> None:
+    """EXIF has it, in fewer bytes than XMP would; XMP, which older files have, is read as well."""
+    path, plain = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
+    write(path, colour(24, 32), info=INFO, quality=50)
+    write(plain, colour(24, 32), quality=50)
+    assert read(path).info == inspect_info(path) == INFO
+    with Image.open(path) as image:
+        assert image.getexif()[0x010E] == INFO.to_comment().decode()
+    assert path.stat().st_size < plain.stat().st_size + len(INFO.to_xmp()) / 1.5
+    Image.new("RGB", (8, 8)).save(path, xmp=INFO.to_xmp())
+    assert read(path).info == INFO
+    exif = Image.Exif()
+    exif[0x010E] = "my holidays"
+    Image.new("RGB", (8, 8)).save(path, exif=exif, xmp=INFO.to_xmp())
+    assert read(path).info == INFO
+    exif[0x010E] = 'car:{"model": 3}'
+    Image.new("RGB", (8, 8)).save(path, exif=exif)
+    picture = read(path)
+    assert picture.info is None
+    assert any("damaged" in note for note in picture.notes)
+
+
 def test_xmp_is_parsed_strictly() -> None:
     assert LRInfo.from_xmp(INFO.to_xmp()) == INFO
     assert LRInfo.from_xmp(b"<x:xmpmeta/>") is None

@@ -66,7 +66,9 @@ def drawn(seed: int, step: int) -> Coding:
 def encoded(rgb: np.ndarray, coding: Coding) -> bytes:
     """Return the file of RGB ``[h, w, 3]`` uint8, as `car.images.write` makes it, without metadata."""
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, coding.coder, **coding_options(coding.coder, coding.quality))
+    Image.fromarray(rgb).save(
+        buffer, coding.coder, **coding_options(coding.coder, coding.quality, restored=True)
+    )
     return buffer.getvalue()
 
 

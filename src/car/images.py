@@ -12,7 +12,7 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,7 +47,7 @@ _FORMATS = {
 INPUT_SUFFIXES = frozenset(_FORMATS)
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF")
-_ORIENTATION, _XMP, _ICC = 0x0112, 700, 34675  # tags of EXIF and TIFF
+_DESCRIPTION, _ORIENTATION, _XMP, _ICC = 0x010E, 0x0112, 700, 34675  # tags of EXIF and TIFF
 _BITS, _SAMPLES, _EXTRAS = 258, 277, 338
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_KINDS = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
@@ -208,7 +208,7 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
                 with tifffile.TiffFile(file) as tiff:
                     return _find_info(None, tiff.pages.first.tags.valueof(_XMP))[0]
             with _open(file, str(path), None) as image:
-                return _find_info(image.info.get("car"), image.info.get("xmp"), image.info.get("comment"))[0]
+                return _find_info(image.info.get("car"), image.info.get("xmp"), _comments(image))[0]
 
 
 def _check_regular(path: Path, name: str) -> None:
@@ -375,9 +375,7 @@ def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
     except Exception:  # a damaged EXIF block raises almost anything and is no reason to refuse the pixels
         orientation = 1
     xmp = image.info.get("xmp") or tags.get(_XMP)
-    return _finish(
-        array, orientation, icc, _find_info(image.info.get("car"), xmp, image.info.get("comment")), notes
-    )
+    return _finish(array, orientation, icc, _find_info(image.info.get("car"), xmp, _comments(image)), notes)
 
 
 def _stretched_transparency(image: Image.Image) -> int | None:
@@ -483,16 +481,25 @@ def _upright(array: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(array[::rows, ::columns])
 
 
-def _find_info(text: Any, xmp: Any, comment: Any = None) -> tuple[LRInfo | None, str | None]:
-    """Return what PNG text, a JPEG comment or an XMP packet say and, where that is damaged, a note."""
+def _comments(image: Image.Image) -> list[bytes]:
+    """Return the comment of a JPEG and the description in EXIF, where `LRInfo.to_comment` may be."""
+    found: list[Any] = [image.info.get("comment")]
+    with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
+        description = image.getexif().get(_DESCRIPTION)
+        found.append(description.encode() if isinstance(description, str) else description)
+    return [comment for comment in found if isinstance(comment, bytes)]
+
+
+def _find_info(text: Any, xmp: Any, comments: Sequence[bytes] = ()) -> tuple[LRInfo | None, str | None]:
+    """Return what PNG text, a comment or an XMP packet say and, where that is damaged, a note."""
     try:
         if isinstance(text, str):
             return LRInfo.from_json(text), None
-        found = LRInfo.from_comment(comment) if isinstance(comment, bytes) else None
-        if found is None and isinstance(xmp, (str, bytes)):
-            found = LRInfo.from_xmp(xmp.encode() if isinstance(xmp, str) else xmp)
-        if found is not None:
-            return found, None
+        for comment in comments:
+            if found := LRInfo.from_comment(comment):
+                return found, None
+        if isinstance(xmp, (str, bytes)):
+            return LRInfo.from_xmp(xmp.encode() if isinstance(xmp, str) else xmp), None
     except ImageError as error:
         return None, str(error)
     return None, None
@@ -648,7 +655,10 @@ class _SmallImage(Image.Image):
         if kind == "JPEG":
             params.setdefault("comment", info.to_comment())
         elif kind in ("WEBP", "AVIF"):
-            params.setdefault("xmp", info.to_xmp())
+            if "exif" in params:  # of the caller
+                params.setdefault("xmp", info.to_xmp())
+            else:
+                params["exif"] = _exif(info)
         elif kind == "TIFF":
             params.setdefault("tiffinfo", {_XMP: info.to_xmp()})
         return super().save(fp, format, **params)
@@ -660,6 +670,13 @@ def _png_text(info: LRInfo, others: PngImagePlugin.PngInfo | None = None) -> Png
         text.chunks.extend(others.chunks)  # a copy: the caller may use them for other pictures
     text.add_text("car", info.to_json())
     return text
+
+
+def _exif(info: LRInfo) -> bytes:
+    """Return an EXIF block whose description is the comment that JPEG files carry: shorter than XMP."""
+    exif = Image.Exif()
+    exif[_DESCRIPTION] = info.to_comment().decode()
+    return exif.tobytes()
 
 
 def _file_array(picture: Picture) -> Pixels:
@@ -706,7 +723,7 @@ def _encode(
             f"{kind} is lossy here; a small picture restores well from a lossless file only (PNG, WebP, TIFF)"
         )
     # small files are kept and sent: they are worth the time of the strongest compression
-    chosen = coding_options(kind, quality)
+    chosen = coding_options(kind, quality, restored=trained_for_loss)
     if kind == "PNG":
         chosen["optimize"] = info is not None
     if picture.icc is not None and kind not in ("BMP", "GIF"):
@@ -716,7 +733,7 @@ def _encode(
     elif info and kind == "JPEG":
         chosen["comment"] = info.to_comment()
     elif info and kind in ("WEBP", "AVIF"):
-        chosen["xmp"] = info.to_xmp()
+        chosen["exif"] = _exif(info)
     image = Image.fromarray(np.ascontiguousarray(array))
     if kind == "GIF" and image.getcolors(256) is None:
         notes.append("GIF holds 256 colours: the picture was reduced to them")
@@ -731,22 +748,38 @@ SMALL_QUALITY = 75
 """Of small pictures in JPEG and AVIF whose model was trained for that, where nothing else is asked for."""
 
 
-def coding_options(kind: str, quality: int | None) -> dict[str, Any]:
+def coding_options(kind: str, quality: int | None, *, restored: bool = False) -> dict[str, Any]:
     """Return what Pillow is told to save a picture as JPEG, WebP or AVIF; nothing for other formats.
 
     Args:
         kind: Pillow's name of the format.
         quality: 1 to 100; by default 95, and lossless for WebP. Below 90, colours have half the resolution
             (4:2:0).
+        restored: the picture is a small one that a network will restore; its JPEG has other tables.
     """
     fine = quality is None or quality >= 90
     if kind == "JPEG":
-        return {"quality": quality or 95, "subsampling": "4:4:4" if fine else "4:2:0", "optimize": True}
+        quality = quality or 95
+        how = {"qtables": _restored_jpeg_steps(quality)} if restored else {"quality": quality}
+        return how | {"subsampling": "4:4:4" if fine else "4:2:0", "optimize": True}
     if kind == "WEBP":
         return {"lossless": True, "exact": True} if quality is None else {"quality": quality, "method": 5}
     if kind == "AVIF":
         return {"quality": quality or 95, "subsampling": "4:4:4" if fine else "4:2:0"}
     return {}
+
+
+def _restored_jpeg_steps(quality: int) -> list[list[int]]:
+    """Return JPEG's tables, of luma and of colours, for small pictures that a network restores.
+
+    The usual ones (ITU-T T.81, annex K) spend little on what the eye hardly sees at the file's own size. A
+    small picture's fine detail is the large one's coarse detail: these are flatter, and spend less elsewhere.
+    They scale with quality as the usual ones do, which at the same quality make somewhat larger files.
+    """
+    percent = 5000 / quality if quality < 50 else 200 - 2 * quality
+    frequency = np.add.outer(np.arange(8), np.arange(8)).ravel()
+    tables = (15 + 3 * frequency, np.minimum(40 + 5 * frequency, 99))
+    return [np.clip(np.round(table * percent / 100), 1, 255).astype(int).tolist() for table in tables]
 
 
 def format_of(name: str | os.PathLike[str]) -> str:

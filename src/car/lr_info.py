@@ -1,4 +1,4 @@
-"""The metadata of a small picture: JSON in PNG text and JPEG comments, an XMP packet elsewhere."""
+"""The metadata of a small picture: JSON in PNG text, JPEG comments and EXIF; an XMP packet in TIFF."""
 
 import json
 import re
@@ -69,7 +69,10 @@ class LRInfo:
             raise ImageError("the metadata of the small picture is damaged") from error
 
     def to_comment(self) -> bytes:
-        """Return the comment that JPEG files carry: a fifth of an XMP packet, which counts in small files."""
+        """Return the comment that JPEG files carry, and the EXIF of WebP and AVIF as description.
+
+        It has a fifth of an XMP packet's bytes, which count in small files.
+        """
         values = asdict(self) | ({} if self.grey else {"grey": None})
         kept = {name: value for name, value in values.items() if value is not None}
         return _COMMENT + json.dumps(kept, separators=(",", ":")).encode()
@@ -86,7 +89,7 @@ class LRInfo:
         return cls.from_json(comment.removeprefix(_COMMENT).decode("utf-8", "replace"))
 
     def to_xmp(self) -> bytes:
-        """Return the XMP packet that other formats carry."""
+        """Return the XMP packet that TIFF files carry; WebP and AVIF of older versions have it too."""
         values = {"model": self.model, "weights": self.weights, "scale": self.scale}
         values |= {"width": self.size[0], "height": self.size[1], "grey": str(self.grey).lower()}
         attributes = " ".join(f"car:{name}={quoteattr(str(value))}" for name, value in values.items())

@@ -187,9 +187,8 @@ def points(
                 def shrink_by(m: Codec = codec, c: str = coder, q: int = quality) -> bytes:
                     small, info = m.shrink(full)
                     if c == "JXL":
-                        return (
-                            _file(small, c, q) + info.to_xmp()
-                        )  # Pillow's plugin takes none: counted all the same
+                        # Pillow's plugin takes none: counted all the same
+                        return _file(small, c, q) + info.to_comment()
                     return encode(small, f"a{_SUFFIX[c]}", info=info, quality=q or None)[0]
 
                 def restore(data: bytes, m: Codec = codec) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ export function readInfo(file) {
     const text = latin1(data);
     if (text.startsWith("car\0")) return checked(JSON.parse(text.slice(4)));
   }
-  return readComment(file) ?? readXmp(file);
+  return readComment(file) ?? readDescription(file) ?? readXmp(file);
 }
 
 /**
@@ -51,6 +51,16 @@ function readComment(file) {
     at += 2 + length;
   }
   return null;
+}
+
+/**
+ * The description in the EXIF block of WebP and AVIF, which lies in the file as it is.
+ * @param {Uint8Array} file
+ */
+function readDescription(file) {
+  const at = find(file, 'car:{"model":', 0);
+  const end = at < 0 ? -1 : find(file, "}", at);
+  return end < 0 || end - at > MAX_METADATA_BYTES ? null : checked(JSON.parse(latin1(file.subarray(at + 4, end + 1))));
 }
 
 /**
