@@ -375,6 +375,40 @@ def test_results_that_would_have_one_name_are_refused(tmp_path):
     assert "its result would be a/photo0.x4.png, as that of a/photo0.jpg" in summary.failures[0].error
 
 
+def test_what_a_listing_passes_over_is_counted(tmp_path):
+    src = tmp_path / "src"
+    photos(src, 2)
+    for name in (".hidden.png", "a/._photo0.png", ".DS_Store"):
+        (src / name).write_bytes(b"hidden")
+    photos(src / ".trash", 1)
+    for link in ("back", "a/up"):
+        (src / link).symlink_to(src)
+    (src / "small").mkdir()
+    (src / "small/.old.png").write_bytes(b"hidden")
+    expected = {"hidden files": 2, "hidden folders": 1, "links to folders": 2}
+    for target in ("small", ".small"):  # below the source, itself hidden or not
+        summary = go(src, src / target)
+        assert (summary.found, summary.done, summary.failed) == (2, 2, 0)
+        assert summary.left_out == expected
+        (src / "small/.old.png").unlink(missing_ok=True)
+        shutil.rmtree(src / "small", ignore_errors=True)
+    shutil.rmtree(src / ".small")
+    # of what is passed over, a glob tells what it asked for
+    for pattern, left_out in (
+        ("*.png", {"hidden files": 1}),
+        ("*/*.png", {"hidden files": 1, "hidden folders": 1, "links to folders": 1}),
+        ("b/*/*.png", {}),
+        ("a/**/*.png", {"hidden files": 1, "links to folders": 1}),
+        ("**", expected),
+    ):
+        (src / "one.png").write_bytes((src / "a/photo0.png").read_bytes())
+        (src / "b/c").mkdir(exist_ok=True)
+        (src / "b/c/one.png").write_bytes((src / "a/photo0.png").read_bytes())
+        assert plan(f"{src}/{pattern}", str(tmp_path / "dst"), DOWN).left_out == left_out
+    with pytest.raises(UsageError, match=r"no images here; left out: hidden files \(1\)"):
+        plan(f"{src}/.hid*.png", str(tmp_path / "dst"), DOWN)
+
+
 def test_names_that_lead_elsewhere_are_refused(tmp_path):
     import fsspec
     from fsspec.implementations.memory import MemoryFile
@@ -546,12 +580,15 @@ def test_the_command_tells_what_failed(tmp_path):
     src = tmp_path / "src"
     photos(src, 2)
     (src / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    (src / ".hidden.jpg").write_bytes(b"\xff\xd8\xff")
     process = command(
         "bulk", "downscale", src, tmp_path / "dst", "--scale", 4, "--manifest", tmp_path / "m.jsonl"
     )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert out.startswith("2 done, 0 unchanged, 1 failed")
+    assert "\nleft out: hidden files (1)\n" in out
+    assert "hidden" not in err
     assert "bad.jpg: not a picture of a known format, or damaged" in err
     assert "1 of 3 images failed; the others are done" in err
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3

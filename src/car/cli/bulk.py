@@ -42,6 +42,7 @@ from car.cli.common import (
 from car.codec import chosen_backend
 from car.errors import UsageError
 from car.manifest import Record, check_manifest_name, export_manifest
+from car.places import counted
 
 bulk_app = typer.Typer(
     help="Work through folders and buckets of any size, resumable, in parallel.", no_args_is_help=True
@@ -280,6 +281,8 @@ def _print_summary(summary: Summary, records: list[Record]) -> None:
     stdout.print(text)
     if summary.target_bytes:
         stdout.print(f"{summary.source_bytes:,} bytes -> {summary.target_bytes:,} bytes")
+    if summary.left_out:
+        stdout.print(counted(summary.left_out))
     measured = [record.psnr for record in done if record.psnr is not None]
     if measured:
         stdout.print(f"mean PSNR {sum(measured) / len(measured):.2f} dB of {len(measured)} images")
