@@ -248,6 +248,17 @@ def test_what_others_put_there_stays(tmp_path):
     assert (dst / "a/photo0.x4.png").read_bytes() == b"mine"
 
 
+def test_a_link_that_leads_nowhere_does_not_lead_results_out_of_the_target(tmp_path):
+    photos(tmp_path / "src", 1)
+    (tmp_path / "dst/a").mkdir(parents=True)
+    link, outside = tmp_path / "dst/a/photo0.x4.png", tmp_path / "outside.png"
+    link.symlink_to(outside)
+    (failure,) = go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True)).failures
+    assert failure.error.count("photo0.x4.png: cannot be written (a link is there that leads nowhere)") == 1
+    assert link.is_symlink()
+    assert not outside.exists()
+
+
 def test_a_run_that_ended_before_its_manifest_is_taken_over(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src)

@@ -614,6 +614,18 @@ def test_writing_through_a_link_replaces_what_it_points_to(tmp_path: Path) -> No
     assert read(target).width == 4
 
 
+@pytest.mark.parametrize("leads", ["elsewhere/a.png", "none/a.png", "link.png"])
+def test_a_link_that_leads_nowhere_is_not_written_through(tmp_path: Path, leads: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / leads)
+    for overwrite in (False, True):
+        with pytest.raises(ImageError, match=r"link\.png: .* \(a link is there that leads nowhere\)"):
+            write(tmp_path / "link.png", colour(4, 4), overwrite=overwrite)
+    assert (tmp_path / "link.png").is_symlink()
+    assert files_in(tmp_path) == ["elsewhere", "link.png"]
+    assert files_in(tmp_path / "elsewhere") == []
+
+
 def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:

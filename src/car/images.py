@@ -4,6 +4,7 @@ Pixel values are never changed on the way in or out, except where a format force
 """
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -570,8 +571,8 @@ def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
         data: the content, or a function that writes it to the open file.
 
     Raises:
-        ImageError: it cannot be written. Whatever happens, an existing file stays whole and no temporary file
-            is left.
+        ImageError: it cannot be written, as where a link is there that leads nowhere. Whatever happens, an
+            existing file stays whole and no temporary file is left.
     """
     atomic_write_all({path: data})
 
@@ -586,6 +587,9 @@ def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mappi
             # through a symbolic link, as any program would write
             target = Path(os.path.realpath(path))
             _check_regular(target, name)
+            if Path(path).is_symlink() and not target.exists():
+                # nobody sees in the link where the file would appear
+                raise FileExistsError(errno.EEXIST, "a link is there that leads nowhere")
             # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all
             # threads; only the start of the name, as the whole must not pass 255 bytes
             temporary = target.with_name(f".{target.name[:30]}.{secrets.token_hex(6)}.tmp~")
