@@ -25,7 +25,14 @@ from car.codec import Codec
 from car.errors import StorageError, UsageError
 from car.files import find_images
 from car.images import TEMPORARY, read, write
-from car.manifest import MANIFEST, Record, check_manifest_name, export_manifest, read_manifest
+from car.manifest import (
+    MANIFEST,
+    Record,
+    check_manifest_name,
+    check_no_other_file,
+    export_manifest,
+    read_manifest,
+)
 from car.places import Place, check_name
 
 DOWN = Work("downscale", scale=4, device="cpu", tile=64)
@@ -518,6 +525,51 @@ def test_requests_that_make_no_sense(tmp_path):
     for name in ("m.xlsx", "missing/m.jsonl", "src"):
         with pytest.raises(UsageError, match=name):
             check_manifest_name(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_only_a_manifest_of_an_earlier_run_is_replaced(tmp_path, suffix):
+    if suffix == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / f"m.{suffix}"
+    for records in ([], [Record("a.png", "done")], [Record("a.png", "done"), Record("b.png", "failed")]):
+        check_no_other_file(path)
+        export_manifest(records, path)
+    check_no_other_file(path)
+    ours = path.read_bytes()
+    row = {"source": "a.png", "status": "done"}
+    if suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "other")
+        others = [(tmp_path / "other").read_bytes()]
+    else:
+        others = [b"[]", json.dumps(row).encode(), ours + json.dumps(row).encode()]
+    for other in (*others, b"mine", b"\xff\0", ours[:-20]):
+        path.write_bytes(other)
+        with pytest.raises(UsageError, match=f"m.{suffix} exists and is no manifest; .*--overwrite"):
+            check_no_other_file(path)
+    path.unlink()
+    for make in (os.mkfifo, lambda path: path.symlink_to("nowhere")):
+        make(path)
+        with pytest.raises(UsageError, match="exists and is no manifest"):
+            check_no_other_file(path)
+        path.unlink()
+
+
+def test_the_command_replaces_no_other_file_by_its_manifest(tmp_path):
+    photos(tmp_path / "src", 1)
+    path = tmp_path / "m.jsonl"
+    path.write_text("mine")
+    asked = ("bulk", "downscale", tmp_path / "src", tmp_path / "dst", "--scale", 4, "--manifest", path)
+    process = command(*asked)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1
+    assert path.read_text() == "mine"
+    assert not (tmp_path / "dst").exists()
+    for options in (("--overwrite",), ()):
+        assert command(*asked, *options).wait(120) == 0
+        assert json.loads(path.read_text())["source"] == "a/photo0.png"
 
 
 # --- as a process ----------------------------------------------------------------------------------------

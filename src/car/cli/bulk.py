@@ -41,7 +41,7 @@ from car.cli.common import (
 )
 from car.codec import chosen_backend
 from car.errors import UsageError
-from car.manifest import Record, check_manifest_name, export_manifest
+from car.manifest import Record, check_manifest_name, check_no_other_file, export_manifest
 from car.places import counted
 
 bulk_app = typer.Typer(
@@ -253,6 +253,8 @@ def _run(
     """Plan, work, report; leave with 1 where an image failed."""
     if manifest is not None:
         check_manifest_name(manifest)
+        if not work.overwrite:
+            check_no_other_file(manifest)
     todo = plan(source, target, work)
     with _progress(todo, as_json or quiet) as on_record:
         summary, records = run(todo, engine=engine, on_record=on_record)
