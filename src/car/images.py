@@ -114,7 +114,8 @@ def is_supported_input(path: Path) -> bool:
 def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     """Read a PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF file, whatever its name.
 
-    EXIF orientation is applied. An RGB ICC profile is kept; grey, CMYK and Lab are converted to sRGB.
+    EXIF orientation is applied. An RGB ICC profile is kept; grey, CMYK and Lab are converted to sRGB. A TIFF
+    of 32-bit integers is one of 8 bit where none is over 255, and one of 16 bit where none is over 65535.
 
     Raises:
         ImageError: the file is missing, empty, damaged, no such picture, of an unsupported kind or larger
@@ -317,7 +318,7 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
     colours = 3 if page.photometric == tifffile.PHOTOMETRIC.RGB else 1
     array = _full_range(array, page.bitspersample)
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        array[:, :, 0] = 65535 - array[:, :, 0]
+        array[:, :, 0] = np.iinfo(array.dtype).max - array[:, :, 0]
     if array.shape[2] < colours:
         raise ImageError(f"{name}: {array.shape[2]} channels are too few for colour")
     extras = tuple(page.extrasamples)
@@ -329,14 +330,14 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
 
 
 def _full_range(array: Pixels, bits: int) -> Pixels:
-    """Return uint16 of 0 to 65535 for samples of `bits` bits: unstretched, 12 would look almost black."""
+    """Return samples of `bits` bits over all of their type: unstretched, 12 would look almost black."""
     if array.dtype == np.uint16 and bits < 16:
         return np.round(array * (65535 / (2**bits - 1))).astype(np.uint16)
     return _to_unsigned(array)
 
 
 def _with_declared_alpha(array: Pixels, colours: int, extras: tuple[int, ...], notes: list[str]) -> Pixels:
-    """Return the colours of ``[H, W, C]`` uint16 and, where the TIFF names one, its straight alpha."""
+    """Return the colours of ``[H, W, C]`` and, where the TIFF names one, its straight alpha."""
     alpha = next((n for n, kind in enumerate(extras) if kind in _TIFF_ALPHA), None)
     if array.shape[2] > colours + (alpha is not None):
         notes.append(_EXTRA_CHANNELS)
@@ -344,8 +345,9 @@ def _with_declared_alpha(array: Pixels, colours: int, extras: tuple[int, ...], n
         return array[:, :, :colours]
     array = array[:, :, [*range(colours), colours + alpha]]
     if extras[alpha] == tifffile.EXTRASAMPLE.ASSOCALPHA:
-        opacity = np.maximum(array[:, :, -1:], 1) / 65535
-        array[:, :, :-1] = np.minimum(np.round(array[:, :, :-1] / opacity), 65535)
+        largest = np.iinfo(array.dtype).max
+        opacity = np.maximum(array[:, :, -1:], 1) / largest
+        array[:, :, :-1] = np.minimum(np.round(array[:, :, :-1] / opacity), largest)
     return array
 
 
@@ -449,12 +451,16 @@ def _to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.I
 
 
 def _to_unsigned(array: Pixels) -> Pixels:
-    """Map what a file may hold to uint8 or uint16 without losing levels that those can have."""
+    """Map what a file may hold to uint8 or uint16 without losing levels that those can have.
+
+    Integers of 32 bits hold pictures of 8 or 16, and only the largest of them tells which: a picture of 8 bit
+    would be almost black where 65535 is white.
+    """
     if array.dtype.name in ("uint8", "uint16"):
         return array
     low, high = array.min(), array.max()
     if array.dtype.kind in "iu" and low >= 0 and high <= 65535:
-        return array.astype(np.uint16)
+        return array.astype(np.uint8 if array.dtype.itemsize > 2 and high <= 255 else np.uint16)
     if array.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.round(array * 65535).astype(np.uint16)
     raise ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
