@@ -25,7 +25,14 @@ from car.codec import Codec
 from car.errors import StorageError, UsageError
 from car.files import find_images
 from car.images import TEMPORARY, read, write
-from car.manifest import MANIFEST, Record, check_manifest_name, export_manifest, read_manifest
+from car.manifest import (
+    MANIFEST,
+    Record,
+    check_manifest_name,
+    check_no_other_file,
+    export_manifest,
+    read_manifest,
+)
 from car.places import Place, check_name
 
 DOWN = Work("downscale", scale=4, device="cpu", tile=64)
@@ -248,6 +255,17 @@ def test_what_others_put_there_stays(tmp_path):
     assert (dst / "a/photo0.x4.png").read_bytes() == b"mine"
 
 
+def test_a_link_that_leads_nowhere_does_not_lead_results_out_of_the_target(tmp_path):
+    photos(tmp_path / "src", 1)
+    (tmp_path / "dst/a").mkdir(parents=True)
+    link, outside = tmp_path / "dst/a/photo0.x4.png", tmp_path / "outside.png"
+    link.symlink_to(outside)
+    (failure,) = go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True)).failures
+    assert failure.error.count("photo0.x4.png: cannot be written (a link is there that leads nowhere)") == 1
+    assert link.is_symlink()
+    assert not outside.exists()
+
+
 def test_a_run_that_ended_before_its_manifest_is_taken_over(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src)
@@ -375,6 +393,40 @@ def test_results_that_would_have_one_name_are_refused(tmp_path):
     assert "its result would be a/photo0.x4.png, as that of a/photo0.jpg" in summary.failures[0].error
 
 
+def test_what_a_listing_passes_over_is_counted(tmp_path):
+    src = tmp_path / "src"
+    photos(src, 2)
+    for name in (".hidden.png", "a/._photo0.png", ".DS_Store"):
+        (src / name).write_bytes(b"hidden")
+    photos(src / ".trash", 1)
+    for link in ("back", "a/up"):
+        (src / link).symlink_to(src)
+    (src / "small").mkdir()
+    (src / "small/.old.png").write_bytes(b"hidden")
+    expected = {"hidden files": 2, "hidden folders": 1, "links to folders": 2}
+    for target in ("small", ".small"):  # below the source, itself hidden or not
+        summary = go(src, src / target)
+        assert (summary.found, summary.done, summary.failed) == (2, 2, 0)
+        assert summary.left_out == expected
+        (src / "small/.old.png").unlink(missing_ok=True)
+        shutil.rmtree(src / "small", ignore_errors=True)
+    shutil.rmtree(src / ".small")
+    # of what is passed over, a glob tells what it asked for
+    for pattern, left_out in (
+        ("*.png", {"hidden files": 1}),
+        ("*/*.png", {"hidden files": 1, "hidden folders": 1, "links to folders": 1}),
+        ("b/*/*.png", {}),
+        ("a/**/*.png", {"hidden files": 1, "links to folders": 1}),
+        ("**", expected),
+    ):
+        (src / "one.png").write_bytes((src / "a/photo0.png").read_bytes())
+        (src / "b/c").mkdir(exist_ok=True)
+        (src / "b/c/one.png").write_bytes((src / "a/photo0.png").read_bytes())
+        assert plan(f"{src}/{pattern}", str(tmp_path / "dst"), DOWN).left_out == left_out
+    with pytest.raises(UsageError, match=r"no images here; left out: hidden files \(1\)"):
+        plan(f"{src}/.hid*.png", str(tmp_path / "dst"), DOWN)
+
+
 def test_names_that_lead_elsewhere_are_refused(tmp_path):
     import fsspec
     from fsspec.implementations.memory import MemoryFile
@@ -475,6 +527,51 @@ def test_requests_that_make_no_sense(tmp_path):
             check_manifest_name(tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_only_a_manifest_of_an_earlier_run_is_replaced(tmp_path, suffix):
+    if suffix == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / f"m.{suffix}"
+    for records in ([], [Record("a.png", "done")], [Record("a.png", "done"), Record("b.png", "failed")]):
+        check_no_other_file(path)
+        export_manifest(records, path)
+    check_no_other_file(path)
+    ours = path.read_bytes()
+    row = {"source": "a.png", "status": "done"}
+    if suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "other")
+        others = [(tmp_path / "other").read_bytes()]
+    else:
+        others = [b"[]", json.dumps(row).encode(), ours + json.dumps(row).encode()]
+    for other in (*others, b"mine", b"\xff\0", ours[:-20]):
+        path.write_bytes(other)
+        with pytest.raises(UsageError, match=f"m.{suffix} exists and is no manifest; .*--overwrite"):
+            check_no_other_file(path)
+    path.unlink()
+    for make in (os.mkfifo, lambda path: path.symlink_to("nowhere")):
+        make(path)
+        with pytest.raises(UsageError, match="exists and is no manifest"):
+            check_no_other_file(path)
+        path.unlink()
+
+
+def test_the_command_replaces_no_other_file_by_its_manifest(tmp_path):
+    photos(tmp_path / "src", 1)
+    path = tmp_path / "m.jsonl"
+    path.write_text("mine")
+    asked = ("bulk", "downscale", tmp_path / "src", tmp_path / "dst", "--scale", 4, "--manifest", path)
+    process = command(*asked)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1
+    assert path.read_text() == "mine"
+    assert not (tmp_path / "dst").exists()
+    for options in (("--overwrite",), ()):
+        assert command(*asked, *options).wait(120) == 0
+        assert json.loads(path.read_text())["source"] == "a/photo0.png"
+
+
 # --- as a process ----------------------------------------------------------------------------------------
 
 
@@ -546,12 +643,15 @@ def test_the_command_tells_what_failed(tmp_path):
     src = tmp_path / "src"
     photos(src, 2)
     (src / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    (src / ".hidden.jpg").write_bytes(b"\xff\xd8\xff")
     process = command(
         "bulk", "downscale", src, tmp_path / "dst", "--scale", 4, "--manifest", tmp_path / "m.jsonl"
     )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert out.startswith("2 done, 0 unchanged, 1 failed")
+    assert "\nleft out: hidden files (1)\n" in out
+    assert "hidden" not in err
     assert "bad.jpg: not a picture of a known format, or damaged" in err
     assert "1 of 3 images failed; the others are done" in err
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3

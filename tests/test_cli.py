@@ -383,6 +383,35 @@ def test_an_interrupted_folder_run_leaves_whole_files_and_goes_on(tmp_path: Path
     assert after.items() >= done.items()
 
 
+@pytest.mark.parametrize("launcher", [["-m", "car"], ["-c", "from car.__main__ import main; main()"]])
+def test_an_interrupt_during_the_imports_is_one_line_too(launcher: list[str], tmp_path: Path) -> None:
+    stand_in = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n"
+    (tmp_path / "torch.py").write_text(stand_in)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for handler, code, said in ((signal.SIG_DFL, 130, "car: interrupted\n"), (signal.SIG_IGN, 7, "")):
+        done = subprocess.run(
+            [sys.executable, *launcher, "models"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, handler),
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr, done.stdout) == (code, said, "")
+
+
+def test_the_package_is_imported_when_it_is_used() -> None:
+    code = """
+import sys, car
+assert "torch" not in sys.modules
+assert {"downscale", "load"} <= set(dir(car))
+assert not hasattr(car, "_nothing") and "torch" not in sys.modules
+from car import downscale
+assert car.codec.downscale is downscale and car.images.read and car.load and not hasattr(car, "nothing")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("scale", [2, 4])
 def test_pngsuite_works_or_is_refused(data_dir: Path, tmp_path: Path, scale: int) -> None:
     suite = data_dir / "pngsuite"

@@ -184,6 +184,35 @@ def test_float_tiff_within_one_is_sixteen_bit_and_other_values_are_refused(tmp_p
             read(tmp_path / "f.tif")
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint32"])
+def test_the_largest_value_of_a_32_bit_tiff_tells_its_depth(dtype: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    for largest, depth in ((3, "uint8"), (255, "uint8"), (256, "uint16"), (65535, "uint16")):
+        grey = np.array([[0, 1, largest], [largest // 2, 2, 3]], dtype)
+        for kind in ("minisblack", "miniswhite"):
+            tifffile.imwrite(path, grey, photometric=kind)
+            back = read(path)
+            assert (back.pixels.dtype, back.grey) == (depth, True)
+            white = np.iinfo(depth).max
+            np.testing.assert_array_equal(
+                back.pixels[:, :, 0], grey if kind == "minisblack" else white - grey.astype(int)
+            )
+        tifffile.imwrite(path, grey, photometric="minisblack")
+        if dtype == "int32":  # mode I, as Pillow calls it
+            np.testing.assert_array_equal(from_pil(Image.open(path)).pixels, read(path).pixels)
+        tifffile.imwrite(path, np.dstack([grey] * 3), photometric="rgb")
+        back = read(path)
+        assert (back.pixels.dtype, back.grey) == (depth, False)
+        np.testing.assert_array_equal(back.pixels[:, :, 1], grey)
+    colours = np.array([[[50, 100, 0, 128], [60, 0, 0, 255]]], dtype)
+    tifffile.imwrite(path, colours, photometric="rgb", extrasamples=["assocalpha"])
+    assert read(path).pixels.tolist() == [[[100, 199, 0], [60, 0, 0]]]
+    for bad in ([[0, 65536]], [[-1, 5]]):
+        tifffile.imwrite(path, np.array(bad).astype(dtype), photometric="minisblack")
+        with pytest.raises(ImageError, match=rf"a.tif: {dtype} values from .* do not fit 16 bit"):
+            read(path)
+
+
 def test_colour_profiles(tmp_path: Path) -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for suffix in ("png", "webp", "tiff", "jpg", "avif"):
@@ -635,6 +664,18 @@ def test_writing_through_a_link_replaces_what_it_points_to(tmp_path: Path) -> No
     write(tmp_path / "link.png", colour(4, 4))
     assert (tmp_path / "link.png").is_symlink()
     assert read(target).width == 4
+
+
+@pytest.mark.parametrize("leads", ["elsewhere/a.png", "none/a.png", "link.png"])
+def test_a_link_that_leads_nowhere_is_not_written_through(tmp_path: Path, leads: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / leads)
+    for overwrite in (False, True):
+        with pytest.raises(ImageError, match=r"link\.png: .* \(a link is there that leads nowhere\)"):
+            write(tmp_path / "link.png", colour(4, 4), overwrite=overwrite)
+    assert (tmp_path / "link.png").is_symlink()
+    assert files_in(tmp_path) == ["elsewhere", "link.png"]
+    assert files_in(tmp_path / "elsewhere") == []
 
 
 def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:

@@ -165,6 +165,18 @@ def test_pages_and_viewer(client: Any) -> None:
     assert 'car_requests_total{route="/v1/downscale",status="422"}' in client.get("/metrics").text
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_what_watches_may_ask_for_headers_alone(client: Any, path: str) -> None:
+    get, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    own = ("date", "content-length")  # metrics count these requests too
+    for name in get.headers.keys() - own:
+        assert head.headers[name] == get.headers[name]
+    assert get.headers.keys() == head.headers.keys()
+    if path != "/metrics":
+        assert head.headers["content-length"] == get.headers["content-length"]
+
+
 # --- what it refuses -------------------------------------------------------------------------------------
 
 
@@ -341,6 +353,11 @@ def test_what_takes_too_long_is_given_up_and_still_counted(photo: Path, tmp_path
         one_line(httpx.post(f"{url}/v1/downscale?effort=3", content=content, timeout=90), 503)
         # its thread is still at it
         one_line(httpx.post(f"{url}/v1/downscale", content=content, timeout=90), 429)
+        # what is no work on a picture does not wait for it
+        assert httpx.get(f"{url}/v1/pictures").json() == []
+        weights = f"{url}/viewer/models/{load('car_plus_x4').short_hash}.safetensors"
+        assert httpx.get(weights, timeout=30).status_code == 200
+        assert httpx.head(f"{url}/readyz").status_code == 503
         assert httpx.get(f"{url}/readyz").status_code == 503
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert "car_work_in_hand 1.0" in httpx.get(f"{url}/metrics").text

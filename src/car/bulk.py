@@ -9,7 +9,8 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -284,6 +285,7 @@ class Summary:
     seconds: float = 0.0
     failures: list[Record] = field(default_factory=list)
     stopped: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 Engine = Callable[["Plan", Iterable[Item]], Iterator[Record]]
@@ -300,6 +302,7 @@ class Plan:
     items: tuple[Item, ...]
     unchanged: tuple[Record, ...]
     problems: tuple[Record, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def worker(self) -> Worker:
         """Return what does the items."""
@@ -319,9 +322,12 @@ def plan(source: str, target: str, work: Work) -> Plan:
     if work.kind != "upscale" or work.model is not None or work.scale is not None:
         codec = open_codec(work.model, work.scale, device="cpu", effort=work.effort, coding=work.coding)
         scale, weights = codec.scale, codec.loaded.sha256
-    place, found = open_source(source, lambda name: is_supported_input(Path(name)))
+    place, found, passed = open_source(source, lambda name: is_supported_input(Path(name)))
     to = Place(target)
     inner = to.below(place)
+    if inner:  # what lies in a target below the source is no part of the source
+        passed = {name: kind for name, kind in passed.items() if not f"{name}/".startswith(inner + "/")}
+    left_out = Counter(passed.values())
     to.remove_leftovers()
     there = to.listing(lambda name: True)
     known = {name: record for name, record in read_manifest(to).items() if record.status != "failed"}
@@ -359,7 +365,7 @@ def plan(source: str, target: str, work: Work) -> Plan:
     if inner == "":  # results of an earlier run beside their sources are no sources themselves
         items = [item for item in items if item.name not in taken]
         unchanged = [record for record in unchanged if record.source not in taken]
-    return Plan(place.url, target, work, digest, tuple(items), tuple(unchanged), tuple(problems))
+    return Plan(place.url, target, work, digest, tuple(items), tuple(unchanged), tuple(problems), left_out)
 
 
 def run(
@@ -382,7 +388,7 @@ def run(
     begin = time.monotonic()
     Place(todo.target).prepare()
     total = len(todo.items) + len(todo.unchanged) + len(todo.problems)
-    summary = Summary(found=total, unchanged=len(todo.unchanged))
+    summary = Summary(found=total, unchanged=len(todo.unchanged), left_out=dict(todo.left_out))
     last = {record.source: record for record in (*todo.unchanged, *todo.problems)}
     writer = ManifestWriter(Place(todo.target))
 

@@ -4,6 +4,7 @@ Pixel values are never changed on the way in or out, except where a format force
 """
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -113,7 +114,8 @@ def is_supported_input(path: Path) -> bool:
 def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     """Read a PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF file, whatever its name.
 
-    EXIF orientation is applied. An RGB ICC profile is kept; grey, CMYK and Lab are converted to sRGB.
+    EXIF orientation is applied. An RGB ICC profile is kept; grey, CMYK and Lab are converted to sRGB. A TIFF
+    of 32-bit integers is one of 8 bit where none is over 255, and one of 16 bit where none is over 65535.
 
     Raises:
         ImageError: the file is missing, empty, damaged, no such picture, of an unsupported kind or larger
@@ -316,7 +318,7 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
     colours = 3 if page.photometric == tifffile.PHOTOMETRIC.RGB else 1
     array = _full_range(array, page.bitspersample)
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        array[:, :, 0] = 65535 - array[:, :, 0]
+        array[:, :, 0] = np.iinfo(array.dtype).max - array[:, :, 0]
     if array.shape[2] < colours:
         raise ImageError(f"{name}: {array.shape[2]} channels are too few for colour")
     extras = tuple(page.extrasamples)
@@ -328,14 +330,14 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
 
 
 def _full_range(array: Pixels, bits: int) -> Pixels:
-    """Return uint16 of 0 to 65535 for samples of `bits` bits: unstretched, 12 would look almost black."""
+    """Return samples of `bits` bits over all of their type: unstretched, 12 would look almost black."""
     if array.dtype == np.uint16 and bits < 16:
         return np.round(array * (65535 / (2**bits - 1))).astype(np.uint16)
     return _to_unsigned(array)
 
 
 def _with_declared_alpha(array: Pixels, colours: int, extras: tuple[int, ...], notes: list[str]) -> Pixels:
-    """Return the colours of ``[H, W, C]`` uint16 and, where the TIFF names one, its straight alpha."""
+    """Return the colours of ``[H, W, C]`` and, where the TIFF names one, its straight alpha."""
     alpha = next((n for n, kind in enumerate(extras) if kind in _TIFF_ALPHA), None)
     if array.shape[2] > colours + (alpha is not None):
         notes.append(_EXTRA_CHANNELS)
@@ -343,8 +345,9 @@ def _with_declared_alpha(array: Pixels, colours: int, extras: tuple[int, ...], n
         return array[:, :, :colours]
     array = array[:, :, [*range(colours), colours + alpha]]
     if extras[alpha] == tifffile.EXTRASAMPLE.ASSOCALPHA:
-        opacity = np.maximum(array[:, :, -1:], 1) / 65535
-        array[:, :, :-1] = np.minimum(np.round(array[:, :, :-1] / opacity), 65535)
+        largest = np.iinfo(array.dtype).max
+        opacity = np.maximum(array[:, :, -1:], 1) / largest
+        array[:, :, :-1] = np.minimum(np.round(array[:, :, :-1] / opacity), largest)
     return array
 
 
@@ -446,12 +449,16 @@ def _to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.I
 
 
 def _to_unsigned(array: Pixels) -> Pixels:
-    """Map what a file may hold to uint8 or uint16 without losing levels that those can have."""
+    """Map what a file may hold to uint8 or uint16 without losing levels that those can have.
+
+    Integers of 32 bits hold pictures of 8 or 16, and only the largest of them tells which: a picture of 8 bit
+    would be almost black where 65535 is white.
+    """
     if array.dtype.name in ("uint8", "uint16"):
         return array
     low, high = array.min(), array.max()
     if array.dtype.kind in "iu" and low >= 0 and high <= 65535:
-        return array.astype(np.uint16)
+        return array.astype(np.uint8 if array.dtype.itemsize > 2 and high <= 255 else np.uint16)
     if array.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.round(array * 65535).astype(np.uint16)
     raise ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
@@ -577,8 +584,8 @@ def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
         data: the content, or a function that writes it to the open file.
 
     Raises:
-        ImageError: it cannot be written. Whatever happens, an existing file stays whole and no temporary file
-            is left.
+        ImageError: it cannot be written, as where a link is there that leads nowhere. Whatever happens, an
+            existing file stays whole and no temporary file is left.
     """
     atomic_write_all({path: data})
 
@@ -593,6 +600,9 @@ def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mappi
             # through a symbolic link, as any program would write
             target = Path(os.path.realpath(path))
             _check_regular(target, name)
+            if Path(path).is_symlink() and not target.exists():
+                # nobody sees in the link where the file would appear
+                raise FileExistsError(errno.EEXIST, "a link is there that leads nowhere")
             # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all
             # threads; only the start of the name, as the whole must not pass 255 bytes
             temporary = target.with_name(f".{target.name[:30]}.{secrets.token_hex(6)}.tmp~")

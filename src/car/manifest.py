@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -195,3 +196,23 @@ def check_manifest_name(path: Path) -> None:
             raise UsageError(
                 f"{path}: Parquet needs pyarrow: pip install 'content-adaptive-resampler[bulk]'"
             ) from error
+
+
+def check_no_other_file(path: Path) -> None:
+    """Raise `UsageError` where something is there that `export_manifest` cannot have written."""
+    if os.path.lexists(path) and not (path.is_file() and _is_export(path)):
+        raise UsageError(f"{path} exists and is no manifest; name another file, or --overwrite replaces it")
+
+
+def _is_export(path: Path) -> bool:
+    columns = {f.name for f in fields(Record)}
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            names = set(pyarrow.parquet.read_schema(path).names)
+            return names == columns or not names  # none where there was no image
+        with path.open("rb") as file:
+            return all(json.loads(line).keys() == columns for line in file)
+    except Exception:  # whatever a file of another kind makes the readers raise
+        return False

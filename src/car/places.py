@@ -7,7 +7,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
 _FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 _LEFTOVER_AGE = 3600  # seconds; no file takes as long to write
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+# kinds of what a local listing passes over
+_HIDDEN_FILE, _HIDDEN_FOLDER, _LINKED_FOLDER = "hidden files", "hidden folders", "links to folders"
 
 
 @dataclass(frozen=True)
@@ -84,24 +87,40 @@ class Place:
         theirs = theirs.rstrip("/") + "/"
         return ours[len(theirs) :].replace(os.sep, "/") if ours.startswith(theirs) else None
 
-    def listing(self, keep: Callable[[str], bool]) -> dict[str, Entry]:
+    def listing(
+        self, keep: Callable[[str], bool], left_out: dict[str, str] | None = None
+    ) -> dict[str, Entry]:
         """Return what is here and below, by name, as far as `keep` accepts the name; it may be nothing.
+
+        Args:
+            keep: which names count.
+            left_out: takes in what a local listing passes over, whatever `keep` says of it: name -> kind.
 
         Raises:
             StorageError: the place cannot be listed.
         """
         try:
-            found = self._local_files() if self.is_local else self._remote_files()
+            passed = {} if left_out is None else left_out
+            found = self._local_files(passed) if self.is_local else self._remote_files()
             return {name: entry for name, entry in sorted(found) if keep(name)}
         except Exception as error:
             raise StorageError(f"{self.url}: cannot be listed ({_why(error)})") from error
 
-    def _local_files(self) -> Iterator[tuple[str, Entry]]:
+    def _local_files(self, left_out: dict[str, str]) -> Iterator[tuple[str, Entry]]:
+        def leave_out(path: Path, kind: str) -> None:
+            left_out[path.relative_to(self._root).as_posix()] = kind
+
         for folder, below, names in os.walk(self._root, onerror=_cannot_be_read):
+            for name in below:
+                if name.startswith("."):
+                    leave_out(Path(folder, name), _HIDDEN_FOLDER)
+                elif Path(folder, name).is_symlink():  # os.walk does not follow it: it may lead back here
+                    leave_out(Path(folder, name), _LINKED_FOLDER)
             below[:] = [name for name in below if not name.startswith(".")]
             for name in names:
                 path = Path(folder, name)
                 if name.startswith("."):
+                    leave_out(path, _HIDDEN_FILE)
                     continue
                 try:
                     status = path.stat()
@@ -244,8 +263,11 @@ def check_name(name: str) -> None:
         raise StorageError(f"{name!r} is no name of a file below its folder")
 
 
-def open_source(text: str, keep: Callable[[str], bool]) -> tuple[Place, dict[str, Entry]]:
-    """Return the place that a folder, file, glob or URL names, and what is to be found there.
+def open_source(text: str, keep: Callable[[str], bool]) -> tuple[Place, dict[str, Entry], dict[str, str]]:
+    """Return the place that a folder, file, glob or URL names, what is there, and what was left out.
+
+    Left out (name -> kind) are hidden files that would count, and folders below which something might: hidden
+    ones, and links, which may lead back or out.
 
     Args:
         text: as given by the user.
@@ -256,13 +278,16 @@ def open_source(text: str, keep: Callable[[str], bool]) -> tuple[Place, dict[str
         StorageError: the place cannot be listed.
     """
     here = "://" not in text
+    passed: dict[str, str] = {}
+    asked = "**"
     if glob.has_magic(text) and not (here and Path(text).exists()):
         root = re.split(r"[*?\[]", text, maxsplit=1)[0].rpartition("/")[0]
         if not here and root.endswith(":/"):
             raise UsageError(f"{text}: name the bucket without wildcards")
         place = Place(root or ("/" if text.startswith("/") else "."))
-        pattern = re.compile(glob_translate(text[len(root) :].lstrip("/")))
-        found = place.listing(lambda name: bool(pattern.match(name)) and keep(name))
+        asked = text[len(root) :].lstrip("/")
+        pattern = re.compile(glob_translate(asked))
+        found = place.listing(lambda name: bool(pattern.match(name)) and keep(name), passed)
     elif here and Path(text).is_file():
         place = Place(str(Path(text).parent))
         found = place.listing(lambda name: name == Path(text).name)
@@ -270,14 +295,36 @@ def open_source(text: str, keep: Callable[[str], bool]) -> tuple[Place, dict[str
         if here and not Path(text).is_dir():
             raise UsageError(f"{text}: no such file or folder")
         place = Place(text)
-        found = place.listing(keep)
+        found = place.listing(keep, passed)
         if not found and not here:  # perhaps one object
             folder, _, last = text.rpartition("/")
             one = Place(folder).listing(lambda name: name == last)
             place, found = (Place(folder), one) if one else (place, found)
+    left_out = _asked_for(passed, asked, keep)
     if not found:
-        raise UsageError(f"{text}: no images here")
-    return place, found
+        told = f"; {counted(Counter(left_out.values()))}" if left_out else ""
+        raise UsageError(f"{text}: no images here{told}")
+    return place, found, left_out
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """Say in one line what was left out, by its kinds."""
+    return "left out: " + ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))
+
+
+def _asked_for(passed: dict[str, str], pattern: str, keep: Callable[[str], bool]) -> dict[str, str]:
+    """Return what of it a glob asks for: matching files, and folders below which some may be."""
+    parts = pattern.split("/")
+    ends = range(1, len(parts) + (parts[-1] == "**"))
+    leading = [re.compile(glob_translate("/".join(parts[:end]))) for end in ends]
+    whole = re.compile(glob_translate(pattern))
+
+    def asked(name: str, kind: str) -> bool:
+        if kind == _HIDDEN_FILE:
+            return bool(whole.match(name)) and keep(name)
+        return any(part.match(name) for part in leading)
+
+    return {name: kind for name, kind in passed.items() if asked(name, kind)}
 
 
 def _cannot_be_read(error: OSError) -> None:

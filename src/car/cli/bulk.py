@@ -41,7 +41,8 @@ from car.cli.common import (
 )
 from car.codec import chosen_backend
 from car.errors import UsageError
-from car.manifest import Record, check_manifest_name, export_manifest
+from car.manifest import Record, check_manifest_name, check_no_other_file, export_manifest
+from car.places import counted
 
 bulk_app = typer.Typer(
     help="Work through folders and buckets of any size, resumable, in parallel.", no_args_is_help=True
@@ -252,6 +253,8 @@ def _run(
     """Plan, work, report; leave with 1 where an image failed."""
     if manifest is not None:
         check_manifest_name(manifest)
+        if not work.overwrite:
+            check_no_other_file(manifest)
     todo = plan(source, target, work)
     with _progress(todo, as_json or quiet) as on_record:
         summary, records = run(todo, engine=engine, on_record=on_record)
@@ -280,6 +283,8 @@ def _print_summary(summary: Summary, records: list[Record]) -> None:
     stdout.print(text)
     if summary.target_bytes:
         stdout.print(f"{summary.source_bytes:,} bytes -> {summary.target_bytes:,} bytes")
+    if summary.left_out:
+        stdout.print(counted(summary.left_out))
     measured = [record.psnr for record in done if record.psnr is not None]
     if measured:
         stdout.print(f"mean PSNR {sum(measured) / len(measured):.2f} dB of {len(measured)} images")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import mimetypes
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import cache
@@ -36,6 +37,7 @@ _PAGE_POLICY = (
 _STATUS = {TooLargeError: 413, NotThereError: 404, ImageError: 422, WeightsError: 422, UsageError: 422}
 _LINGER = 1.5  # seconds
 _FOR_EVER = "public, max-age=31536000, immutable"
+_converting = threading.Lock()
 
 
 class Error(BaseModel):
@@ -248,9 +250,9 @@ def create_app(settings: Settings) -> FastAPI:
         return [Model(name=m.name, scale=m.scale, weights=list(m.tags)) for m in known if m.tags]
 
     @app.get("/v1/pictures")
-    async def names(request: Request) -> list[str]:
+    def names() -> list[str]:  # on a thread of Starlette's: it is quick, and must not wait for pictures
         """List the pictures of the folder; /small/ has their small pictures."""
-        return await work(request, pictures.listing)
+        return pictures.listing()
 
     @app.api_route(
         "/small/{name:path}",
@@ -276,11 +278,13 @@ def create_app(settings: Settings) -> FastAPI:
         result = await work(request, lambda: pictures.small(path, codec, format))
         return Response(result.content, media_type=result.kind, headers=headers)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> Health:
         """Whether the service is there."""
         return Health(status="ok", version=__version__)
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses={503: {"model": Error, "description": "it has no room for more work"}})
     async def readyz() -> Health:
         """Whether it would take another picture now."""
@@ -288,13 +292,14 @@ def create_app(settings: Settings) -> FastAPI:
             raise HTTPException(503, "as much is waiting as may")
         return Health(status="ok", version=__version__)
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     async def metrics() -> Response:
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @app.api_route("/viewer/models/{name}", methods=["GET", "HEAD"], include_in_schema=False)
-    async def viewer_model(request: Request, name: str) -> Response:
-        content = (await work(request, _web_models)).get(name.removesuffix(".safetensors"))
+    def viewer_model(name: str) -> Response:  # likewise
+        with _converting:  # of the first requests, one converts the weights
+            content = _web_models().get(name.removesuffix(".safetensors"))
         if content is None:
             raise HTTPException(404, "there are no weights of this name")
         headers = {"Cache-Control": _FOR_EVER}
