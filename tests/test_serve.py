@@ -350,7 +350,7 @@ def test_more_than_may_wait_is_turned_away(photo: Path, tmp_path: Path) -> None:
 def test_what_takes_too_long_is_given_up_and_still_counted(photo: Path, tmp_path: Path) -> None:
     content = big_photo(photo)
     with serving("--timeout", 0.3, "--concurrency", 1, "--queue", 0, cache=tmp_path) as (url, _):
-        one_line(httpx.post(f"{url}/v1/downscale?effort=3", content=content, timeout=90), 503)
+        one_line(httpx.post(f"{url}/v1/downscale?effort=2", content=content, timeout=90), 503)
         # its thread is still at it
         one_line(httpx.post(f"{url}/v1/downscale", content=content, timeout=90), 429)
         # what is no work on a picture does not wait for it
@@ -361,7 +361,7 @@ def test_what_takes_too_long_is_given_up_and_still_counted(photo: Path, tmp_path
         assert httpx.get(f"{url}/readyz").status_code == 503
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert "car_work_in_hand 1.0" in httpx.get(f"{url}/metrics").text
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while httpx.get(f"{url}/readyz").status_code == 503:
             assert time.monotonic() < deadline
             time.sleep(0.2)
