@@ -16,33 +16,45 @@ from car.codec import Codec
 from car.errors import UsageError
 from car.images import read
 from car.inspection import inspect_kernels, kernels_picture
-from car.models import create
-from car.models.compact import KernelDownscaler, cubic_taps
+from car.models import Geometry, ResamplingDownscaler, Rescaler, create
 from car.weights import LoadedModel
 
 
-def codec_of(name: str, *, offset: float = 0.0) -> Codec:
-    """Return an untrained model whose every tap is moved by tanh(`offset`) to the right."""
-    torch.manual_seed(0)
-    model = create(name)
-    down = model.downscaler
-    assert isinstance(down, KernelDownscaler)
-    with torch.no_grad():
-        assert down.offsets.bias is not None
-        down.offsets.bias[: down.offsets.out_channels // 2] = offset
-    return Codec(LoadedModel(name, None, "0" * 64, model.eval().requires_grad_(False)), device="cpu")
+def taps_of(scale: int) -> np.ndarray:
+    """A kernel that is symmetric, sums to one and is negative in places."""
+    profile = np.hanning(3 * scale + 3)[1:-1] - 0.1
+    return np.outer(profile, profile) / profile.sum() ** 2
+
+
+class FixedDownscaler(ResamplingDownscaler):
+    """The same taps at every pixel, moved to the right by `moved` in units of the scale."""
+
+    def __init__(self, scale: int, moved: float) -> None:
+        super().__init__()
+        self.scale, self.moved = scale, moved
+
+    def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        taps = torch.from_numpy(taps_of(self.scale)).to(hr).reshape(1, -1, 1, 1)
+        kernels = taps.expand(hr.shape[0], -1, hr.shape[2] // self.scale, hr.shape[3] // self.scale)
+        return kernels, torch.full_like(kernels, self.moved), torch.zeros_like(kernels)
+
+
+def codec_of(scale: int, *, moved: float = 0.0) -> Codec:
+    geometry = Geometry(scale, scale, scale, 4 * scale, 1)
+    model = Rescaler(FixedDownscaler(scale, moved), torch.nn.Identity(), geometry)
+    return Codec(LoadedModel(f"car_lite_x{scale}", None, "0" * 64, model.eval()), device="cpu")
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_statistics_of_known_kernels(scale: int, photo: Path) -> None:
-    moved = scale * np.tanh(0.25)
-    statistics, view = inspect_kernels(codec_of(f"car_lite_x{scale}", offset=0.25), photo)
+    moved = scale * 0.25
+    statistics, view = inspect_kernels(codec_of(scale, moved=0.25), photo)
     assert statistics.side == 3 * scale + 1
     assert statistics.mean_offset == pytest.approx((moved, 0), abs=1e-5)
     for length in (statistics.mean_length, statistics.weighted_length, statistics.largest):
         assert length == pytest.approx(moved, rel=1e-4)
     assert statistics.roughness == pytest.approx(0, abs=1e-6)
-    taps = cubic_taps(scale).numpy()
+    taps = taps_of(scale)
     np.testing.assert_allclose(statistics.mean_kernel, taps, atol=1e-5)
     assert statistics.negative == pytest.approx(-taps[taps < 0].sum() / np.abs(taps).sum(), rel=1e-3)
     pixels = read(photo).pixels
@@ -55,15 +67,30 @@ def test_statistics_of_known_kernels(scale: int, photo: Path) -> None:
 
 
 def test_width_is_the_deviation_of_the_taps(photo: Path) -> None:
-    statistics, _ = inspect_kernels(codec_of("car_lite_x2"), photo)
+    statistics, _ = inspect_kernels(codec_of(2), photo)
     axis = np.arange(7) - 3
-    profile = cubic_taps(2).numpy().sum(axis=0)
+    profile = taps_of(2).sum(axis=0)
     assert statistics.width == pytest.approx(max((profile * axis**2).sum(), 0) ** 0.5, abs=1e-3)
 
 
+def test_kernels_of_car_lite(photo: Path) -> None:
+    """Untrained ones are bicubic: symmetric about the LR pixel's centre, of 4s taps."""
+    torch.manual_seed(0)
+    model = create("car_lite_x2").eval().requires_grad_(False)
+    statistics, view = inspect_kernels(
+        Codec(LoadedModel("car_lite_x2", None, "0" * 64, model), device="cpu"), photo
+    )
+    assert statistics.side == 9
+    profile = np.array(statistics.mean_kernel).sum(axis=0)
+    assert profile.sum() == pytest.approx(1, abs=1e-5)
+    assert (profile * view.x[4, :, 20, 20]).sum() == pytest.approx(0, abs=0.02)  # but for the image's borders
+    assert profile[8] == 0
+    assert statistics.negative > 0.05
+
+
 def test_picture_shows_six_pixels_and_says_the_mean_offset(photo: Path) -> None:
-    statistics, view = inspect_kernels(codec_of("car_lite_x4", offset=0.1), photo)
-    plain, _ = inspect_kernels(codec_of("car_lite_x4"), photo)
+    statistics, view = inspect_kernels(codec_of(4, moved=0.1), photo)
+    plain, _ = inspect_kernels(codec_of(4), photo)
     picture = kernels_picture(view, statistics)
     assert min(picture.size) > 500
     assert np.asarray(picture).std() > 10

@@ -5,7 +5,7 @@ import torch
 
 from car.errors import UsageError
 from car.models import Rescaler, create, model_names, quantize, register
-from car.models.compact import KernelDownscaler, cubic_taps
+from car.models.compact import MatchedDownscaler
 from car.models.published import EDSR, KernelGenerator, _ReturningClamp, published_pair
 from car.ops import adaptive_resample, bicubic_downscale
 
@@ -146,35 +146,46 @@ def test_halos_cover_the_receptive_field(name: str) -> None:
             assert seen.max() < core + cell + halo
 
 
-@pytest.mark.parametrize("name", ["car_plus_x2", "car_plus_x4"])
-def test_untrained_plus_is_bicubic(name: str) -> None:
+@pytest.mark.parametrize("name", ["car_plus_x2", "car_plus_x4", "car_lite_x2", "car_lite_x4"])
+def test_untrained_compact_downscalers_are_bicubic(name: str) -> None:
     model = create(name)
     hr = torch.rand(1, 3, 32, 48)
     torch.testing.assert_close(model.downscale(hr), bicubic_downscale(hr, model.geometry.scale))
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_untrained_lite_is_nearly_bicubic(scale: int) -> None:
-    torch.manual_seed(0)
-    rough = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 12), size=(96, 96), mode="bicubic")
-    lr = create(f"car_lite_x{scale}").downscale(rough)
-    inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))
-    torch.testing.assert_close(lr[inside], bicubic_downscale(rough, scale)[inside], atol=0.01, rtol=0)
-    assert cubic_taps(scale).sum().item() == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("scale", [2, 4])
-def test_lite_resamples_all_colours_with_one_kernel_that_sums_to_one(scale: int) -> None:
-    model = randomized(create(f"car_lite_x{scale}"))
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (8, 12)])
+def test_lite_resamples_all_colours_with_one_kernel_that_sums_to_one(
+    scale: int, size: tuple[int, int]
+) -> None:
+    """What it computes without kernels is what the op computes with them."""
+    model = randomized(create(f"car_lite_x{scale}")).double()
     downscaler = model.downscaler
-    assert isinstance(downscaler, KernelDownscaler)
-    hr = torch.rand(1, 3, 32, 32)
+    assert isinstance(downscaler, MatchedDownscaler)
+    hr = torch.rand(2, 3, scale * size[0], scale * size[1], dtype=torch.float64)
     kernels, offsets_h, offsets_v = downscaler.kernels_and_offsets(hr)
-    torch.testing.assert_close(kernels.sum(dim=1), torch.ones(1, 32 // scale, 32 // scale), atol=1e-4, rtol=0)
+    torch.testing.assert_close(kernels.sum(dim=1), torch.ones_like(kernels[:, 0]))
     lr = model.downscale(hr)
     for channel in range(3):
         one = adaptive_resample(hr[:, channel : channel + 1], kernels, offsets_h, offsets_v, scale)
         torch.testing.assert_close(lr[:, channel : channel + 1], one)
+
+
+def test_lite_changes_luma_as_asked_and_colours_along_with_it() -> None:
+    """Where colours are an affine function of luma, they stay so; what is flat stays flat."""
+    model = create("car_lite_x2").double()
+    downscaler = model.downscaler
+    assert isinstance(downscaler, MatchedDownscaler)
+    torch.nn.init.constant_(downscaler.trunk[-1].bias, 0.02)  # pyright: ignore[reportArgumentType]
+    grey = torch.rand(1, 1, 24, 24, dtype=torch.float64)
+    slope = torch.tensor([1.2, 1.0, 0.1], dtype=torch.float64).view(3, 1, 1)
+    hr = 0.1 + slope * grey
+    change = model.downscale(hr) - bicubic_downscale(hr, 2)
+    luma = (change * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1)
+    torch.testing.assert_close(luma, torch.full_like(luma, 0.02), rtol=0.02, atol=0)
+    torch.testing.assert_close(change / slope, (change / slope)[:, :1].expand_as(change))
+    flat = torch.full((1, 3, 24, 24), 0.4, dtype=torch.float64)
+    torch.testing.assert_close(model.downscale(flat), torch.full((1, 3, 12, 12), 0.4, dtype=torch.float64))
 
 
 def test_quantize_rounds_and_gates_the_gradient() -> None:

@@ -145,7 +145,7 @@ def test_settings_without_effect_are_refused() -> None:
     for name, value in (("tv_weight", 1.0), ("offset_weight", 0.1), ("kernel_start", "classical")):
         with pytest.raises(UsageError, match=f"{name}: car_plus_x4 has no kernels and offsets"):
             recipe_for("car_plus_x4", **{name: value})
-        assert getattr(recipe_for("car_lite_x4", **{name: value}), name) == value
+        assert getattr(recipe_for("car_small_x4", **{name: value}), name) == value
 
 
 def test_tensorboard_has_curves_and_pictures(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from car.codec import Codec
 from car.errors import ImageError, UsageError
 from car.images import read
-from car.models import ResamplingDownscaler
+from car.models import KernelDownscaler
 
 _SIDE = 512  # HR pixels a side that are looked at, from the middle of the image
 
@@ -69,7 +69,7 @@ def inspect_kernels(codec: Codec, path: Path, **read_options: Any) -> tuple[Kern
         ImageError: the image cannot be read or is too small.
     """
     down, geometry = codec.loaded.rescaler.downscaler, codec.loaded.rescaler.geometry
-    if not isinstance(down, ResamplingDownscaler):
+    if not isinstance(down, KernelDownscaler):
         raise UsageError(f"{codec.loaded.name} has no kernels to look at; families car and car_lite have")
     pixels = read(path, **read_options).pixels
     if pixels.dtype != np.uint8:

@@ -130,7 +130,7 @@ class Objective(nn.Module):
         recipe, down, scale = self.recipe, self.model.downscaler, self.model.geometry.scale
         sampling: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learn_downscaler):
-            if isinstance(down, ResamplingDownscaler):
+            if isinstance(down, ResamplingDownscaler) and (recipe.tv_weight or recipe.offset_weight):
                 sampling = down.kernels_and_offsets(hr)
                 lr = adaptive_resample(hr, *sampling, scale)
             else:

@@ -57,8 +57,8 @@ class Recipe:
         "of its bits, in the unit of --restoration decibels, which this needs.",
     )
     range_weight: float = _setting(1.0, "Weight of LR values outside [0, 1].")
-    tv_weight: float = _setting(0.0, "Weight of the total variation of offsets (families car, car_lite).")
-    offset_weight: float = _setting(0.0, "Weight of the offsets' length (families car, car_lite).")
+    tv_weight: float = _setting(0.0, "Weight of the total variation of offsets (families car, car_small).")
+    offset_weight: float = _setting(0.0, "Weight of the offsets' length (families car, car_small).")
     rounding: Literal["gated", "straight", "soft"] = _setting(
         "gated", "Gradient of rounding the LR: straight-through inside [0, 1] only, everywhere, or soft."
     )
@@ -217,6 +217,19 @@ _PLUS = Recipe(
     hold_out=_DEMO,
 )
 
+_LITE = Recipe(
+    "car_lite_x4",
+    minutes=30,
+    crop=128,
+    grey=0.05,
+    shrunk=0.3,
+    restoration="decibels",
+    luma_weight=0.75,
+    fidelity_weight=0.02,
+    ema=0.999,
+    hold_out=_DEMO,
+)
+
 _CODEC = Recipe(
     "car_codec_x4",
     minutes=36,
@@ -250,8 +263,8 @@ _ALL = (
     ),
     _CODEC,
     replace(_CODEC, model="car_codec_x2", crop=96, init="car_plus_x2"),
-    Recipe("car_lite_x4", minutes=48, crop=128, hold_out=_DEMO),
-    Recipe("car_lite_x2", minutes=44, crop=80, hold_out=_DEMO),
+    _LITE,
+    replace(_LITE, model="car_lite_x2", crop=80, luma_weight=0.6),
 )
 
 

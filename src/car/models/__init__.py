@@ -3,11 +3,19 @@
 from car.models import compact as compact
 from car.models import published as published
 from car.models.registry import create, model_names, register
-from car.models.rescaler import BicubicDownscaler, Geometry, ResamplingDownscaler, Rescaler, quantize
+from car.models.rescaler import (
+    BicubicDownscaler,
+    Geometry,
+    KernelDownscaler,
+    ResamplingDownscaler,
+    Rescaler,
+    quantize,
+)
 
 __all__ = [
     "BicubicDownscaler",
     "Geometry",
+    "KernelDownscaler",
     "ResamplingDownscaler",
     "Rescaler",
     "create",

@@ -1,12 +1,13 @@
 """The compact networks: families `car_lite`, `car_plus` and `car_codec`.
 
-Both share one upscaler, plain residual blocks at LR resolution in the manner of EDSR (Lim et al.,
+All share one upscaler, plain residual blocks at LR resolution in the manner of EDSR (Lim et al.,
 "Enhanced deep residual networks for single image super-resolution", CVPRW 2017), adding what it learned
 to a bilinear enlargement. They differ in the downscaler: `car_lite` resamples real pixels with one
-content-adaptive kernel for all colours (Sun & Chen, IEEE TIP 29, 2020, section III), `car_plus` adds a
-learned residual to the bicubic picture, in the spirit of invertible rescaling (Xiao et al., ECCV 2020)
-without the constraint of invertibility. `car_codec` is `car_plus` trained for small pictures that are JPEG,
-WebP or AVIF.
+content-adaptive kernel for all colours, as the paper does (Sun & Chen, IEEE TIP 29, 2020, section III), but
+without offsets, and with kernels that are matched to the pixels instead of learned tap by tap. `car_plus`
+adds a learned residual to the bicubic picture, in the spirit of invertible rescaling (Xiao et al., ECCV
+2020) without the constraint of invertibility. `car_codec` is `car_plus` trained for small pictures that are
+JPEG, WebP or AVIF.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
 from car.models.registry import register
-from car.models.rescaler import BicubicDownscaler, Geometry, ResamplingDownscaler, Rescaler
-from car.ops import bicubic_downscale
+from car.models.rescaler import BicubicDownscaler, Geometry, KernelDownscaler, Rescaler
+from car.ops import bicubic_downscale, bicubic_resize
 
 
 class ResidualBlock(nn.Module):
@@ -88,59 +89,98 @@ class ResidualDownscaler(nn.Module):
         return base + residual.to(base.dtype)
 
 
-class KernelDownscaler(ResamplingDownscaler):
-    """Shrink HR by content-adaptive resampling with signed kernels that sum to one (family `car_lite`).
+# 2.5 levels of 255, squared: below the noise of photographs there is nothing to weigh
+_NOISE = 1e-4
 
-    The network predicts what a pixel's kernel and offsets add to a fixed start: the cubic kernel and no
-    offset, so that an untrained model is a classical downscaler.
+
+class MatchedDownscaler(KernelDownscaler):
+    """Shrink HR with the kernels nearest to bicubic that give the LR the brightness asked for (`car_lite`).
 
     ::
 
-        HR --+-- pixel-unshuffle s -> conv -> [residual block] x depth -+-> 1x1 conv -> kernels
-             |                                                          +-> 1x1 conv -> offsets h, v
-             +------------- adaptive_resample(HR, kernels, offsets) ---> LR
+        HR --+-- pixel-unshuffle s -> conv -> [residual block] x depth -> conv --> change of luma r
+             |                                                                         |
+             +-- bicubic + r * w (Y - mean Y) / (var Y + noise) as kernels of 4s taps -+--> LR
+
+    The network says by how much the luma of an LR pixel is to differ from bicubic. What is added to the
+    bicubic kernel for it is a matched filter: the pixels' own luma Y about its mean, in a window w of 3s
+    pixels. Of all kernels that sum to zero and change luma so much, it is the smallest one (in the norm that
+    w divides). Every LR pixel thus stays a weighted mean of HR pixels, by one kernel for all colours, which
+    follow luma as they do in the window. Scales are even.
+
+    `forward` needs no kernels: their sum over pixels is a ratio of covariances in the window.
     """
 
-    taps: torch.Tensor
+    window: torch.Tensor
 
     def __init__(self, scale: int, width: int, depth: int) -> None:
         super().__init__()
         self.scale = scale
-        k = 3 * scale + 1
-        self.trunk = residual_trunk(3 * scale**2, width, depth, nn.Conv2d(width, width, 3, padding=1))
-        self.kernels = zero_init(nn.Conv2d(width, k * k, 1))
-        self.offsets = zero_init(nn.Conv2d(width, 2 * k * k, 1))
-        self.register_buffer("taps", cubic_taps(scale).view(1, k * k, 1, 1), persistent=False)
+        self.trunk = residual_trunk(3 * scale**2, width, depth, zero_init(nn.Conv2d(width, 1, 3, padding=1)))
+        distance = (torch.arange(3 * scale) - (3 * scale - 1) / 2).abs()
+        hat = 1 - distance / (1.5 * scale)
+        self.register_buffer("window", torch.outer(hat, hat)[None, None], persistent=False)
+
+    def luma_change(self, hr: torch.Tensor) -> torch.Tensor:
+        """Return by how much luma is to differ from bicubic, ``[B, 1, H/s, W/s]``."""
+        return self.trunk(F.pixel_unshuffle(hr - 0.5, self.scale)).to(hr.dtype)
+
+    def forward(self, hr: torch.Tensor) -> torch.Tensor:
+        change = self.luma_change(hr)
+        with torch.autocast(hr.device.type, enabled=False):
+            hr = hr.float() if hr.dtype in (torch.float16, torch.bfloat16) else hr
+            luma = _luma(hr)
+            mean = self._means(torch.cat([luma, hr, luma * luma, luma * hr], dim=1))
+            covariance = mean[:, 4:] - mean[:, :1] * mean[:, :4]  # of luma with luma, and with each colour
+            follow = covariance[:, 1:] / (covariance[:, :1].clamp_min(0) + _NOISE)
+            return bicubic_downscale(hr, self.scale) + change * follow
+
+    def _means(self, planes: torch.Tensor) -> torch.Tensor:
+        """Return means over the window, of those pixels in it that are in the image."""
+        channels = planes.shape[1]
+        window = self.window.to(planes.dtype)
+        sums = F.conv2d(
+            planes, window.expand(channels, -1, -1, -1), None, self.scale, self.scale, groups=channels
+        )
+        inside = F.conv2d(torch.ones_like(planes[:1, :1]), window, None, self.scale, self.scale)
+        return sums / inside
 
     def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        features = F.leaky_relu(self.trunk(F.pixel_unshuffle(hr - 0.5, self.scale)), 0.2)
-        change = self.kernels(features).to(hr.dtype)
-        kernels = self.taps + change - change.mean(dim=1, keepdim=True)
-        offsets_h, offsets_v = torch.tanh(self.offsets(features)).to(hr.dtype).chunk(2, dim=1)
-        return kernels, offsets_h, offsets_v
+        s, (height, width) = self.scale, hr.shape[-2:]
+        side, before = 4 * s + 1, 3 * s // 2
+        after = side - before - s
+        # taps of an even scale lie between pixels; half a pixel puts them on pixels, and leaves the last idle
+        grid = (1, side**2, height // s, width // s)
+
+        def taps(planes: torch.Tensor) -> torch.Tensor:
+            padded = F.pad(planes, (before, after, before, after))
+            return F.unfold(padded, side, stride=s).view(-1, *grid[1:])
+
+        rows, columns = (_cubic_weights(n, s).to(hr).unsqueeze(0) for n in (height, width))
+        along = [
+            F.pad(m, (before, after)).unfold(2, side, s).diagonal(dim1=1, dim2=2) for m in (rows, columns)
+        ]
+        base = torch.einsum("xuh,xvw->uvhw", *along).reshape(grid)
+        luma = _luma(hr)
+        mean = self._means(torch.cat([luma, luma * luma], dim=1))
+        variance = (mean[:, 1:] - mean[:, :1].square()).clamp_min(0)
+        window = F.pad(self.window.to(hr), (s // 2, side - 3 * s - s // 2) * 2).reshape(1, -1, 1, 1)
+        weights = window * taps(torch.ones_like(luma[:1]))
+        matched = weights / weights.sum(dim=1, keepdim=True) * (taps(luma) - mean[:, :1])
+        kernels = base + self.luma_change(hr) * matched / (variance + _NOISE)
+        offset = torch.full_like(kernels, 0.5 / s)
+        return kernels, offset, offset
 
 
-def cubic_taps(scale: int) -> torch.Tensor:
-    """Return the ``[k, k]`` kernel, k = 3s + 1, that makes `adaptive_resample` without offsets bicubic.
+def _luma(rgb: torch.Tensor) -> torch.Tensor:
+    weights = rgb.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # ITU-R BT.601
+    return (rgb * weights).sum(dim=1, keepdim=True)
 
-    At even scales the taps of the op fall half-way between pixels, where it averages two neighbours; the
-    kernel is therefore the least-squares solution for which tap *and* averaging give the cubic weights.
-    """
-    k = 3 * scale + 1
-    # tap j samples the HR axis at j - k//2 + (s - 1)/2 from the first pixel of the LR cell
-    position = torch.arange(k, dtype=torch.float64) - k // 2 + (scale - 1) / 2
-    first = int(position.min().floor()) - 1
-    pixels = torch.arange(first, int(position.max().ceil()) + 2, dtype=torch.float64)
-    sampling = (1 - (pixels[:, None] - position[None, :]).abs()).clamp_min(0)
-    distance = ((pixels - (scale - 1) / 2) / scale).abs()
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    cubic = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
-    # a little ridge keeps the solution smooth where averaging hides the highest frequency
-    normal = sampling.T @ sampling + 1e-3 * torch.eye(k, dtype=torch.float64)
-    taps = torch.linalg.solve(normal, sampling.T @ (cubic / cubic.sum()))
-    taps = taps / taps.sum()
-    return torch.outer(taps, taps).float()
+
+def _cubic_weights(size: int, scale: int) -> torch.Tensor:
+    """Return the weights ``[size / scale, size]``, float64, with which bicubic shrinks a column of pixels."""
+    identity = torch.eye(size, dtype=torch.float64)
+    return bicubic_resize(identity[None, None], (size // scale, size))[0, 0]
 
 
 def _geometry(scale: int, depth_down: int, depth_up: int, *, reach: int) -> Geometry:
@@ -164,12 +204,10 @@ def _plus(scale: int, width: int, depth_down: int, depth_up: int) -> Callable[[]
 
 
 def _lite(scale: int, width: int, depth_down: int, depth_up: int) -> Callable[[], Rescaler]:
-    # k // 2 taps, one unit of offset and the bilinear neighbour
-    reach = (3 * scale + 1) // 2 + scale + 1
     return lambda: Rescaler(
-        KernelDownscaler(scale, width, depth_down),
+        MatchedDownscaler(scale, width, depth_down),
         CompactUpscaler(scale, width, depth_up),
-        _geometry(scale, depth_down, depth_up, reach=reach),
+        _geometry(scale, depth_down, depth_up, reach=2 * scale),
     )
 
 

@@ -80,8 +80,8 @@ class Rescaler(nn.Module):
         return lr, self.upscale(quantize(lr))
 
 
-class ResamplingDownscaler(nn.Module, ABC):
-    """A downscaler that resamples HR with kernels and offsets of its own making (Sun & Chen 2020)."""
+class KernelDownscaler(nn.Module, ABC):
+    """A downscaler whose every LR pixel is a weighted mean of HR pixels, with one kernel for all colours."""
 
     scale: int
 
@@ -89,8 +89,13 @@ class ResamplingDownscaler(nn.Module, ABC):
     def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return kernels, offsets_h and offsets_v for RGB ``[B, 3, H, W]``, each ``[B, k*k, H/s, W/s]``.
 
-        Kernels sum to one; offsets lie in (-1, 1), in units of the scale. See `car.ops.adaptive_resample`.
+        Kernels sum to one; offsets lie in (-1, 1), in units of the scale. See `car.ops.adaptive_resample`,
+        which makes of them what `forward` makes of `hr`.
         """
+
+
+class ResamplingDownscaler(KernelDownscaler):
+    """A downscaler that learns kernels and offsets, and resamples with them (Sun & Chen 2020)."""
 
     def forward(self, hr: torch.Tensor) -> torch.Tensor:
         kernels, offsets_h, offsets_v = self.kernels_and_offsets(hr)
