@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from car.images import from_pil
+from car.images import coding_options, from_pil
 from car.rate import QUALITIES, bd_rate, curves, gain_at_equal_bytes, hull, point_count, points
 
 
@@ -33,21 +33,24 @@ def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
 def test_points_are_those_of_the_files(photo: Path) -> None:
     picture = from_pil(Image.open(photo))
     found = list(points(picture, "street", [], [], coders=("JPEG",)))
-    assert len(found) == point_count(0, 0, 0, ("JPEG",)) == len(QUALITIES["JPEG"])
+    assert len(found) == point_count(0, 0, 0, ("JPEG",)) == 2 * len(QUALITIES["JPEG"])
     for one in found:
         buffer = io.BytesIO()
         subsampling = "4:2:0" if one.point.quality < 90 else "4:4:4"
         image = Image.fromarray(picture.pixels)
-        image.save(buffer, "JPEG", quality=one.point.quality, subsampling=subsampling, optimize=True)
+        how = {"quality": one.point.quality}
+        if one.point.method == "flat":
+            how = {"qtables": coding_options("JPEG", one.point.quality, restored=True)["qtables"]}
+        image.save(buffer, "JPEG", subsampling=subsampling, optimize=True, **how)
         assert one.point.bytes == buffer.tell()
         assert one.point.bpp == 8 * buffer.tell() / 192**2
         back = np.asarray(Image.open(buffer)).astype(float)
         mse = np.square(back - picture.pixels).mean()
         assert one.point.psnr_rgb == pytest.approx(10 * math.log10(255**2 / mse))
         assert 0 < one.point.ms_ssim <= 1
-    (curve,) = curves(one.point for one in found)
-    assert curve.bpp == tuple(sorted(curve.bpp))
-    assert curve.name == "JPEG"
+    for curve, name in zip(curves(one.point for one in found), ("JPEG", "JPEG, our tables"), strict=True):
+        assert curve.bpp == tuple(sorted(curve.bpp))
+        assert curve.name == name
 
 
 def test_half_the_bytes_are_minus_fifty_per_cent() -> None:
@@ -61,7 +64,7 @@ def test_half_the_bytes_are_minus_fifty_per_cent() -> None:
 
 def test_gains_are_read_off_in_log_rate(photo: Path) -> None:
     found = [one.point for one in points(from_pil(Image.open(photo)), "a", [], [], coders=("JPEG",))]
-    (curve,) = curves(found)
+    curve, _ = curves(found)
     assert gain_at_equal_bytes(curve, curve) == pytest.approx([0] * len(curve.bpp), abs=1e-9)
     rates = list(curve.bpp)
     between = (rates[3] * rates[4]) ** 0.5
@@ -83,7 +86,11 @@ def test_the_command_and_its_page(photo: Path, tmp_path: Path, browser: Any) -> 
     # the model's files carry the metadata, and bits count them
     ours = [row for row in rows if row["method"] == "car_codec_x2"]
     assert all(float(row["bpp"]) == 8 * int(row["bytes"]) / 192**2 for row in ours)
-    assert {row["name"] for row in result["differences"]} == {"bicubic 2x + JPEG", "car_codec_x2 + JPEG"}
+    assert {row["name"] for row in result["differences"]} == {
+        "JPEG, our tables",
+        "bicubic 2x + JPEG",
+        "car_codec_x2 + JPEG",
+    }
     assert "| car_codec_x2 + JPEG | 50 |" in (out / "tables.md").read_text()
     context = browser.new_context(offline=True)
     page = context.new_page()

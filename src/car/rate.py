@@ -43,8 +43,9 @@ class Point:
 
     Attributes:
         image: name of the image.
-        method: what made the small picture: ``direct`` (none: full size), ``bicubic`` or a model.
-        scale: 1 for direct.
+        method: what made the small picture: ``direct`` (none: full size), ``flat`` (none either, with the
+            tables of JPEG that our small pictures have), ``bicubic`` or a model.
+        scale: 1 at full size.
         coder: JPEG, WEBP, AVIF, JXL or PNG.
         quality: the coder's setting; 0 for lossless.
         bytes: of the file, metadata included.
@@ -91,8 +92,8 @@ class Curve:
     @property
     def name(self) -> str:
         """What legends and tables call it."""
-        if self.method == "direct":
-            return self.coder
+        if self.scale == 1:
+            return self.coder if self.method == "direct" else f"{self.coder}, our tables"
         lossless = ", lossless" if self.qualities == (0,) else ""
         small = f"bicubic {self.scale}x" if self.method == "bicubic" else self.method
         return f"{small} + {self.coder}{lossless}"
@@ -117,7 +118,9 @@ def installed_coders() -> tuple[str, ...]:
 
 def point_count(coded: int, scales: int, lossless: int, coders: Sequence[str]) -> int:
     """Return how many points `points` yields for so many models, and scales of the coded ones."""
-    return (1 + scales + coded) * sum(len(QUALITIES[coder]) for coder in coders) + lossless * len(LOSSLESS)
+    flat = len(QUALITIES["JPEG"]) if "JPEG" in coders else 0
+    lossy = (1 + scales + coded) * sum(len(QUALITIES[coder]) for coder in coders)
+    return lossy + flat + lossless * len(LOSSLESS)
 
 
 def points(
@@ -164,8 +167,13 @@ def points(
         return Decoded(Point(*where, *_measured(hr, pixels), made - begin, done - made), pixels)
 
     for coder in coders:
-        for quality in QUALITIES[coder]:
-            yield one("direct", 1, coder, quality, lambda c=coder, q=quality: _file(full, c, q), _pixels)
+        for method in ("direct", "flat") if coder == "JPEG" else ("direct",):
+            for quality in QUALITIES[coder]:
+
+                def store(c: str = coder, q: int = quality, flat: bool = method == "flat") -> bytes:
+                    return _file(full, c, q, restored=flat)
+
+                yield one(method, 1, coder, quality, store, _pixels)
     for scale in sorted({codec.scale for codec in coded}):
         for coder in coders:
             for quality in QUALITIES[coder]:
@@ -212,9 +220,9 @@ def measured_pixels(picture: Picture, name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[:height, :width].astype(np.uint8))
 
 
-def _file(picture: Picture, coder: str, quality: int) -> bytes:
+def _file(picture: Picture, coder: str, quality: int, *, restored: bool = False) -> bytes:
     buffer = io.BytesIO()
-    options = {"quality": quality} if coder == "JXL" else coding_options(coder, quality)
+    options = {"quality": quality} if coder == "JXL" else coding_options(coder, quality, restored=restored)
     Image.fromarray(picture.pixels).save(buffer, coder, **options)
     return buffer.getvalue()
 

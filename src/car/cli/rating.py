@@ -141,8 +141,8 @@ def rate_command(
     title = "Small pictures, restored, beside codecs"
     plots = [plot(lines, measure, f"Mean of {count}") for measure in ("psnr", "ms_ssim")]
     told = (
-        f"{count}. Dashed: codecs at full size; dotted: bicubic small pictures, enlarged; lines: ours, "
-        "restored; stars: ours, stored without loss."
+        f"{count}. Dashed: codecs at full size (with dots: JPEG with the tables of our small pictures); "
+        "dotted: bicubic small pictures, enlarged; lines: ours, restored; stars: ours, stored without loss."
     )
     contents = (
         page(title, told, body(result, plots, crops)),
