@@ -1,17 +1,21 @@
 """Train one recipe with one change at a time, each for the same time, and print what came out.
 
     python tools/ablate.py car_plus_x4 --data photos/ --out runs/ablate luma_weight=0,1 rounding=soft ema=0
+    python tools/ablate.py car_plus_x4 --data photos/ --out runs/ablate network=48_9_9,couplings,car_lite_x4
 
-The first run is the recipe as it is. Numbers are validation PSNR on luma and of the LR against the bicubic
-LR, on centre crops of images held out of training; the test sets are not looked at. Nothing else should run
-on the machine. Runs that are there already are not done again. With --page the table goes into that file,
-between ``<!-- ablation MODEL -->`` and ``<!-- end of ablation MODEL -->``.
+The first run is the recipe as it is; `network` takes a model or one of tools/variants.py. Numbers are
+validation PSNR on luma and of the LR against the bicubic LR, on centre crops of images held out of training;
+the test sets are not looked at. Nothing else should run on the machine. Runs that are there already are not
+done again. With --page the table goes into that file, between ``<!-- ablation MODEL -->`` and
+``<!-- end of ablation MODEL -->``.
 """
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+from variants import register_variants
 
 from car.recipes import Recipe, recipe_for
 from car.runlog import read_log
@@ -19,6 +23,8 @@ from car.train import train
 
 
 def parsed(name: str, text: str) -> Any:
+    if name == "network":
+        return text
     default = {f.name: f.default for f in fields(Recipe)}[name]
     if isinstance(default, bool):
         return {"true": True, "false": False}[text.lower()]
@@ -35,6 +41,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2)
     parser.add_argument("--page", type=Path)
     options = parser.parse_intermixed_args()
+    variants = register_variants()
     runs: list[dict[str, Any]] = [{}]
     for change in options.changes:
         name, values = change.split("=", 1)
@@ -47,7 +54,10 @@ def main() -> None:
         label = ", ".join(f"{name} = {value}" for name, value in run.items())
         out = options.out / options.model / (label.replace(" ", "") or "recipe")
         if not (out / "curves.png").exists():
-            recipe = recipe_for(options.model, minutes=options.minutes, **run)
+            changes = {name: value for name, value in run.items() if name != "network"}
+            recipe = recipe_for(options.model, minutes=options.minutes, **changes)
+            network = run.get("network", options.model)
+            recipe = replace(recipe, model=variants.get(network, network))
             train(recipe, options.data, out, cache=options.cache or options.out / "cache")
         last = read_log(out)[-1]
         cells = f"{last['step']:,} | {last['psnr']:.2f} | {last['lr_psnr']:.1f}"
