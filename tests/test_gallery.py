@@ -197,6 +197,39 @@ def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None
     assert outside.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "name", ["index.html", "pictures/a.x4.png", "viewer/car-image.js", "site.css", "gallery.json"]
+)
+def test_no_gallery_replaces_what_lies_in_a_folder_of_others(
+    photographs: Path, tmp_path: Path, name: str
+) -> None:
+    site = tmp_path / "site"
+    (site / name).parent.mkdir(parents=True)
+    (site / name).write_text("mine")
+    refused = run(photographs, "-o", site, "--overwrite")
+    assert refused.returncode == 2
+    assert f"{name} exists, and no gallery made it" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert files(site) == {name}
+    assert (site / name).read_text() == "mine"
+    # what is in nobody's way stays, and the gallery may be brought up to date
+    (site / name).rename(site / "CNAME")
+    assert made(photographs, "-o", site, "--overwrite")["made"] == 3
+    assert made(photographs, "-o", site, "--overwrite")["made"] == 0
+    assert (site / "CNAME").read_text() == "mine"
+
+
+def test_no_gallery_replaces_what_was_put_among_its_pictures(photographs: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    made(photographs, "-o", site)
+    Image.new("RGB", (64, 64)).save(photographs / "c.png")
+    (site / "pictures" / "c.x4.png").write_text("mine")
+    done = run(photographs, "-o", site, "--overwrite")
+    assert done.returncode == 1
+    assert "this gallery did not make it" in done.stderr
+    assert (site / "pictures" / "c.x4.png").read_text() == "mine"
+
+
 def test_names_that_are_no_text_and_a_site_among_its_sources(photographs: Path) -> None:
     odd = os.fsdecode(b"odd \xff\n name.png")
     Image.new("RGB", (40, 40)).save(photographs / "plain.png")
@@ -223,8 +256,8 @@ def test_a_bad_picture_does_not_stop_the_others(photographs: Path, tmp_path: Pat
 def test_bad_requests(photographs: Path, tmp_path: Path) -> None:
     cases = {
         (tmp_path / "none", "-o", tmp_path / "s"): "no such file or folder",
-        (photographs, "-o", photographs / "a.jpg"): "is there and no gallery",
-        (photographs, "-o", "/proc/site"): "/proc/site",
+        (photographs, "-o", photographs / "a.jpg", "--overwrite"): "a.jpg is a file; a site is a folder",
+        (photographs, "-o", "/proc/site"): "/proc/site/gallery.json: cannot be written",
         (photographs, "-o", tmp_path / "s", "--scale", 3): "no model shrinks by 3",
     }
     for arguments, message in cases.items():

@@ -166,7 +166,8 @@ def gallery_command(
     ] = None,
     effort: Effort = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that is no gallery yet.")
+        bool,
+        typer.Option("--overwrite", help="Write beside what lies in a folder that is no gallery."),
     ] = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Then show it on this computer until Ctrl-C.")
@@ -210,8 +211,9 @@ def gallery_command(
         shown = [asdict(picture) for picture in built.pictures]
         print_json(result | {"made": built.made, "pictures": shown, "failures": list(built.failures)})
     elif not quiet:
+        count = len(built.pictures)
         stdout.print(
-            f"{output}: {len(built.pictures)} pictures, {built.made} of them new, "
+            f"{output}: {count} picture{'s' * (count != 1)}, {built.made} of them new, "
             f"{megabytes(built.site_bytes)}; the originals are {megabytes(built.source_bytes)}"
         )
     for failure in built.failures:

@@ -100,7 +100,7 @@ def build(
         title: of the page.
         description: a line below it.
         quality: see `car.images.write`.
-        overwrite: whether a folder that is no gallery may be written into.
+        overwrite: whether a folder that is no gallery may be written into; what lies there stays even so.
         max_pixels: larger photographs are refused.
         on_picture: called after each.
 
@@ -108,9 +108,12 @@ def build(
         UsageError: the viewer does not know the model, or the folder holds other things.
         ImageError: a file cannot be written, or there is nothing to show.
     """
-    viewer = _viewer_files(codec)
+    files = _viewer_files(codec)
+    files |= {f.name: f.read_bytes() for f in resources.files("car.gallery").joinpath("static").iterdir()}
     before = _manifest(site)
-    if before is None and site.exists() and (not site.is_dir() or any(site.iterdir())) and not overwrite:
+    if site.exists() and not site.is_dir():
+        raise UsageError(f"{site} is a file; a site is a folder")
+    if before is None and site.exists() and any(site.iterdir()) and not overwrite:
         raise UsageError(f"{site} is there and no gallery; --overwrite writes one into it")
     known = {entry["source"]: entry for entry in (before or {}).get("pictures", ())}
     ours = set((before or {}).get("files", ()))
@@ -119,10 +122,13 @@ def build(
     same = before is not None and all(before.get(key) == value for key, value in settings.items())
     about: dict[str, Any] = {"made_by": f"car {__version__}", "title": title, **settings}
     root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()
-    free = [
-        job for job in todo.jobs if overwrite or _below(job.target, site) in ours or not job.target.exists()
-    ]
-    planned = ours | {MANIFEST} | {_below(job.target, site) for job in free}
+    free = [job for job in todo.jobs if _below(job.target, site) in ours or not _is_there(job.target)]
+    always = {*files, "index.html", *([] if before else [MANIFEST])}
+    needed = [*sorted(always - ours), *(_below(job.target, site) for job in todo.jobs if before is None)]
+    for name in needed:
+        if _is_there(site / name):
+            raise UsageError(f"{site / name} exists, and no gallery made it; move it away")
+    planned = ours | always | {MANIFEST} | {_below(job.target, site) for job in free}
     # should this run be stopped, the next one knows what it may replace; what was shown before still is
     _write(site, {MANIFEST: _json((about | {"pictures": []}) | (before or {}) | {"files": sorted(planned)})})
     shown: list[Shown] = []
@@ -157,8 +163,6 @@ def build(
             on_picture()
     if failures and not shown:
         raise ImageError(f"{site}: there is nothing to show; {failures[0]}")
-    files = dict(viewer)
-    files |= {f.name: f.read_bytes() for f in resources.files("car.gallery").joinpath("static").iterdir()}
     site_bytes = sum(map(len, files.values())) + sum(picture.small_bytes for picture in shown)
     files["index.html"] = _page(title, description, shown, site_bytes).encode()
     listed = {*files, MANIFEST, *(picture.file for picture in shown)}
@@ -184,7 +188,10 @@ def _write(site: Path, files: dict[str, bytes]) -> None:
         with one_line_errors(str(target), "cannot be written"):
             if not target.resolve().is_relative_to(site.resolve()):
                 raise ImageError(f"{target} leads out of the site")
-            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:  # where nothing can be made, the system says that nothing is there
+                raise ImageError(f"{target}: cannot be written ({error.strerror})") from error
             atomic_write(target, content)
 
 
@@ -222,6 +229,10 @@ def _remove(site: Path, name: str) -> None:
 
 def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)  # a link that leads nowhere is somebody's, too
 
 
 def _size(path: Path) -> int:
