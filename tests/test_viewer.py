@@ -490,6 +490,26 @@ def test_slider_shows_both_sides(page: Any, viewer: Site, photo: Path) -> None:
     assert int(page.locator("car-image .slider").input_value()) < 40
 
 
+def test_an_original_that_cannot_be_shown_is_not_compared_with(page: Any, viewer: Site, photo: Path) -> None:
+    image = picture(photo, 480, 384)
+    viewer.files["/small.png"] = png(car.downscale(image, 4))
+    viewer.files["/original.tif"] = png(image, format="TIFF")
+    viewer.files["/original.png"] = png(image)
+    body = '<car-image src="small.png" original="original.tif" compare restore="now"></car-image>'
+    show(page, viewer, body)
+    assert settled(page) == "restored"
+    page.locator("car-image .note", has_text="The original cannot be shown").wait_for()
+    label = page.locator("car-image .label.before")
+    assert label.inner_text() == "Small"
+    assert page.get_by_role("slider", name="Compare the small picture with the restored one").is_visible()
+    clip = page.locator("car-image .layer").evaluate("(e) => e.style.clipPath")
+    assert clip.startswith("inset(0")
+    assert float(clip.split()[-1].removesuffix("px)")) > 200  # left of it the small picture is seen
+    page.evaluate("document.querySelector('car-image').setAttribute('original', 'original.png')")
+    page.locator("car-image .label.before", has_text="Original").wait_for()
+    assert page.locator("car-image .note").is_hidden()
+
+
 def test_zoom_restores_what_was_a_thumbnail(page: Any, viewer: Site, photo: Path) -> None:
     viewer.files["/small.png"] = png(car.downscale(picture(photo, 640, 480), 4))
     show(page, viewer, '<car-image src="small.png" style="width: 160px"></car-image>')

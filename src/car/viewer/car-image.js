@@ -140,6 +140,13 @@ export class CarImage extends HTMLElement {
     this.compareButton.addEventListener("click", () => this.toggleAttribute("compare"));
     this.slider.addEventListener("input", () => this.#drawSlider());
     this.small.addEventListener("load", () => this.#update());
+    this.originalImage.addEventListener("load", () => this.#drawSlider());
+    this.originalImage.addEventListener("error", () => {
+      this.#drawSlider();
+      if (this.#state === "failed") return; // the note says why
+      this.note.textContent = "The original cannot be shown: compared with the small picture";
+      this.note.hidden = false;
+    });
     this.small.addEventListener("error", () => this.#fail(new Error("the picture cannot be shown")));
     this.#listen();
     this.#say("preview");
@@ -194,6 +201,7 @@ export class CarImage extends HTMLElement {
       this.frame.setAttribute("aria-label", now || "picture");
     }
     if (name === "original") {
+      if (this.#state !== "failed") this.note.hidden = true; // it was about another one
       if (now) this.originalImage.src = now;
       else this.originalImage.removeAttribute("src");
     }
@@ -565,7 +573,7 @@ export class CarImage extends HTMLElement {
   /** Left of the slider is what was before: the small picture, or the original. */
   #drawSlider() {
     const comparing = this.hasAttribute("compare") && (this.#state === "restored" || this.#state === "restoring");
-    const original = this.hasAttribute("original");
+    const original = this.hasAttribute("original") && this.originalImage.naturalWidth > 0; // there, and a picture
     this.compareButton.setAttribute("aria-pressed", String(this.hasAttribute("compare")));
     this.slider.setAttribute("aria-label", `Compare the ${original ? "original" : "small picture"} with the restored one`);
     this.labels[0].textContent = original ? "Original" : "Small";
