@@ -214,12 +214,42 @@ def test_models_are_names_and_never_files(client: Any, photo: Path, tmp_path: Pa
     lying, about = io.BytesIO(), PngImagePlugin.PngInfo()
     about.add_text("car", text)
     image.save(lying, "PNG", pnginfo=about)
-    assert "of own.safetensors, which this version does not ship" in one_line(
-        client.post("/v1/upscale", content=lying.getvalue()), 422
-    )
+    message = one_line(client.post("/v1/upscale", content=lying.getvalue()), 422)
+    assert "of own.safetensors, which this version does not ship" in message
+    assert "--model" not in message  # which a service does not have
     one_line(client.post("/v1/downscale?scale=3", content=small), 422)
     one_line(client.post("/v1/downscale?scale=2&model=car_plus_x4", content=small), 422)
     one_line(client.post("/v1/downscale?effort=10", content=small), 422)
+
+
+def test_what_a_small_picture_says_is_not_contradicted(client: Any, photo: Path) -> None:
+    small = client.post("/v1/downscale?scale=4", content=photo.read_bytes()).content
+    for query in ("scale=2", "model=car_plus_x2", "model=car_codec_x2"):
+        message = one_line(client.post(f"/v1/upscale?{query}", content=small), 422)
+        assert message == "the picture says that it was made at scale 4, not 2"
+    plain = client.post("/v1/upscale", content=small)
+    for query in ("scale=4", "model=car_plus_x4", "scale=4&model=car_plus_x4"):
+        assert client.post(f"/v1/upscale?{query}", content=small).content == plain.content
+    other = client.post("/v1/upscale?model=car_codec_x4", content=small)
+    assert pixels(other.content).shape == pixels(plain.content).shape
+    assert "restored by car_codec_x4" in other.headers["car-notes"]
+    # of what has no quality, a note says so
+    answer = client.post("/v1/upscale?format=png&quality=5", content=small)
+    assert answer.content == plain.content
+    assert "PNG has no quality" in answer.headers["car-notes"]
+
+
+@pytest.mark.parametrize("change", [("160, 192", "-5, 10"), ('"scale": 4', '"scale": "4"'), ("{", "[")])
+def test_damaged_metadata_is_said_to_be(client: Any, photo: Path, change: tuple[str, str]) -> None:
+    small = Image.open(io.BytesIO(client.post("/v1/downscale", content=photo.read_bytes()).content))
+    damaged, about = io.BytesIO(), PngImagePlugin.PngInfo()
+    assert change[0] in small.info["car"]
+    about.add_text("car", small.info["car"].replace(*change))
+    small.save(damaged, "PNG", pnginfo=about)
+    message = one_line(client.post("/v1/upscale", content=damaged.getvalue()), 422)
+    assert "the metadata of the small picture is damaged" in message
+    assert message.endswith("; name a model or a scale")
+    assert client.post("/v1/upscale?scale=4", content=damaged.getvalue()).status_code == 200
 
 
 def test_sizes(client: Any, service: str) -> None:
