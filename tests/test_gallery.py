@@ -335,6 +335,79 @@ def test_in_a_browser(browser: Any, site: Site, photographs: Path, tmp_path: Pat
     context.close()
 
 
+def test_keys_go_on_working_wherever_the_focus_is(
+    browser: Any, site: Site, photographs: Path, tmp_path: Path
+) -> None:
+    made(photographs, "-o", tmp_path / "site")
+    site.add_folder(tmp_path / "site")
+    site.files |= {quote(name): content for name, content in site.files.items()}
+    page = browser.new_context(viewport={"width": 900, "height": 700}).new_page()
+    page.goto(f"{site.url}/")
+    page.locator(".wall a").nth(0).click()
+
+    def next_by_key() -> None:
+        before = page.url
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url(lambda url: url != before)
+        page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+
+    stage = page.locator("#stage .stage")
+    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    for place in ("#stage .frame", "#caption", "#next"):  # on the picture, on nothing, on a button
+        page.locator(place).click()
+        page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+        for _ in range(4):
+            next_by_key()
+        page.keyboard.press("+")
+        assert "scale(1.5)" in stage.get_attribute("style")
+        before, address = stage.get_attribute("style"), page.url
+        page.keyboard.press("ArrowRight")
+        assert stage.get_attribute("style") != before
+        assert page.url == address
+        page.keyboard.press("0")
+        assert "scale" not in stage.get_attribute("style")
+        page.keyboard.press("c")
+        assert page.locator("#stage .slider").is_visible()
+        page.keyboard.press("c")
+        assert page.locator("#stage .slider").is_hidden()
+    page.context.close()
+
+
+def test_by_touch(browser: Any, site: Site, photographs: Path, tmp_path: Path) -> None:
+    made(photographs, "-o", tmp_path / "site")
+    site.add_folder(tmp_path / "site")
+    site.files |= {quote(name): content for name, content in site.files.items()}
+    context = browser.new_context(viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(f"{site.url}/")
+    page.locator(".wall a").nth(0).click()
+    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    devices = context.new_cdp_session(page)
+
+    def drag(x: float, y: float, by: int) -> None:
+        def touch(kind: str, *points: dict[str, float]) -> None:
+            devices.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
+
+        touch("touchStart", {"x": x, "y": y})
+        for step in range(1, 6):
+            touch("touchMove", {"x": x + by * step / 5, "y": y})
+        touch("touchEnd")
+
+    # there is no hovering, so it is to be seen at once
+    compare = page.locator("#stage .compare")
+    page.wait_for_function("(e) => getComputedStyle(e).opacity === '1'", arg=compare.element_handle())
+    compare.tap()
+    slider = page.locator("#stage .slider")
+    box, address = slider.bounding_box(), page.url
+    drag(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, -130)
+    assert int(slider.input_value()) < 30
+    page.wait_for_timeout(300)
+    assert page.url == address
+    drag(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2 - 80, -130)
+    page.wait_for_url(lambda url: url != address)
+    context.close()
+
+
 def test_without_scripts_there_are_still_pictures(
     browser: Any, site: Site, photographs: Path, tmp_path: Path
 ) -> None:
