@@ -58,6 +58,7 @@ button:focus-visible { outline: 3px solid var(--car-accent, #3b82f6); }
 .note { position: absolute; left: 10px; right: 106px; bottom: 10px; width: fit-content; padding: 4px 10px; border-radius: 3px; font: 12px/1.5 system-ui, sans-serif; color: #fff; background: rgb(0 0 0 / .65); }
 .status { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 [hidden] { display: none !important; }
+@media (hover: none) { button { opacity: 1; } }
 @media (prefers-reduced-motion: reduce) { button, .ring { transition: none; } }
 `;
 
