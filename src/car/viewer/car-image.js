@@ -550,13 +550,15 @@ export class CarImage extends HTMLElement {
 
   /** @param {Error} error */
   #fail(error) {
-    if (this.#state === "failed") return;
+    const nothing = this.small.complete && !this.small.naturalWidth; // is shown, not even the small picture
+    if (this.#state === "failed" && !nothing) return;
     this.#wanted = false;
     this.#withdraw();
     this.#picture = null; // another attempt begins anew
     this.#tiles = [];
     this.#first = null;
-    this.note.textContent = `Enlarged by the browser: ${error.message.replace(/^(Error: )+/, "")}`;
+    const reason = error.message.replace(/^(Error: )+/, "");
+    this.note.textContent = nothing ? `Nothing to show: ${reason}` : `Enlarged by the browser: ${reason}`;
     this.note.hidden = false;
     this.#say("failed", this.note.textContent);
   }
