@@ -390,16 +390,59 @@ def test_stopping_finishes_what_is_in_hand(photo: Path, tmp_path: Path) -> None:
             )
         )
         asking.start()
-        deadline = time.monotonic() + 30
-        while "car_work_in_hand 1.0" not in httpx.get(f"{url}/metrics").text:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        work_in_hand(url)
         process.send_signal(signal.SIGTERM)
         asking.join(60)
         assert answers[0].status_code == 200
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def work_in_hand(url: str) -> None:
+    """Wait until there is some."""
+    deadline = time.monotonic() + 60
+    while "car_work_in_hand 1.0" not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("why", ["it took too long", "the client left"])
+def test_stopping_does_not_wait_for_what_nobody_waits_for(photo: Path, tmp_path: Path, why: str) -> None:
+    content = big_photo(photo)
+    limit = 0.3 if why == "it took too long" else 60
+    with serving("--concurrency", 1, "--timeout", limit, cache=tmp_path) as (url, process):
+        address = f"{url}/v1/downscale?effort=9"  # for minutes
+        if why == "it took too long":
+            one_line(httpx.post(address, content=content, timeout=90), 503)
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(address, content=content, timeout=2)
+        work_in_hand(url)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(photo: Path, tmp_path: Path, number: int) -> None:
+    content = big_photo(photo)
+    with serving("--concurrency", 1, cache=tmp_path) as (url, process):
+
+        def ask() -> None:
+            with pytest.raises(httpx.HTTPError):
+                httpx.post(f"{url}/v1/downscale?effort=9", content=content, timeout=90)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        work_in_hand(url)
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)  # it goes on for who waits
+        process.send_signal(number)
+        assert process.wait(10) == 130
+        asking.join(10)
 
 
 def test_bad_requests_of_the_command(tmp_path: Path) -> None:

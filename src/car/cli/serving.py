@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from collections.abc import Generator
@@ -73,8 +74,8 @@ def serve_command(
     """Serve shrinking and restoring over HTTP, with a page to try it.
 
     Needs `pip install 'content-adaptive-resampler[serve]'`. Without options it listens to this computer
-    alone. It knows no users: put a proxy that does in front of it before others reach it. SIGTERM finishes
-    what is in hand.
+    alone. It knows no users: put a proxy that does in front of it before others reach it. SIGTERM or
+    Ctrl-C finishes what somebody waits for, a second one nothing.
 
     For example:
 
@@ -128,6 +129,11 @@ def serve_command(
     )
 
     class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            if self.should_exit:  # asked for a second time
+                os._exit(130)
+            self.should_exit = True
+
         @contextlib.contextmanager
         def capture_signals(self) -> Generator[None, None, None]:
             # unlike uvicorn's own, the signal is not sent again at the end: to stop when asked to is success
@@ -139,6 +145,8 @@ def serve_command(
                     signal.signal(number, handler)
 
     Server(config).run(sockets=[listener])
+    # all are answered; a regular end would wait for threads whose work was given up
+    os._exit(0)
 
 
 class SiteFormat(str, Enum):
