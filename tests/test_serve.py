@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -289,6 +290,18 @@ def test_lying_and_slow_clients(service: str) -> None:
     answer = raw(service, start + b"1000\r\n\r\nonly a little")
     assert b" 408 " in answer
     assert time.monotonic() - begin < 8
+
+
+def test_each_operation_has_a_name_of_its_own(client: Any) -> None:
+    from car.serve import Settings, create_app
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        described = create_app(Settings()).openapi()
+    assert described["paths"] == client.get("/openapi.json").json()["paths"]
+    names = [o["operationId"] for methods in described["paths"].values() for o in methods.values()]
+    assert {"get", "head"} <= described["paths"]["/small/{name}"].keys()
+    assert len(names) == len(set(names))
 
 
 def test_what_is_described_is_what_happens(service: str) -> None:
