@@ -21,6 +21,8 @@ from PIL import Image
 
 import car
 from browser import Site
+from car.errors import UsageError
+from car.gallery import plan_gallery
 from car.images import inspect_info
 
 HOSTILE = '"><img src=x onerror=alert(1)> & 100% #1?.png'
@@ -242,6 +244,29 @@ def test_names_that_are_no_text_and_a_site_among_its_sources(photographs: Path) 
     assert 'href="pictures/odd%20%FF%0A%20name.x4.png"' in page
 
 
+def test_galleries_among_the_photographs_are_none(photographs: Path, tmp_path: Path) -> None:
+    made(photographs, "-o", photographs / "site")
+    sources = {"a.jpg", "deeper/b.png", HOSTILE}
+    done = run(photographs, "-o", tmp_path / "other", "--json")
+    assert done.returncode == 0
+    assert {picture["source"] for picture in json.loads(done.stdout)["pictures"]} == sources
+    assert done.stderr.splitlines() == [
+        f"car: note: {photographs / 'site'} is a gallery: what lies in it is left out"
+    ]
+    # likewise where a pattern finds them; a file of the same name makes no gallery
+    (photographs / "deeper" / "gallery.json").write_text('{"files": [], "pictures": []}')
+    todo, galleries = plan_gallery(f"{photographs}/**/*.[jp]*g", tmp_path / "third", 4)
+    assert {job.source.relative_to(photographs).as_posix() for job in todo.jobs} == sources
+    assert galleries == (photographs / "site",)
+    with pytest.raises(UsageError, match="no photographs, only what lies in a gallery"):
+        plan_gallery(str(photographs / "site"), tmp_path / "third", 4)
+
+
+def test_a_single_picture_is_counted_as_one(photographs: Path, tmp_path: Path) -> None:
+    done = run(photographs / "a.jpg", "-o", tmp_path / "site")
+    assert "site: 1 picture, 1 of them new" in done.stdout
+
+
 def test_a_bad_picture_does_not_stop_the_others(photographs: Path, tmp_path: Path) -> None:
     (photographs / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     done = run(photographs, "-o", tmp_path / "site", "--json")
@@ -259,6 +284,7 @@ def test_bad_requests(photographs: Path, tmp_path: Path) -> None:
         (photographs, "-o", photographs / "a.jpg", "--overwrite"): "a.jpg is a file; a site is a folder",
         (photographs, "-o", "/proc/site"): "/proc/site/gallery.json: cannot be written",
         (photographs, "-o", tmp_path / "s", "--scale", 3): "no model shrinks by 3",
+        (photographs, "-o", tmp_path / "s", "--quality", 50): "--quality is for --format jpg, webp or avif",
     }
     for arguments, message in cases.items():
         done = run(*arguments)

@@ -197,10 +197,14 @@ def gallery_command(
     car gallery photos/ -o site/ --scale 2 --format avif --quality 60     # much lighter pages
     ```
     """
+    if quality is not None and format is SiteFormat.png:
+        raise UsageError("--quality is for --format jpg, webp or avif; png loses nothing")
     suffix = f".{format.value}"
     coding = coding_of(f"x{suffix}", quality)
     codec = open_codec(model, scale if model or scale else 4, effort=effort, coding=coding)
-    todo = plan_gallery(folder, output, codec.scale, suffix)
+    todo, galleries = plan_gallery(folder, output, codec.scale, suffix)
+    for other in galleries if not quiet else ():
+        error_line(f"note: {other} is a gallery: what lies in it is left out")
     name = title or Path(folder).resolve().name
     with progress(len(todo.jobs), "shrinking", as_json or quiet) as advance:
         built = build(

@@ -1,7 +1,9 @@
 """A web site of small pictures that restore their detail where they are viewed; see docs/viewer.md."""
 
+import glob
 import hashlib
 import html
+import itertools
 import json
 import os
 import re
@@ -63,16 +65,25 @@ class Built:
         return sum(picture.bytes for picture in self.pictures)
 
 
-def plan_gallery(folder: str, site: Path, scale: int, suffix: str = ".png") -> Plan:
+def plan_gallery(folder: str, site: Path, scale: int, suffix: str = ".png") -> tuple[Plan, tuple[Path, ...]]:
     """Return which photographs become which small pictures, in files that end with `suffix`.
 
+    What lies in a gallery is no photograph. The second result are the galleries in `folder` besides `site`.
+
     Raises:
-        UsageError: there are none.
+        UsageError: there are no photographs.
     """
     todo = plan([folder], f"{site / 'pictures'}{os.sep}", Renamer(suffix, add=f".x{scale}"))
     inside = site.resolve()
-    jobs = tuple(job for job in todo.jobs if not job.source.resolve().is_relative_to(inside))
-    return replace(todo, jobs=jobs)
+    jobs = [job for job in todo.jobs if not job.source.resolve().is_relative_to(inside)]
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(folder).parts)
+    top = Path(folder) if Path(folder).is_dir() else Path(*fixed)
+    folders = {parent for job in jobs for parent in job.source.parents if parent.is_relative_to(top)}
+    galleries = {path for path in folders if _manifest(path)}
+    jobs = [job for job in jobs if galleries.isdisjoint(job.source.parents)]
+    if not jobs:
+        raise UsageError(f"{folder}: no photographs, only what lies in a gallery")
+    return replace(todo, jobs=tuple(jobs)), tuple(sorted(galleries))
 
 
 def build(
@@ -207,10 +218,11 @@ def _manifest(site: Path) -> dict[str, Any] | None:
         names = [*about["files"], *(entry["file"] for entry in about["pictures"])]
         for entry in about["pictures"]:
             Shown(**entry)
+        ours = about["made_by"].startswith("car ")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     # it lies on a disk where others may write
-    good = all(isinstance(name, str) and _is_inside(name) for name in names)
+    good = ours and all(isinstance(name, str) and _is_inside(name) for name in names)
     return about if good else None
 
 
@@ -244,6 +256,8 @@ def _size(path: Path) -> int:
 
 def megabytes(count: int) -> str:
     """Say how many bytes these are."""
+    if count < 1000:
+        return f"{count} bytes"
     if count < 1_000_000:
         return f"{count / 1000:.0f} kB"
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
