@@ -498,6 +498,15 @@ def test_front_page(browser: Any, service: str, photo: Path) -> None:
     assert Image.open(download.value.path()).size == Image.open(photo).size
     page.locator("#pictures car-image[alt='deeper/b.png']").click()
     page.locator("#pictures car-image[alt='deeper/b.png'][data-state='restored']").wait_for(timeout=60_000)
+    # neither is the page as long as a long picture, nor does a small one take no bytes
+    long = io.BytesIO()
+    Image.new("RGB", (3, 500), "red").save(long, "PNG")
+    page.set_input_files("#file", {"name": "long.png", "mimeType": "image/png", "buffer": long.getvalue()})
+    page.locator("#stage car-image[alt='long.png, restored']").wait_for()
+    page.locator("#stage .small").evaluate("(image) => image.decode()")
+    assert page.evaluate("document.documentElement.scrollHeight") < 3 * 900
+    numbers = page.locator("#numbers").inner_text()
+    assert f"{len(long.getvalue())} bytes" in numbers
     page.set_input_files("#file", {"name": "junk.png", "mimeType": "image/png", "buffer": b"junk"})
     page.locator("#message", has_text="not a picture").wait_for()
     assert [p for p in problems if "422" not in p] == []
