@@ -21,6 +21,8 @@ from PIL import Image
 
 import car
 from browser import Site
+from car.errors import UsageError
+from car.gallery import plan_gallery
 from car.images import inspect_info
 
 HOSTILE = '"><img src=x onerror=alert(1)> & 100% #1?.png'
@@ -197,6 +199,39 @@ def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None
     assert outside.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "name", ["index.html", "pictures/a.x4.png", "viewer/car-image.js", "site.css", "gallery.json"]
+)
+def test_no_gallery_replaces_what_lies_in_a_folder_of_others(
+    photographs: Path, tmp_path: Path, name: str
+) -> None:
+    site = tmp_path / "site"
+    (site / name).parent.mkdir(parents=True)
+    (site / name).write_text("mine")
+    refused = run(photographs, "-o", site, "--overwrite")
+    assert refused.returncode == 2
+    assert f"{name} exists, and no gallery made it" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert files(site) == {name}
+    assert (site / name).read_text() == "mine"
+    # what is in nobody's way stays, and the gallery may be brought up to date
+    (site / name).rename(site / "CNAME")
+    assert made(photographs, "-o", site, "--overwrite")["made"] == 3
+    assert made(photographs, "-o", site, "--overwrite")["made"] == 0
+    assert (site / "CNAME").read_text() == "mine"
+
+
+def test_no_gallery_replaces_what_was_put_among_its_pictures(photographs: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    made(photographs, "-o", site)
+    Image.new("RGB", (64, 64)).save(photographs / "c.png")
+    (site / "pictures" / "c.x4.png").write_text("mine")
+    done = run(photographs, "-o", site, "--overwrite")
+    assert done.returncode == 1
+    assert "this gallery did not make it" in done.stderr
+    assert (site / "pictures" / "c.x4.png").read_text() == "mine"
+
+
 def test_names_that_are_no_text_and_a_site_among_its_sources(photographs: Path) -> None:
     odd = os.fsdecode(b"odd \xff\n name.png")
     Image.new("RGB", (40, 40)).save(photographs / "plain.png")
@@ -207,6 +242,29 @@ def test_names_that_are_no_text_and_a_site_among_its_sources(photographs: Path) 
         assert result["made"] == (0 if turn else 4)
     page = (photographs / "site" / "index.html").read_text()
     assert 'href="pictures/odd%20%FF%0A%20name.x4.png"' in page
+
+
+def test_galleries_among_the_photographs_are_none(photographs: Path, tmp_path: Path) -> None:
+    made(photographs, "-o", photographs / "site")
+    sources = {"a.jpg", "deeper/b.png", HOSTILE}
+    done = run(photographs, "-o", tmp_path / "other", "--json")
+    assert done.returncode == 0
+    assert {picture["source"] for picture in json.loads(done.stdout)["pictures"]} == sources
+    assert done.stderr.splitlines() == [
+        f"car: note: {photographs / 'site'} is a gallery: what lies in it is left out"
+    ]
+    # likewise where a pattern finds them; a file of the same name makes no gallery
+    (photographs / "deeper" / "gallery.json").write_text('{"files": [], "pictures": []}')
+    todo, galleries = plan_gallery(f"{photographs}/**/*.[jp]*g", tmp_path / "third", 4)
+    assert {job.source.relative_to(photographs).as_posix() for job in todo.jobs} == sources
+    assert galleries == (photographs / "site",)
+    with pytest.raises(UsageError, match="no photographs, only what lies in a gallery"):
+        plan_gallery(str(photographs / "site"), tmp_path / "third", 4)
+
+
+def test_a_single_picture_is_counted_as_one(photographs: Path, tmp_path: Path) -> None:
+    done = run(photographs / "a.jpg", "-o", tmp_path / "site")
+    assert "site: 1 picture, 1 of them new" in done.stdout
 
 
 def test_a_bad_picture_does_not_stop_the_others(photographs: Path, tmp_path: Path) -> None:
@@ -223,9 +281,10 @@ def test_a_bad_picture_does_not_stop_the_others(photographs: Path, tmp_path: Pat
 def test_bad_requests(photographs: Path, tmp_path: Path) -> None:
     cases = {
         (tmp_path / "none", "-o", tmp_path / "s"): "no such file or folder",
-        (photographs, "-o", photographs / "a.jpg"): "is there and no gallery",
-        (photographs, "-o", "/proc/site"): "/proc/site",
+        (photographs, "-o", photographs / "a.jpg", "--overwrite"): "a.jpg is a file; a site is a folder",
+        (photographs, "-o", "/proc/site"): "/proc/site/gallery.json: cannot be written",
         (photographs, "-o", tmp_path / "s", "--scale", 3): "no model shrinks by 3",
+        (photographs, "-o", tmp_path / "s", "--quality", 50): "--quality is for --format jpg, webp or avif",
     }
     for arguments, message in cases.items():
         done = run(*arguments)
@@ -299,6 +358,79 @@ def test_in_a_browser(browser: Any, site: Site, photographs: Path, tmp_path: Pat
     page.go_back()
     page.wait_for_url("about:blank")
     assert (problems, others) == ([], [])
+    context.close()
+
+
+def test_keys_go_on_working_wherever_the_focus_is(
+    browser: Any, site: Site, photographs: Path, tmp_path: Path
+) -> None:
+    made(photographs, "-o", tmp_path / "site")
+    site.add_folder(tmp_path / "site")
+    site.files |= {quote(name): content for name, content in site.files.items()}
+    page = browser.new_context(viewport={"width": 900, "height": 700}).new_page()
+    page.goto(f"{site.url}/")
+    page.locator(".wall a").nth(0).click()
+
+    def next_by_key() -> None:
+        before = page.url
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url(lambda url: url != before)
+        page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+
+    stage = page.locator("#stage .stage")
+    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    for place in ("#stage .frame", "#caption", "#next"):  # on the picture, on nothing, on a button
+        page.locator(place).click()
+        page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+        for _ in range(4):
+            next_by_key()
+        page.keyboard.press("+")
+        assert "scale(1.5)" in stage.get_attribute("style")
+        before, address = stage.get_attribute("style"), page.url
+        page.keyboard.press("ArrowRight")
+        assert stage.get_attribute("style") != before
+        assert page.url == address
+        page.keyboard.press("0")
+        assert "scale" not in stage.get_attribute("style")
+        page.keyboard.press("c")
+        assert page.locator("#stage .slider").is_visible()
+        page.keyboard.press("c")
+        assert page.locator("#stage .slider").is_hidden()
+    page.context.close()
+
+
+def test_by_touch(browser: Any, site: Site, photographs: Path, tmp_path: Path) -> None:
+    made(photographs, "-o", tmp_path / "site")
+    site.add_folder(tmp_path / "site")
+    site.files |= {quote(name): content for name, content in site.files.items()}
+    context = browser.new_context(viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(f"{site.url}/")
+    page.locator(".wall a").nth(0).click()
+    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    devices = context.new_cdp_session(page)
+
+    def drag(x: float, y: float, by: int) -> None:
+        def touch(kind: str, *points: dict[str, float]) -> None:
+            devices.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
+
+        touch("touchStart", {"x": x, "y": y})
+        for step in range(1, 6):
+            touch("touchMove", {"x": x + by * step / 5, "y": y})
+        touch("touchEnd")
+
+    # there is no hovering, so it is to be seen at once
+    compare = page.locator("#stage .compare")
+    page.wait_for_function("(e) => getComputedStyle(e).opacity === '1'", arg=compare.element_handle())
+    compare.tap()
+    slider = page.locator("#stage .slider")
+    box, address = slider.bounding_box(), page.url
+    drag(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, -130)
+    assert int(slider.input_value()) < 30
+    page.wait_for_timeout(300)
+    assert page.url == address
+    drag(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2 - 80, -130)
+    page.wait_for_url(lambda url: url != address)
     context.close()
 
 

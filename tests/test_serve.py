@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -226,12 +227,42 @@ def test_models_are_names_and_never_files(client: Any, photo: Path, tmp_path: Pa
     lying, about = io.BytesIO(), PngImagePlugin.PngInfo()
     about.add_text("car", text)
     image.save(lying, "PNG", pnginfo=about)
-    assert "of own.safetensors, which this version does not ship" in one_line(
-        client.post("/v1/upscale", content=lying.getvalue()), 422
-    )
+    message = one_line(client.post("/v1/upscale", content=lying.getvalue()), 422)
+    assert "of own.safetensors, which this version does not ship" in message
+    assert "--model" not in message  # which a service does not have
     one_line(client.post("/v1/downscale?scale=3", content=small), 422)
     one_line(client.post("/v1/downscale?scale=2&model=car_plus_x4", content=small), 422)
     one_line(client.post("/v1/downscale?effort=10", content=small), 422)
+
+
+def test_what_a_small_picture_says_is_not_contradicted(client: Any, photo: Path) -> None:
+    small = client.post("/v1/downscale?scale=4", content=photo.read_bytes()).content
+    for query in ("scale=2", "model=car_plus_x2", "model=car_codec_x2"):
+        message = one_line(client.post(f"/v1/upscale?{query}", content=small), 422)
+        assert message == "the picture says that it was made at scale 4, not 2"
+    plain = client.post("/v1/upscale", content=small)
+    for query in ("scale=4", "model=car_plus_x4", "scale=4&model=car_plus_x4"):
+        assert client.post(f"/v1/upscale?{query}", content=small).content == plain.content
+    other = client.post("/v1/upscale?model=car_codec_x4", content=small)
+    assert pixels(other.content).shape == pixels(plain.content).shape
+    assert "restored by car_codec_x4" in other.headers["car-notes"]
+    # of what has no quality, a note says so
+    answer = client.post("/v1/upscale?format=png&quality=5", content=small)
+    assert answer.content == plain.content
+    assert "PNG has no quality" in answer.headers["car-notes"]
+
+
+@pytest.mark.parametrize("change", [("160, 192", "-5, 10"), ('"scale": 4', '"scale": "4"'), ("{", "[")])
+def test_damaged_metadata_is_said_to_be(client: Any, photo: Path, change: tuple[str, str]) -> None:
+    small = Image.open(io.BytesIO(client.post("/v1/downscale", content=photo.read_bytes()).content))
+    damaged, about = io.BytesIO(), PngImagePlugin.PngInfo()
+    assert change[0] in small.info["car"]
+    about.add_text("car", small.info["car"].replace(*change))
+    small.save(damaged, "PNG", pnginfo=about)
+    message = one_line(client.post("/v1/upscale", content=damaged.getvalue()), 422)
+    assert "the metadata of the small picture is damaged" in message
+    assert message.endswith("; name a model or a scale")
+    assert client.post("/v1/upscale?scale=4", content=damaged.getvalue()).status_code == 200
 
 
 def test_sizes(client: Any, service: str) -> None:
@@ -271,6 +302,18 @@ def test_lying_and_slow_clients(service: str) -> None:
     answer = raw(service, start + b"1000\r\n\r\nonly a little")
     assert b" 408 " in answer
     assert time.monotonic() - begin < 8
+
+
+def test_each_operation_has_a_name_of_its_own(client: Any) -> None:
+    from car.serve import Settings, create_app
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        described = create_app(Settings()).openapi()
+    assert described["paths"] == client.get("/openapi.json").json()["paths"]
+    names = [o["operationId"] for methods in described["paths"].values() for o in methods.values()]
+    assert {"get", "head"} <= described["paths"]["/small/{name}"].keys()
+    assert len(names) == len(set(names))
 
 
 def test_what_is_described_is_what_happens(service: str) -> None:
@@ -377,16 +420,59 @@ def test_stopping_finishes_what_is_in_hand(photo: Path, tmp_path: Path) -> None:
             )
         )
         asking.start()
-        deadline = time.monotonic() + 30
-        while "car_work_in_hand 1.0" not in httpx.get(f"{url}/metrics").text:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        work_in_hand(url)
         process.send_signal(signal.SIGTERM)
         asking.join(60)
         assert answers[0].status_code == 200
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def work_in_hand(url: str) -> None:
+    """Wait until there is some."""
+    deadline = time.monotonic() + 60
+    while "car_work_in_hand 1.0" not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("why", ["it took too long", "the client left"])
+def test_stopping_does_not_wait_for_what_nobody_waits_for(photo: Path, tmp_path: Path, why: str) -> None:
+    content = big_photo(photo)
+    limit = 0.3 if why == "it took too long" else 60
+    with serving("--concurrency", 1, "--timeout", limit, cache=tmp_path) as (url, process):
+        address = f"{url}/v1/downscale?effort=9"  # for minutes
+        if why == "it took too long":
+            one_line(httpx.post(address, content=content, timeout=90), 503)
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(address, content=content, timeout=2)
+        work_in_hand(url)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(photo: Path, tmp_path: Path, number: int) -> None:
+    content = big_photo(photo)
+    with serving("--concurrency", 1, cache=tmp_path) as (url, process):
+
+        def ask() -> None:
+            with pytest.raises(httpx.HTTPError):
+                httpx.post(f"{url}/v1/downscale?effort=9", content=content, timeout=90)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        work_in_hand(url)
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)  # it goes on for who waits
+        process.send_signal(number)
+        assert process.wait(10) == 130
+        asking.join(10)
 
 
 def test_bad_requests_of_the_command(tmp_path: Path) -> None:
@@ -429,6 +515,15 @@ def test_front_page(browser: Any, service: str, photo: Path) -> None:
     assert Image.open(download.value.path()).size == Image.open(photo).size
     page.locator("#pictures car-image[alt='deeper/b.png']").click()
     page.locator("#pictures car-image[alt='deeper/b.png'][data-state='restored']").wait_for(timeout=60_000)
+    # neither is the page as long as a long picture, nor does a small one take no bytes
+    long = io.BytesIO()
+    Image.new("RGB", (3, 500), "red").save(long, "PNG")
+    page.set_input_files("#file", {"name": "long.png", "mimeType": "image/png", "buffer": long.getvalue()})
+    page.locator("#stage car-image[alt='long.png, restored']").wait_for()
+    page.locator("#stage .small").evaluate("(image) => image.decode()")
+    assert page.evaluate("document.documentElement.scrollHeight") < 3 * 900
+    numbers = page.locator("#numbers").inner_text()
+    assert f"{len(long.getvalue())} bytes" in numbers
     page.set_input_files("#file", {"name": "junk.png", "mimeType": "image/png", "buffer": b"junk"})
     page.locator("#message", has_text="not a picture").wait_for()
     assert [p for p in problems if "422" not in p] == []

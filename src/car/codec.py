@@ -488,10 +488,15 @@ def codec_for_picture(
         loaded = load(find(info.model, info.weights))
         return Codec(loaded, device=device, tile=tile, memory=memory, precision=precision, backend=backend)
     if model is None and scale is None:
-        raise UsageError("the picture does not say which model made it; name a model or a scale")
+        raise UsageError(f"{why_unknown(picture)}; name a model or a scale")
     return open_codec(
         model, scale, device=device, tile=tile, memory=memory, precision=precision, backend=backend
     )
+
+
+def why_unknown(picture: Picture) -> str:
+    """Say why it is not known which model made `picture`, which has no metadata."""
+    return picture.damage or "the picture does not say which model made it"
 
 
 def open_codec(

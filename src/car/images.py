@@ -77,6 +77,7 @@ class Picture:
         info: what a small picture says about itself.
         notes: what the user should know about how it was read.
         turned: the EXIF orientation, 1 to 8, that was applied to make it upright.
+        damage: what is wrong with what it says about itself, where `info` is None for that.
     """
 
     pixels: Pixels
@@ -86,6 +87,7 @@ class Picture:
     info: LRInfo | None
     notes: tuple[str, ...]
     turned: int = 1
+    damage: str | None = None
 
     @property
     def height(self) -> int:
@@ -413,9 +415,9 @@ def _finish(
     array = _upright(array, orientation)
     colour = np.repeat(array[:, :, :1], 3, axis=2) if grey else np.ascontiguousarray(array[:, :, :3])
     alpha = np.ascontiguousarray(array[:, :, -1]) if channels in (2, 4) else None
-    info, problem = found
-    all_notes = (*notes, problem) if problem else tuple(notes)
-    return Picture(colour, alpha, grey, icc, info, all_notes, orientation)
+    info, damage = found
+    all_notes = (*notes, damage) if damage else tuple(notes)
+    return Picture(colour, alpha, grey, icc, info, all_notes, orientation, damage)
 
 
 def _array_of(image: Image.Image, icc: bytes | None, notes: list[str]) -> tuple[Pixels, bytes | None]:

@@ -46,7 +46,7 @@ class LRInfo:
             and type(self.grey) is bool
         )
         if not good:
-            raise ImageError(f"not the metadata of a small picture: {str(self)[:200]}")
+            raise ImageError(f"the metadata of the small picture is damaged: {str(self)[:200]}")
 
     def to_json(self) -> str:
         """Return the text that PNG files carry."""

@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from collections.abc import Generator
@@ -73,8 +74,8 @@ def serve_command(
     """Serve shrinking and restoring over HTTP, with a page to try it.
 
     Needs `pip install 'content-adaptive-resampler[serve]'`. Without options it listens to this computer
-    alone. It knows no users: put a proxy that does in front of it before others reach it. SIGTERM finishes
-    what is in hand.
+    alone. It knows no users: put a proxy that does in front of it before others reach it. SIGTERM or
+    Ctrl-C finishes what somebody waits for, a second one nothing.
 
     For example:
 
@@ -128,6 +129,11 @@ def serve_command(
     )
 
     class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            if self.should_exit:  # asked for a second time
+                os._exit(130)
+            self.should_exit = True
+
         @contextlib.contextmanager
         def capture_signals(self) -> Generator[None, None, None]:
             # unlike uvicorn's own, the signal is not sent again at the end: to stop when asked to is success
@@ -139,6 +145,8 @@ def serve_command(
                     signal.signal(number, handler)
 
     Server(config).run(sockets=[listener])
+    # all are answered; a regular end would wait for threads whose work was given up
+    os._exit(0)
 
 
 class SiteFormat(str, Enum):
@@ -166,7 +174,8 @@ def gallery_command(
     ] = None,
     effort: Effort = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that is no gallery yet.")
+        bool,
+        typer.Option("--overwrite", help="Write beside what lies in a folder that is no gallery."),
     ] = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Then show it on this computer until Ctrl-C.")
@@ -188,10 +197,14 @@ def gallery_command(
     car gallery photos/ -o site/ --scale 2 --format avif --quality 60     # much lighter pages
     ```
     """
+    if quality is not None and format is SiteFormat.png:
+        raise UsageError("--quality is for --format jpg, webp or avif; png loses nothing")
     suffix = f".{format.value}"
     coding = coding_of(f"x{suffix}", quality)
     codec = open_codec(model, scale if model or scale else 4, effort=effort, coding=coding)
-    todo = plan_gallery(folder, output, codec.scale, suffix)
+    todo, galleries = plan_gallery(folder, output, codec.scale, suffix)
+    for other in galleries if not quiet else ():
+        error_line(f"note: {other} is a gallery: what lies in it is left out")
     name = title or Path(folder).resolve().name
     with progress(len(todo.jobs), "shrinking", as_json or quiet) as advance:
         built = build(
@@ -210,8 +223,9 @@ def gallery_command(
         shown = [asdict(picture) for picture in built.pictures]
         print_json(result | {"made": built.made, "pictures": shown, "failures": list(built.failures)})
     elif not quiet:
+        count = len(built.pictures)
         stdout.print(
-            f"{output}: {len(built.pictures)} pictures, {built.made} of them new, "
+            f"{output}: {count} picture{'s' * (count != 1)}, {built.made} of them new, "
             f"{megabytes(built.site_bytes)}; the originals are {megabytes(built.source_bytes)}"
         )
     for failure in built.failures:

@@ -1,7 +1,9 @@
 """A web site of small pictures that restore their detail where they are viewed; see docs/viewer.md."""
 
+import glob
 import hashlib
 import html
+import itertools
 import json
 import os
 import re
@@ -63,16 +65,25 @@ class Built:
         return sum(picture.bytes for picture in self.pictures)
 
 
-def plan_gallery(folder: str, site: Path, scale: int, suffix: str = ".png") -> Plan:
+def plan_gallery(folder: str, site: Path, scale: int, suffix: str = ".png") -> tuple[Plan, tuple[Path, ...]]:
     """Return which photographs become which small pictures, in files that end with `suffix`.
 
+    What lies in a gallery is no photograph. The second result are the galleries in `folder` besides `site`.
+
     Raises:
-        UsageError: there are none.
+        UsageError: there are no photographs.
     """
     todo = plan([folder], f"{site / 'pictures'}{os.sep}", Renamer(suffix, add=f".x{scale}"))
     inside = site.resolve()
-    jobs = tuple(job for job in todo.jobs if not job.source.resolve().is_relative_to(inside))
-    return replace(todo, jobs=jobs)
+    jobs = [job for job in todo.jobs if not job.source.resolve().is_relative_to(inside)]
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(folder).parts)
+    top = Path(folder) if Path(folder).is_dir() else Path(*fixed)
+    folders = {parent for job in jobs for parent in job.source.parents if parent.is_relative_to(top)}
+    galleries = {path for path in folders if _manifest(path)}
+    jobs = [job for job in jobs if galleries.isdisjoint(job.source.parents)]
+    if not jobs:
+        raise UsageError(f"{folder}: no photographs, only what lies in a gallery")
+    return replace(todo, jobs=tuple(jobs)), tuple(sorted(galleries))
 
 
 def build(
@@ -100,7 +111,7 @@ def build(
         title: of the page.
         description: a line below it.
         quality: see `car.images.write`.
-        overwrite: whether a folder that is no gallery may be written into.
+        overwrite: whether a folder that is no gallery may be written into; what lies there stays even so.
         max_pixels: larger photographs are refused.
         on_picture: called after each.
 
@@ -108,9 +119,12 @@ def build(
         UsageError: the viewer does not know the model, or the folder holds other things.
         ImageError: a file cannot be written, or there is nothing to show.
     """
-    viewer = _viewer_files(codec)
+    files = _viewer_files(codec)
+    files |= {f.name: f.read_bytes() for f in resources.files("car.gallery").joinpath("static").iterdir()}
     before = _manifest(site)
-    if before is None and site.exists() and (not site.is_dir() or any(site.iterdir())) and not overwrite:
+    if site.exists() and not site.is_dir():
+        raise UsageError(f"{site} is a file; a site is a folder")
+    if before is None and site.exists() and any(site.iterdir()) and not overwrite:
         raise UsageError(f"{site} is there and no gallery; --overwrite writes one into it")
     known = {entry["source"]: entry for entry in (before or {}).get("pictures", ())}
     ours = set((before or {}).get("files", ()))
@@ -119,10 +133,13 @@ def build(
     same = before is not None and all(before.get(key) == value for key, value in settings.items())
     about: dict[str, Any] = {"made_by": f"car {__version__}", "title": title, **settings}
     root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()
-    free = [
-        job for job in todo.jobs if overwrite or _below(job.target, site) in ours or not job.target.exists()
-    ]
-    planned = ours | {MANIFEST} | {_below(job.target, site) for job in free}
+    free = [job for job in todo.jobs if _below(job.target, site) in ours or not _is_there(job.target)]
+    always = {*files, "index.html", *([] if before else [MANIFEST])}
+    needed = [*sorted(always - ours), *(_below(job.target, site) for job in todo.jobs if before is None)]
+    for name in needed:
+        if _is_there(site / name):
+            raise UsageError(f"{site / name} exists, and no gallery made it; move it away")
+    planned = ours | always | {MANIFEST} | {_below(job.target, site) for job in free}
     # should this run be stopped, the next one knows what it may replace; what was shown before still is
     _write(site, {MANIFEST: _json((about | {"pictures": []}) | (before or {}) | {"files": sorted(planned)})})
     shown: list[Shown] = []
@@ -157,8 +174,6 @@ def build(
             on_picture()
     if failures and not shown:
         raise ImageError(f"{site}: there is nothing to show; {failures[0]}")
-    files = dict(viewer)
-    files |= {f.name: f.read_bytes() for f in resources.files("car.gallery").joinpath("static").iterdir()}
     site_bytes = sum(map(len, files.values())) + sum(picture.small_bytes for picture in shown)
     files["index.html"] = _page(title, description, shown, site_bytes).encode()
     listed = {*files, MANIFEST, *(picture.file for picture in shown)}
@@ -184,7 +199,10 @@ def _write(site: Path, files: dict[str, bytes]) -> None:
         with one_line_errors(str(target), "cannot be written"):
             if not target.resolve().is_relative_to(site.resolve()):
                 raise ImageError(f"{target} leads out of the site")
-            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:  # where nothing can be made, the system says that nothing is there
+                raise ImageError(f"{target}: cannot be written ({error.strerror})") from error
             atomic_write(target, content)
 
 
@@ -200,10 +218,11 @@ def _manifest(site: Path) -> dict[str, Any] | None:
         names = [*about["files"], *(entry["file"] for entry in about["pictures"])]
         for entry in about["pictures"]:
             Shown(**entry)
+        ours = about["made_by"].startswith("car ")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     # it lies on a disk where others may write
-    good = all(isinstance(name, str) and _is_inside(name) for name in names)
+    good = ours and all(isinstance(name, str) and _is_inside(name) for name in names)
     return about if good else None
 
 
@@ -224,6 +243,10 @@ def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)  # a link that leads nowhere is somebody's, too
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -233,6 +256,8 @@ def _size(path: Path) -> int:
 
 def megabytes(count: int) -> str:
     """Say how many bytes these are."""
+    if count < 1000:
+        return f"{count} bytes"
     if count < 1_000_000:
         return f"{count / 1000:.0f} kB"
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

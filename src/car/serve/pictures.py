@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from car.codec import Codec, open_codec
+from car.codec import Codec, open_codec, why_unknown
 from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
 from car.evaluate import round_trip_of
 from car.images import (
@@ -26,6 +26,9 @@ from car.weights.store import pulled_models
 
 SmallFormat = Literal["png", "webp"]
 LargeFormat = Literal["png", "webp", "jpg", "avif"]
+
+
+_NO_WEIGHTS = "fetch them where the service runs, or name another model of the same scale"
 
 
 class TooLargeError(CarError):
@@ -108,16 +111,21 @@ class Pictures:
         Raises:
             TooLargeError: the result has too many pixels.
             ImageError: it cannot be read.
-            UsageError: neither it nor the request says which model.
+            UsageError: neither it nor the request says which model, or they contradict each other.
             WeightsError: the weights that it names are not at hand.
         """
         picture = self._read(content)
         info = picture.info
-        if model is None and scale in (None, info.scale if info else None):
-            if info is None:
-                raise UsageError("the picture does not say which model made it; name a model or a scale")
-            model = find(info.model, info.weights)
-        codec = self.codec(model, scale)
+        codec = None if model is None and scale is None else self.codec(model, scale)
+        if info is not None:
+            if codec is not None and codec.scale != info.scale:
+                raise UsageError(
+                    f"the picture says that it was made at scale {info.scale}, not {codec.scale}"
+                )
+            if model is None:
+                codec = self.codec(find(info.model, info.weights, remedy=_NO_WEIGHTS), None)
+        if codec is None:
+            raise UsageError(f"{why_unknown(picture)}; name a model or a scale")
         self._check_size(picture.width * codec.scale, picture.height * codec.scale)
         large = codec.restore(picture)
         encoded, notes = encode(large, f"picture.{format}", quality=quality)

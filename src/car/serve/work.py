@@ -21,7 +21,7 @@ class TooSlowError(Exception):
 
 
 class GoneError(Exception):
-    """The client left before its work had begun."""
+    """The client left before its work was done."""
 
 
 class WorkPool:
@@ -49,7 +49,7 @@ class WorkPool:
         Raises:
             BusyError: there is no room; nothing was begun.
             TooSlowError: `timeout` seconds are over.
-            GoneError: `disconnected` said so before it began.
+            GoneError: `disconnected` said so before it was done.
         """
         with self._lock:
             if self.in_hand >= self._room:
@@ -65,8 +65,7 @@ class WorkPool:
             if done:
                 return waiting.result()
             late = asyncio.get_running_loop().time() >= deadline
-            gone = not late and not future.running() and await disconnected()
-            if late or (gone and future.cancel()):
+            if late or await disconnected():
                 future.cancel()
                 waiting.add_done_callback(_forget)
                 raise TooSlowError if late else GoneError
@@ -76,8 +75,8 @@ class WorkPool:
             self.in_hand -= 1
 
     def close(self) -> None:
-        """Finish what is in hand."""
-        self._threads.shutdown(wait=True)
+        """Begin nothing more; what nobody waits for any longer is not waited for here, either."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:

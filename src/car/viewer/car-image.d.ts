@@ -17,6 +17,8 @@ export declare class CarImage extends HTMLElement {
   /** What the small picture says about itself; null until it is read. */
   readonly info: Info | null;
   readonly state: State;
+  /** What may have the focus, and takes the keys. */
+  readonly frame: HTMLElement;
   /** Restore as soon as it is in view. */
   restore(): void;
   /** Stop restoring; what is painted stays. */

@@ -58,6 +58,7 @@ button:focus-visible { outline: 3px solid var(--car-accent, #3b82f6); }
 .note { position: absolute; left: 10px; right: 106px; bottom: 10px; width: fit-content; padding: 4px 10px; border-radius: 3px; font: 12px/1.5 system-ui, sans-serif; color: #fff; background: rgb(0 0 0 / .65); }
 .status { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 [hidden] { display: none !important; }
+@media (hover: none) { button { opacity: 1; } }
 @media (prefers-reduced-motion: reduce) { button, .ring { transition: none; } }
 `;
 
@@ -140,6 +141,13 @@ export class CarImage extends HTMLElement {
     this.compareButton.addEventListener("click", () => this.toggleAttribute("compare"));
     this.slider.addEventListener("input", () => this.#drawSlider());
     this.small.addEventListener("load", () => this.#update());
+    this.originalImage.addEventListener("load", () => this.#drawSlider());
+    this.originalImage.addEventListener("error", () => {
+      this.#drawSlider();
+      if (this.#state === "failed") return; // the note says why
+      this.note.textContent = "The original cannot be shown: compared with the small picture";
+      this.note.hidden = false;
+    });
     this.small.addEventListener("error", () => this.#fail(new Error("the picture cannot be shown")));
     this.#listen();
     this.#say("preview");
@@ -194,6 +202,7 @@ export class CarImage extends HTMLElement {
       this.frame.setAttribute("aria-label", now || "picture");
     }
     if (name === "original") {
+      if (this.#state !== "failed") this.note.hidden = true; // it was about another one
       if (now) this.originalImage.src = now;
       else this.originalImage.removeAttribute("src");
     }
@@ -541,13 +550,15 @@ export class CarImage extends HTMLElement {
 
   /** @param {Error} error */
   #fail(error) {
-    if (this.#state === "failed") return;
+    const nothing = this.small.complete && !this.small.naturalWidth; // is shown, not even the small picture
+    if (this.#state === "failed" && !nothing) return;
     this.#wanted = false;
     this.#withdraw();
     this.#picture = null; // another attempt begins anew
     this.#tiles = [];
     this.#first = null;
-    this.note.textContent = `Enlarged by the browser: ${error.message.replace(/^(Error: )+/, "")}`;
+    const reason = error.message.replace(/^(Error: )+/, "");
+    this.note.textContent = nothing ? `Nothing to show: ${reason}` : `Enlarged by the browser: ${reason}`;
     this.note.hidden = false;
     this.#say("failed", this.note.textContent);
   }
@@ -565,7 +576,7 @@ export class CarImage extends HTMLElement {
   /** Left of the slider is what was before: the small picture, or the original. */
   #drawSlider() {
     const comparing = this.hasAttribute("compare") && (this.#state === "restored" || this.#state === "restoring");
-    const original = this.hasAttribute("original");
+    const original = this.hasAttribute("original") && this.originalImage.naturalWidth > 0; // there, and a picture
     this.compareButton.setAttribute("aria-pressed", String(this.hasAttribute("compare")));
     this.slider.setAttribute("aria-label", `Compare the ${original ? "original" : "small picture"} with the restored one`);
     this.labels[0].textContent = original ? "Original" : "Small";

@@ -121,10 +121,16 @@ def default_model(scale: int, *, coded: bool = False) -> str:
     return f"{family}_x{scale}"
 
 
-def find(model: str, short_hash: str) -> str:
+def find(
+    model: str,
+    short_hash: str,
+    *,
+    remedy: str = "name the file of those weights as the model (--model)",
+) -> str:
     """Return the tag of the shipped weights, or the name of the pulled ones, that an LR file names.
 
     Where the file knows no hash, that is the model itself. Nothing that `load` takes for a path is returned.
+    `remedy` ends the message where there are none.
 
     Raises:
         WeightsError: no weights at hand have this hash, or no model has this name.
@@ -139,7 +145,7 @@ def find(model: str, short_hash: str) -> str:
             return record.name
     raise WeightsError(
         f"made with weights {short_hash or '(not said which)'} of {model}, which this version does not ship "
-        "and `car pull` did not fetch; name the file of those weights as the model (--model)"
+        f"and `car pull` did not fetch; {remedy}"
     )
 
 

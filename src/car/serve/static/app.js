@@ -22,6 +22,7 @@ function address(blob) {
 
 /** @param {number} bytes */
 function size(bytes) {
+  if (bytes < 1e3) return `${bytes} bytes`;
   return bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(2)} MB`;
 }
 
@@ -60,12 +61,14 @@ async function shrink(photograph) {
   addresses = [];
   try {
     const small = await (await send(`v1/downscale?scale=${scale}`, photograph)).blob();
+    const { width, height } = await createImageBitmap(small);
     if (mine !== turn) return;
     const picture = /** @type {CarImage} */ (document.createElement("car-image"));
     picture.setAttribute("alt", `${photograph.name}, restored`);
     picture.setAttribute("original", address(photograph));
     picture.setAttribute("compare", "");
     picture.setAttribute("restore", "now");
+    picture.style.setProperty("--ratio", String(width / height));
     save.disabled = true;
     picture.addEventListener("car-state", () => {
       save.disabled = picture.state !== "restored";
