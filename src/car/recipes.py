@@ -232,11 +232,11 @@ _LITE = Recipe(
 
 _CODEC = Recipe(
     "car_codec_x4",
-    minutes=36,
+    minutes=60,
     crop=128,
     coded=True,
     restoration="decibels",
-    luma_weight=0.7,
+    luma_weight=0.85,
     fidelity_weight=0.04,
     rate_weight=1.0,
     lr=5e-4,
