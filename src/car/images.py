@@ -785,9 +785,8 @@ def _restored_jpeg_steps(quality: int) -> list[list[int]]:
     """Return JPEG's tables, of luma and of colours, for small pictures that a network restores.
 
     The usual ones (ITU-T T.81, annex K) spend little on what the eye hardly sees at the file's own size. A
-    small picture's fine detail is the large one's coarse detail: these are flatter. They scale with quality as
-    the usual ones do, and make files smaller by about a third: what a quality is, is what the restored
-    picture is, which is no worse than one enlarged from a file with the usual tables.
+    small picture's fine detail is the large one's coarse detail: these are flatter. They scale with quality
+    as the usual ones do, and at the same quality make files smaller by a quarter to a third.
     """
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
     frequency = np.add.outer(np.arange(8), np.arange(8)).ravel()
