@@ -155,6 +155,12 @@ def card(entry: ManifestEntry) -> list[str]:
     speeds = [speed(entry.model, half) for half in ("downscale", "upscale")]
     if all(speeds):
         lines.append(f"- megapixels a second: {speeds[0]} shrinking, {speeds[1]} restoring")
+    if entry.model.startswith("car_plus"):
+        lines.append("- known failures, with pictures: [models.md](models.md#what-goes-wrong)")
+    if entry.model.startswith("car_codec"):
+        lines.append(
+            "- for lossy small files, whose figures are in [rate.md](rate.md); below is what PNG gives"
+        )
     lines.append(
         f"- measured by `car evaluate --img-dir datasets --target-dataset Set5 --model {entry.tag}`:"
     )

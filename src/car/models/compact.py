@@ -89,92 +89,121 @@ class ResidualDownscaler(nn.Module):
         return base + residual.to(base.dtype)
 
 
-# 2.5 levels of 255, squared: below the noise of photographs there is nothing to weigh
-_NOISE = 1e-4
+# 0.8 levels of 255, squared: where pixels differ by less, no kernel of theirs makes anything else of them
+_NOISE = 1e-5
 
 
 class MatchedDownscaler(KernelDownscaler):
-    """Shrink HR with the kernels nearest to bicubic that give the LR the brightness asked for (`car_lite`).
+    """Shrink HR with the kernels nearest to bicubic that give the LR the colour asked for (`car_lite`).
 
     ::
 
-        HR --+-- pixel-unshuffle s -> conv -> [residual block] x depth -> conv --> change of luma r
+        HR --+-- pixel-unshuffle s -> conv -> [residual block] x depth -> conv --> change of colour r
              |                                                                         |
-             +-- bicubic + r * w (Y - mean Y) / (var Y + noise) as kernels of 4s taps -+--> LR
+             +-- bicubic + w (C - mean C) (cov C + noise)^-1 r as kernels of 4s taps --+--> LR
 
-    The network says by how much the luma of an LR pixel is to differ from bicubic. What is added to the
-    bicubic kernel for it is a matched filter: the pixels' own luma Y about its mean, in a window w of 3s
-    pixels. Of all kernels that sum to zero and change luma so much, it is the smallest one (in the norm that
-    w divides). Every LR pixel thus stays a weighted mean of HR pixels, by one kernel for all colours, which
-    follow luma as they do in the window. Scales are even.
+    The network says by how much an LR pixel is to differ from bicubic. What is added to the bicubic kernel
+    for it is a matched filter: the pixels' own colours C about their mean, in a window w of 3s pixels. Of all
+    kernels that sum to zero and change the colour so, it is the smallest one (in the norm that w divides).
+    Every LR pixel thus stays a weighted mean of HR pixels, by one kernel for all colours: what is grey or
+    flat there, stays so. Scales are even.
 
-    `forward` needs no kernels: their sum over pixels is a ratio of covariances in the window.
+    `forward` needs no kernels: their sum over pixels is ``cov C (cov C + noise)^-1 r``.
     """
 
-    window: torch.Tensor
+    profile: torch.Tensor
 
     def __init__(self, scale: int, width: int, depth: int) -> None:
         super().__init__()
         self.scale = scale
-        self.trunk = residual_trunk(3 * scale**2, width, depth, zero_init(nn.Conv2d(width, 1, 3, padding=1)))
+        self.trunk = residual_trunk(3 * scale**2, width, depth, zero_init(nn.Conv2d(width, 3, 3, padding=1)))
         distance = (torch.arange(3 * scale) - (3 * scale - 1) / 2).abs()
-        hat = 1 - distance / (1.5 * scale)
-        self.register_buffer("window", torch.outer(hat, hat)[None, None], persistent=False)
-
-    def luma_change(self, hr: torch.Tensor) -> torch.Tensor:
-        """Return by how much luma is to differ from bicubic, ``[B, 1, H/s, W/s]``."""
-        return self.trunk(F.pixel_unshuffle(hr - 0.5, self.scale)).to(hr.dtype)
+        self.register_buffer("profile", 1 - distance / (1.5 * scale), persistent=False)
 
     def forward(self, hr: torch.Tensor) -> torch.Tensor:
-        change = self.luma_change(hr)
+        change = self._change(hr)
         with torch.autocast(hr.device.type, enabled=False):
             hr = hr.float() if hr.dtype in (torch.float16, torch.bfloat16) else hr
-            luma = _luma(hr)
-            mean = self._means(torch.cat([luma, hr, luma * luma, luma * hr], dim=1))
-            covariance = mean[:, 4:] - mean[:, :1] * mean[:, :4]  # of luma with luma, and with each colour
-            follow = covariance[:, 1:] / (covariance[:, :1].clamp_min(0) + _NOISE)
-            return bicubic_downscale(hr, self.scale) + change * follow
+            change = change.to(hr.dtype)
+            return bicubic_downscale(hr, self.scale) + change - _NOISE * self._solved(hr, change)[1]
+
+    def _change(self, hr: torch.Tensor) -> torch.Tensor:
+        return self.trunk(F.pixel_unshuffle(hr - 0.5, self.scale))
+
+    def _solved(self, hr: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean colour in the window, and ``(cov C + noise)^-1 r``, both ``[B, 3, h, w]``."""
+        red, green, blue = hr.split(1, dim=1)
+        squares = torch.cat([hr * hr, red * green, red * blue, green * blue], dim=1)
+        mean, moments = self._means(torch.cat([hr, squares], dim=1)).split([3, 6], dim=1)
+        r, g, b = mean.split(1, dim=1)
+        covariance = moments - torch.cat([mean * mean, r * g, r * b, g * b], dim=1)
+        return mean, _solve(covariance, change)
 
     def _means(self, planes: torch.Tensor) -> torch.Tensor:
         """Return means over the window, of those pixels in it that are in the image."""
-        channels = planes.shape[1]
-        window = self.window.to(planes.dtype)
-        sums = F.conv2d(
-            planes, window.expand(channels, -1, -1, -1), None, self.scale, self.scale, groups=channels
-        )
-        inside = F.conv2d(torch.ones_like(planes[:1, :1]), window, None, self.scale, self.scale)
-        return sums / inside
+        s, channels = self.scale, planes.shape[1]
+        profile = self.profile.to(planes.dtype)
+
+        def sums(x: torch.Tensor) -> torch.Tensor:
+            n = x.shape[1]
+            down = F.conv2d(
+                x, profile.view(1, 1, -1, 1).expand(n, -1, -1, -1), None, (s, 1), (s, 0), groups=n
+            )
+            across = profile.view(1, 1, 1, -1).expand(n, -1, -1, -1)
+            return F.conv2d(down, across, None, (1, s), (0, s), groups=n)
+
+        both = sums(torch.cat([planes, torch.ones_like(planes[:, :1])], dim=1))
+        return both[:, :channels] / both[:, channels:]
 
     def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         s, (height, width) = self.scale, hr.shape[-2:]
         side, before = 4 * s + 1, 3 * s // 2
         after = side - before - s
         # taps of an even scale lie between pixels; half a pixel puts them on pixels, and leaves the last idle
-        grid = (1, side**2, height // s, width // s)
+        grid = (side**2, height // s, width // s)
 
-        def taps(planes: torch.Tensor) -> torch.Tensor:
-            padded = F.pad(planes, (before, after, before, after))
-            return F.unfold(padded, side, stride=s).view(-1, *grid[1:])
+        def taps(plane: torch.Tensor) -> torch.Tensor:
+            padded = F.pad(plane, (before, after, before, after))
+            return F.unfold(padded, side, stride=s).view(-1, *grid)
 
         rows, columns = (_cubic_weights(n, s).to(hr).unsqueeze(0) for n in (height, width))
         along = [
             F.pad(m, (before, after)).unfold(2, side, s).diagonal(dim1=1, dim2=2) for m in (rows, columns)
         ]
-        base = torch.einsum("xuh,xvw->uvhw", *along).reshape(grid)
-        luma = _luma(hr)
-        mean = self._means(torch.cat([luma, luma * luma], dim=1))
-        variance = (mean[:, 1:] - mean[:, :1].square()).clamp_min(0)
-        window = F.pad(self.window.to(hr), (s // 2, side - 3 * s - s // 2) * 2).reshape(1, -1, 1, 1)
-        weights = window * taps(torch.ones_like(luma[:1]))
-        matched = weights / weights.sum(dim=1, keepdim=True) * (taps(luma) - mean[:, :1])
-        kernels = base + self.luma_change(hr) * matched / (variance + _NOISE)
+        kernels = torch.einsum("xuh,xvw->uvhw", *along).reshape(1, *grid)
+        profile = F.pad(self.profile.to(hr), (s // 2, side - 3 * s - s // 2))
+        weights = torch.outer(profile, profile).view(1, -1, 1, 1) * taps(torch.ones_like(hr[:1, :1]))
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        mean, solution = self._solved(hr, self._change(hr).to(hr.dtype))
+        for colour in range(3):
+            one = slice(colour, colour + 1)
+            kernels = kernels + solution[:, one] * weights * (taps(hr[:, one]) - mean[:, one])
         offset = torch.full_like(kernels, 0.5 / s)
         return kernels, offset, offset
 
 
-def _luma(rgb: torch.Tensor) -> torch.Tensor:
-    weights = rgb.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # ITU-R BT.601
-    return (rgb * weights).sum(dim=1, keepdim=True)
+def _solve(covariance: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return x of ``(covariance + noise) x = right`` at every pixel, by an LDL^T decomposition.
+
+    Args:
+        covariance: ``[B, 6, h, w]``: of red, green and blue with themselves, then of red and green, red and
+            blue, green and blue.
+        right: ``[B, 3, h, w]``.
+    """
+    rr, gg, bb, rg, rb, gb = covariance.split(1, dim=1)
+    first = rr.clamp_min(0) + _NOISE
+    green, blue = rg / first, rb / first
+    # the pivots are no smaller than the noise, but for rounding
+    second = (gg + _NOISE - green * rg).clamp_min(_NOISE)
+    left = gb - green * rb
+    blue_green = left / second
+    third = (bb + _NOISE - blue * rb - blue_green * left).clamp_min(_NOISE)
+    r, g, b = right.split(1, dim=1)
+    g = g - green * r
+    b = (b - blue * r - blue_green * g) / third
+    g = g / second - blue_green * b
+    r = r / first - green * g - blue * b
+    return torch.cat([r, g, b], dim=1)
 
 
 def _cubic_weights(size: int, scale: int) -> torch.Tensor:
