@@ -55,7 +55,7 @@ def operators(monkeypatch):
             model.upscale(rescaler.quantize(model.downscale(hr)))
         found[f"{name}, inference"] = set(seen.names)
         terms = {"gradient_weight": 0.01}
-        if "plus" not in name:
+        if "small" in name:
             terms |= {"tv_weight": 0.005, "offset_weight": 0.001}
         objective = Objective(model, recipe_for(name, **terms))
         with Recorder() as seen:

@@ -217,7 +217,7 @@ def test_broken_and_foreign_bodies(client: Any, photo: Path) -> None:
 def test_models_are_names_and_never_files(client: Any, photo: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
     own.write_bytes(Path(car.__file__).parent.joinpath("weights", "car_plus_x4.v3.safetensors").read_bytes())
-    for name in (str(own), "own.safetensors", "kgn.ckpt,usn.ckpt", "car_lite_x4", "nonsense"):
+    for name in (str(own), "own.safetensors", "kgn.ckpt,usn.ckpt", "car_small_x4", "nonsense"):
         message = one_line(client.post("/v1/downscale", params={"model": name[:64]}, content=b"x"), 422)
         assert "no model is called" in message
     small = client.post("/v1/downscale", content=photo.read_bytes()).content

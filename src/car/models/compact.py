@@ -112,6 +112,7 @@ class MatchedDownscaler(KernelDownscaler):
     """
 
     profile: torch.Tensor
+    axes: torch.Tensor
 
     def __init__(self, scale: int, width: int, depth: int) -> None:
         super().__init__()
@@ -119,25 +120,37 @@ class MatchedDownscaler(KernelDownscaler):
         self.trunk = residual_trunk(3 * scale**2, width, depth, zero_init(nn.Conv2d(width, 3, 3, padding=1)))
         distance = (torch.arange(3 * scale) - (3 * scale - 1) / 2).abs()
         self.register_buffer("profile", 1 - distance / (1.5 * scale), persistent=False)
+        # orthonormal: grey, red against green, both against blue
+        axes = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]], dtype=torch.float64)
+        axes = (axes / axes.norm(dim=1, keepdim=True)).float()
+        self.register_buffer("axes", axes[:, :, None, None], persistent=False)
 
     def forward(self, hr: torch.Tensor) -> torch.Tensor:
         change = self._change(hr)
         with torch.autocast(hr.device.type, enabled=False):
             hr = hr.float() if hr.dtype in (torch.float16, torch.bfloat16) else hr
             change = change.to(hr.dtype)
-            return bicubic_downscale(hr, self.scale) + change - _NOISE * self._solved(hr, change)[1]
+            lost = _NOISE * F.conv_transpose2d(self._solved(hr, change)[2], self.axes.to(hr.dtype))
+            return bicubic_downscale(hr, self.scale) + change - lost
 
     def _change(self, hr: torch.Tensor) -> torch.Tensor:
         return self.trunk(F.pixel_unshuffle(hr - 0.5, self.scale))
 
-    def _solved(self, hr: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean colour in the window, and ``(cov C + noise)^-1 r``, both ``[B, 3, h, w]``."""
-        red, green, blue = hr.split(1, dim=1)
-        squares = torch.cat([hr * hr, red * green, red * blue, green * blue], dim=1)
-        mean, moments = self._means(torch.cat([hr, squares], dim=1)).split([3, 6], dim=1)
-        r, g, b = mean.split(1, dim=1)
-        covariance = moments - torch.cat([mean * mean, r * g, r * b, g * b], dim=1)
-        return mean, _solve(covariance, change)
+    def _solved(
+        self, hr: torch.Tensor, change: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return colours C, their mean in the window, and ``(cov C + noise)^-1 r``, along `axes`.
+
+        In RGB, a variance of nearly grey pixels would be the small difference of large numbers.
+        """
+        axes = self.axes.to(hr.dtype)
+        colours = F.conv2d(hr - 0.5, axes)
+        light, first, second = colours.split(1, dim=1)
+        products = torch.cat([colours * colours, light * first, light * second, first * second], dim=1)
+        mean, moments = self._means(torch.cat([colours, products], dim=1)).split([3, 6], dim=1)
+        y, u, v = mean.split(1, dim=1)
+        covariance = moments - torch.cat([mean * mean, y * u, y * v, u * v], dim=1)
+        return colours, mean, _solve(covariance, F.conv2d(change, axes))
 
     def _means(self, planes: torch.Tensor) -> torch.Tensor:
         """Return means over the window, of those pixels in it that are in the image."""
@@ -174,10 +187,10 @@ class MatchedDownscaler(KernelDownscaler):
         profile = F.pad(self.profile.to(hr), (s // 2, side - 3 * s - s // 2))
         weights = torch.outer(profile, profile).view(1, -1, 1, 1) * taps(torch.ones_like(hr[:1, :1]))
         weights = weights / weights.sum(dim=1, keepdim=True)
-        mean, solution = self._solved(hr, self._change(hr).to(hr.dtype))
-        for colour in range(3):
-            one = slice(colour, colour + 1)
-            kernels = kernels + solution[:, one] * weights * (taps(hr[:, one]) - mean[:, one])
+        for colour, mean, solution in zip(
+            *(t.split(1, dim=1) for t in self._solved(hr, self._change(hr).to(hr.dtype))), strict=True
+        ):
+            kernels = kernels + solution * weights * (taps(colour) - mean)
         offset = torch.full_like(kernels, 0.5 / s)
         return kernels, offset, offset
 
@@ -186,24 +199,24 @@ def _solve(covariance: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return x of ``(covariance + noise) x = right`` at every pixel, by an LDL^T decomposition.
 
     Args:
-        covariance: ``[B, 6, h, w]``: of red, green and blue with themselves, then of red and green, red and
-            blue, green and blue.
+        covariance: ``[B, 6, h, w]``: of three colours with themselves, then of the first and second, first
+            and third, second and third.
         right: ``[B, 3, h, w]``.
     """
-    rr, gg, bb, rg, rb, gb = covariance.split(1, dim=1)
-    first = rr.clamp_min(0) + _NOISE
-    green, blue = rg / first, rb / first
+    aa, bb, cc, ab, ac, bc = covariance.split(1, dim=1)
+    first = aa.clamp_min(0) + _NOISE
+    b_a, c_a = ab / first, ac / first
     # the pivots are no smaller than the noise, but for rounding
-    second = (gg + _NOISE - green * rg).clamp_min(_NOISE)
-    left = gb - green * rb
-    blue_green = left / second
-    third = (bb + _NOISE - blue * rb - blue_green * left).clamp_min(_NOISE)
-    r, g, b = right.split(1, dim=1)
-    g = g - green * r
-    b = (b - blue * r - blue_green * g) / third
-    g = g / second - blue_green * b
-    r = r / first - green * g - blue * b
-    return torch.cat([r, g, b], dim=1)
+    second = (bb + _NOISE - b_a * ab).clamp_min(_NOISE)
+    left = bc - b_a * ac
+    c_b = left / second
+    third = (cc + _NOISE - c_a * ac - c_b * left).clamp_min(_NOISE)
+    a, b, c = right.split(1, dim=1)
+    b = b - b_a * a
+    c = (c - c_a * a - c_b * b) / third
+    b = b / second - c_b * c
+    a = a / first - b_a * b - c_a * c
+    return torch.cat([a, b, c], dim=1)
 
 
 def _cubic_weights(size: int, scale: int) -> torch.Tensor:
