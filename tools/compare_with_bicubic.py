@@ -8,6 +8,10 @@ for as many steps, and again for as many steps as it does in the time that the m
 kernel generator takes less; ``car train MODEL --dry-run`` measures it). Measures all on the test sets by the
 paper protocol, adds the result to ``docs/gain.json`` and the table to ``docs/training.md``. The runs resume
 like any other: the same command goes on after an interrupt.
+
+    python tools/compare_with_bicubic.py car_lite_x2 --runs runs/lite runs/control --img-dir datasets
+
+compares runs of `car train` that are there already, as long as each other: first the model's, then controls.
 """
 
 import argparse
@@ -42,8 +46,8 @@ def measure(weights: Path, img_dir: Path, sets: list[str]) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     sets = list(next(iter(results.values()))["learned"]["sets"])
     lines = [
-        "| trained | steps | " + " | ".join(f"{s}, dB" for s in sets) + " |",
-        "|---|---|" + "---|" * len(sets),
+        "| trained | steps | minutes | " + " | ".join(f"{s}, dB" for s in sets) + " |",
+        "|---" * (3 + len(sets)) + "|",
     ]
     for _, result in sorted(results.items()):
         ours = result["learned"]
@@ -53,39 +57,55 @@ def table(results: dict[str, Any]) -> str:
                 value = run["sets"][name]["psnr"]
                 gain = "" if run is ours else f" (gain {ours['sets'][name]['psnr'] - value:+.2f})"
                 cells.append(f"{value:.2f}{gain}")
-            lines.append(f"| `{run['model']}` | {run['steps']:,} | " + " | ".join(cells) + " |")
+            minutes = run.get("minutes", "")
+            lines.append(f"| `{run['model']}` | {run['steps']:,} | {minutes} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--data", type=Path, action="append")
     parser.add_argument("--img-dir", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--control-steps", type=int, nargs="+", required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--control-steps", type=int, nargs="+")
+    parser.add_argument("--runs", type=Path, nargs="+")
     parser.add_argument("--sets", nargs="+", default=["Set5", "Set14", "BSDS100"])
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
+    training = (options.data, options.out, options.steps, options.control_steps)
+    if (options.runs and any(training)) or (not options.runs and not all(training)):
+        parser.error("either --runs, or --data, --out, --steps and --control-steps")
 
-    def run(model: str, steps: int) -> dict[str, Any]:
-        out = options.out / f"{model}_{steps}"
-        recipe = recipe_for(model, steps=steps)
-        weights = train(recipe, options.data, out, cache=options.cache or options.out / "cache")
+    def result(model: str, out: Path) -> dict[str, Any]:
         log = read_log(out)
         done = {
             "model": model,
-            "steps": steps,
+            "steps": log[-1]["step"],
+            "minutes": round(log[-1]["seconds"] / 60, 1),
             "validation": [[r["step"], r["psnr"]] for r in log],
-            "sets": measure(weights, options.img_dir, options.sets),
+            "sets": measure(out / "model.safetensors", options.img_dir, options.sets),
         }
         print(json.dumps(done), flush=True)
         return done
 
+    def run(model: str, steps: int) -> dict[str, Any]:
+        out = options.out / f"{model}_{steps}"
+        recipe = recipe_for(model, steps=steps)
+        train(recipe, options.data, out, cache=options.cache or options.out / "cache")
+        return result(model, out)
+
     family, scale = options.model.rsplit("_", 1)
-    learned = run(options.model, options.steps)
-    controls = [run(f"{family}_bicubic_{scale}", steps) for steps in options.control_steps]
+    control = f"{family}_bicubic_{scale}"
+    if options.runs:
+        learned, *controls = (
+            result(model, out)
+            for model, out in zip([options.model] + [control] * len(options.runs), options.runs, strict=False)
+        )
+    else:
+        learned = run(options.model, options.steps)
+        controls = [run(control, steps) for steps in options.control_steps]
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[options.model] = {
         "date": time.strftime("%Y-%m-%d"),
