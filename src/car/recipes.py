@@ -219,7 +219,7 @@ _PLUS = Recipe(
 
 _LITE = Recipe(
     "car_lite_x4",
-    minutes=30,
+    minutes=22,
     crop=128,
     grey=0.05,
     shrunk=0.3,
