@@ -148,7 +148,7 @@ def test_own_weights_named_in_the_file_are_not_replaced_silently(tmp_path: Path,
     assert run("upscale", small, "-m", own, "-o", tmp_path / "a.png").returncode == 0
     done = run("upscale", small, "-s", 2, "-o", tmp_path / "b.png")
     assert done.returncode == 0
-    assert "restored by car_plus_x2 at 2x as asked for" in done.stderr
+    assert "but restored by car_plus_x2 at 2x" in done.stderr
     fails(2, "no model shrinks by 0", "upscale", small, "-s", 0, "-o", tmp_path / "c.png")
 
 

@@ -17,7 +17,7 @@ import car
 from car.codec import Codec, codec_for_picture, open_codec
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
-from car.images import Picture, encode, from_pil, read, write
+from car.images import Picture, decode, encode, from_pil, read, write
 from car.lr_info import LRInfo
 from car.metrics import psnr
 from car.models import create, model_names
@@ -194,6 +194,20 @@ def test_a_small_picture_that_a_program_turned_is_restored_as_it_was_made(
     turned = codecs[4].restore(replace(small.turn(orientation), info=info))
     np.testing.assert_array_equal(turned.pixels, as_made.turn(orientation).pixels)
     assert turned.notes == ("the picture was turned after it was made",)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_coded_small_picture_that_a_program_turned_loses_no_pixels(photo: Path, orientation: int) -> None:
+    """Which way cannot be told, and so not which side was filled up: nothing is cut off."""
+    codec = open_codec("car_codec_x2")
+    odd = Image.open(photo).convert("RGB").crop((0, 0, 101, 93))
+    small, info = codec.shrink(from_pil(odd))
+    coded = decode(encode(small, "a.jpg", info=info, quality=75)[0], "a.jpg")
+    turned = codec.restore(replace(coded.turn(orientation), info=info))
+    want = Picture(codec.upscale_pixels(coded.pixels), None, False, None, None, ()).turn(orientation)
+    assert turned.pixels.shape == want.pixels.shape == (102, 94, 3)
+    assert np.abs(turned.pixels.astype(float) - want.pixels).mean() < 3
+    assert "its size is 94x102" in turned.notes[1]
 
 
 def test_a_cropped_small_picture_is_restored_with_a_note(codecs) -> None:

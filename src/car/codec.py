@@ -176,7 +176,7 @@ class Codec:
         if picture.info is not None and (picture.info.scale, picture.info.model) != (s, self.loaded.name):
             notes = (
                 f"made by {picture.info.model} at {picture.info.scale}x, "
-                f"but restored by {self.loaded.name} at {s}x as asked for",
+                f"but restored by {self.loaded.name} at {s}x",
             )
         elif picture.info is not None and not self.loaded.sha256.startswith(picture.info.weights):
             notes = (f"made with other weights of {self.loaded.name} than it is restored with, as asked for",)
@@ -190,6 +190,10 @@ class Codec:
                     size = swapped
                     if picture.turned < 5:
                         notes += ("the picture was turned after it was made",)
+                        if swapped != full and self.loaded.name.startswith("car_codec_"):
+                            # what a lossy coder leaves does not tell which way: which side was filled up?
+                            size = full
+                            notes += (f"its size is {full[0]}x{full[1]}, as it is not known what to cut off",)
                 else:
                     notes += (
                         f"the picture was cropped or resized after it was made: restored to {s} times "
@@ -488,7 +492,9 @@ def codec_for_picture(
         loaded = load(find(info.model, info.weights))
         return Codec(loaded, device=device, tile=tile, memory=memory, precision=precision, backend=backend)
     if model is None and scale is None:
-        raise UsageError(f"{why_unknown(picture)}; name a model or a scale")
+        raise UsageError(
+            f"{why_unknown(picture)}; name a model, for lossy files car_codec_x2 or car_codec_x4, or a scale"
+        )
     return open_codec(
         model, scale, device=device, tile=tile, memory=memory, precision=precision, backend=backend
     )

@@ -725,7 +725,9 @@ def _encode(
         return _encode_tiff(array, picture, info), tuple(notes)
     if kind in ("JPEG", "BMP", "GIF") and picture.alpha is not None:
         if picture.alpha.min() < np.iinfo(picture.alpha.dtype).max:
-            raise ImageError(f"{kind} cannot keep the transparency of this picture; PNG, WebP and TIFF can")
+            raise ImageError(
+                f"{kind} cannot keep the transparency of this picture; PNG, WebP, AVIF and TIFF can"
+            )
         array = array[:, :, :-1] if array.shape[2] == 4 else array[:, :, 0]
     lossy = kind == "GIF" or is_lossy(f"x.{kind}", quality)
     if info and kind in ("BMP", "GIF"):
