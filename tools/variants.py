@@ -58,8 +58,13 @@ class InLumaAndColours(nn.Module):
         self.register_buffer("joined", matrix.inverse(), persistent=False)
 
     def forward(self, rgb: torch.Tensor) -> torch.Tensor:
-        inside = self.inner(torch.einsum("oc,bchw->bohw", self.get_buffer("split"), rgb))
-        return torch.einsum("oc,bchw->bohw", self.get_buffer("joined"), inside.float())
+        # by sums of products, which autocast leaves in float32
+        inside = self.inner(self._turned(rgb, self.get_buffer("split")))
+        return self._turned(inside.float(), self.get_buffer("joined"))
+
+    @staticmethod
+    def _turned(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        return (x[:, None] * matrix[None, :, :, None, None]).sum(dim=2)
 
 
 class Couplings(nn.Module):
