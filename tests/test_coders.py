@@ -56,7 +56,7 @@ def test_steps_of_jpeg_are_flatter_than_those_of_the_standard(photo):
     for ours, usual in zip(steps[:, 0], standard.values(), strict=True):
         assert ours[-1] / ours[0] < usual[-1] / usual[0]
     _, half = recode(tensor(photo), Coding("JPEG", 25))
-    assert torch.equal(half, 2 * steps)
+    assert torch.equal(half, (2 * steps).clamp_max(255))  # what a byte holds
     plain, _ = encode(Picture(photo, None, False, None, None, ()), "a.jpg", quality=50)
     with Image.open(io.BytesIO(plain)) as image:  # what no network restores has the usual ones
         assert image.quantization[0][:8] == standard["luma"]
