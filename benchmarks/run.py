@@ -165,7 +165,7 @@ def table(results: dict[str, Any]) -> str:
         "in the script's header.",
         "",
         f"Machine: {m['cpu']}, {m['cores']} cores, {m['threads']} threads; Python {m['python']}, "
-        f"PyTorch {m['torch']}; {m['date']}.",
+        f"PyTorch {m['torch']}; last run {m['date']}, rows that it did not measure are of earlier ones.",
         "",
         f"## Models, {WIDTH}x{HEIGHT} HR, float32",
         "",

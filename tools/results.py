@@ -185,14 +185,14 @@ def page() -> str:
         "protocol of the papers ([usage.md](usage.md)). Our rows are measured, the others as published.",
         "Urban100 and DIV2K were not at hand: `car evaluate --img-dir datasets --target-dataset Urban100",
         f"--scale 4` (or `DIV2KHR`) measures them. Speed: 2040x1356 pixels on {machine['cores']} cores of",
-        f"{machine['cpu']}, float32, PyTorch, {machine['date']} ([benchmarks.md](benchmarks.md)).",
+        f"{machine['cpu']}, float32, PyTorch, last run {machine['date']} ([benchmarks.md](benchmarks.md)).",
         "Multiply-adds are those of convolutions.",
         "",
         SWAPPED,
     ]
     for scale in (4, 2):
         lines += ["", *accuracy(scale, SHOWN, costs=True)]
-    lines += ["", "## The small pictures", "", *small_pictures(("car_plus", "car_codec"))]
+    lines += ["", "## The small pictures", "", *small_pictures(("car_plus", "car_lite", "car_codec"))]
     lines += ["", "## Weights in the package", ""]
     lines += ["Older weights are kept so that small pictures made with them restore.", ""]
     for entry in sorted(manifest(), key=lambda e: (e.model, e.tag)):

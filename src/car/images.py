@@ -788,7 +788,7 @@ def _restored_jpeg_steps(quality: int) -> list[list[int]]:
 
     The usual ones (ITU-T T.81, annex K) spend little on what the eye hardly sees at the file's own size. A
     small picture's fine detail is the large one's coarse detail: these are flatter. They scale with quality
-    as the usual ones do, and at the same quality make files smaller by a quarter to a third.
+    as the usual ones do, and at the same quality make files smaller by a sixth to a third.
     """
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
     frequency = np.add.outer(np.arange(8), np.arange(8)).ravel()
