@@ -2,22 +2,25 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 import car
 from car.codec import Codec, codec_for_picture, open_codec
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
-from car.images import Picture, decode, encode, from_pil, read, write
+from car.images import Picture, decode, encode, from_pil, read, to_pil, write
 from car.lr_info import LRInfo
 from car.metrics import psnr
 from car.models import create, model_names
@@ -305,6 +308,44 @@ def test_a_model_in_the_metadata_is_a_name_and_no_file(
         codec_for_picture(small)
     known = replace(small, info=LRInfo("car_plus_x4", "", 4, (32, 32)))
     assert codec_for_picture(known).loaded.name == "car_plus_x4"
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "family"),
+    [
+        ("a.jpg", {}, "car_codec"),
+        ("a.avif", {}, "car_codec"),
+        ("a.webp", {}, "car_codec"),
+        ("a.webp", {"icc_profile": SRGB}, "car_codec"),
+        ("a.webp", {"lossless": True}, "car_plus"),
+        ("a.png", {}, "car_plus"),
+        ("a.tiff", {}, "car_plus"),
+    ],
+)
+def test_a_scale_alone_stands_for_what_suits_the_file(
+    name: str, how: dict[str, Any], family: str, tmp_path: Path
+) -> None:
+    """Without metadata, as most programs leave files, lossy ones are for the model that knows of loss."""
+    path = tmp_path / "small" / name
+    path.parent.mkdir()
+    to_pil(picture(12, 10)).save(path, **how)
+    assert codec_for_picture(read(path), scale=2).loaded.name == f"{family}_x2"
+    assert codec_for_picture(read(path), model="car_plus_x2").loaded.name == "car_plus_x2"
+    if name != "a.webp":  # an open image does not tell
+        with Image.open(path) as image:
+            assert codec_for_picture(from_pil(image), scale=4).loaded.name == f"{family}_x4"
+    expected = np.asarray(car.upscale(path, model=f"{family}_x2")).astype(int)
+    command = [sys.executable, "-m", "car"]
+    for out, arguments in (
+        (tmp_path / "one.png", ["upscale", path, "-o", tmp_path / "one.png"]),
+        (tmp_path / "many" / "a.png", ["bulk", "upscale", path.parent, tmp_path / "many"]),
+    ):
+        subprocess.run([*command, *map(str, arguments), "--scale", "2"], check=True)
+        difference = np.abs(np.asarray(Image.open(out)).astype(int) - expected)
+        assert difference.max() <= 1  # another backend rounds otherwise; the other model is far away
 
 
 def test_unknown_weights_in_the_metadata_are_named(tmp_path: Path) -> None:

@@ -51,12 +51,13 @@ def test_steps_of_jpeg_are_flatter_than_those_of_the_standard(photo):
     """ITU-T T.81, tables K.1 and K.2, which quality 50 takes as they are; rows are vertical frequencies."""
     standard = {"luma": [16, 11, 10, 16, 24, 40, 51, 61], "colours": [17, 18, 24, 47, 99, 99, 99, 99]}
     _, steps = recode(tensor(photo), Coding("JPEG", 50))
-    assert steps[0, 0].tolist() == steps[0, :, 0].tolist() == [20, 24, 28, 32, 36, 40, 44, 48]
-    assert steps[1, 0].tolist() == [55, 62, 69, 76, 83, 90, 97, 104]
+    assert steps[0, 0].tolist() == steps[0, :, 0].tolist() == [22, 26, 29, 32, 36, 40, 43, 46]
+    assert steps[1, 0].tolist() == [60, 67, 74, 81, 88, 95, 102, 109]
     for ours, usual in zip(steps[:, 0], standard.values(), strict=True):
         assert ours[-1] / ours[0] < usual[-1] / usual[0]
     _, half = recode(tensor(photo), Coding("JPEG", 25))
-    assert torch.equal(half, (2 * steps).clamp_max(255))  # what a byte holds
+    # rounded after scaling, and a byte holds no more than 255
+    assert torch.allclose(half, (2 * steps).clamp_max(255), atol=1)
     plain, _ = encode(Picture(photo, None, False, None, None, ()), "a.jpg", quality=50)
     with Image.open(io.BytesIO(plain)) as image:  # what no network restores has the usual ones
         assert image.quantization[0][:8] == standard["luma"]

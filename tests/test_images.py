@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import imagecodecs
@@ -420,16 +420,30 @@ def test_comments_of_jpeg(tmp_path: Path) -> None:
         notes = write(path, colour(24, 32), info=info, quality=50)
         assert not [note for note in notes if "metadata" in note]
         assert read(path).info == inspect_info(path) == info
-    assert len(INFO.to_comment()) < len(INFO.to_xmp()) / 3
+    assert len(INFO.to_comment()) < len(INFO.to_xmp()) / 5
+    # older versions wrote an object
+    older = b"car:" + json.dumps(asdict(INFO)).encode()
+    Image.new("RGB", (8, 8)).save(path, comment=older)
+    assert read(path).info == INFO
     # beside a packet of another program, and a comment of another
     Image.new("RGB", (8, 8)).save(path, comment=INFO.to_comment(), xmp=b"<x:xmpmeta/>")
     assert read(path).info == INFO
     Image.new("RGB", (8, 8)).save(path, comment=b"car: a red one", xmp=INFO.to_xmp())
     assert read(path).info == INFO
-    Image.new("RGB", (8, 8)).save(path, comment=b'car:{"model": 3}')
-    picture = read(path)
-    assert picture.info is None
-    assert any("damaged" in note for note in picture.notes)
+    for damaged in (
+        b'car:{"model": 3}',
+        b'car:["m"]',
+        b'car:["m","",2,8,8,true,1]',
+        b'car:["m","",2,8,8,1]',
+        b'car:["m","",2.5,8,8]',
+        b'car:["m","",2,8,',
+        b'car:["m",' + b"[" * 30_000,
+    ):
+        Image.new("RGB", (8, 8)).save(path, comment=damaged)
+        picture = read(path)
+        assert picture.info is None
+        assert any("damaged" in note for note in picture.notes), damaged
+        assert not any("LRInfo" in note for note in picture.notes)
 
 
 @pytest.mark.parametrize("suffix", ["webp", "avif"])

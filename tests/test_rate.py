@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,17 @@ import pytest
 from PIL import Image
 
 from car.images import coding_options, from_pil
-from car.rate import QUALITIES, bd_rate, curves, gain_at_equal_bytes, hull, point_count, points
+from car.rate import (
+    QUALITIES,
+    bd_rate,
+    curves,
+    gain_at_equal_bytes,
+    hull,
+    installed_coders,
+    point_count,
+    points,
+)
+from car.rate_report import summary_of, tables
 
 
 @pytest.fixture
@@ -72,6 +83,13 @@ def test_gains_are_read_off_in_log_rate(photo: Path) -> None:
         "x", 2, "JPEG", (1,), (between,), ((curve.psnr[3] + curve.psnr[4]) / 2 + 1,), *[(0.0,)] * 5
     )
     assert gain_at_equal_bytes(middle, curve) == pytest.approx([1.0])
+    # no file of the coder is as small as these: what it gains on the smallest is the least it can gain
+    for psnr, least in ((curve.psnr[0] + 2, 2.0), (curve.psnr[0] - 2, math.nan)):
+        smaller = replace(middle, bpp=(rates[0] / 2,), psnr=(psnr,))
+        assert gain_at_equal_bytes(smaller, curve) == pytest.approx([least], nan_ok=True)
+        (row,) = summary_of([curve, smaller])["differences"]
+        assert row["gain_at_least"] == [1]
+        assert (f"at least {least:+.2f}" in tables(summary_of([curve, smaller]))) == (least > 0)
     assert hull([curve, middle])[0] == (rates[0], curve.psnr[0])
     assert (between, middle.psnr[0]) in hull([curve, middle])
 
@@ -97,7 +115,10 @@ def test_the_command_and_its_page(photo: Path, tmp_path: Path, browser: Any) -> 
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto((out / "index.html").as_uri())
-    page.locator(".look").first.wait_for()
+    look = page.locator(".look").first
+    look.wait_for()
+    shown = [look.locator(f".pair .{side}").get_attribute("alt") or "" for side in ("left", "right")]
+    assert [name.split(": ")[0] for name in shown] == ["JPEG", "car_codec_x2 2x + JPEG"]
     page.locator(".look select").first.select_option(index=0)
     assert page.locator(".look .left").first.get_attribute("alt") == "original"
     assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
@@ -127,6 +148,11 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
     done = run(tmp_path / "small.png", "--coder", "JPEG", "-o", tmp_path / "out")
     assert done.returncode == 2
     assert "too small to be measured" in done.stderr
+    assert not (tmp_path / "out").exists()
+    if "JXL" not in installed_coders():
+        done = run(tmp_path / "small.png", "--coder", "jxl", "-o", tmp_path / "out")
+        assert done.returncode == 2
+        assert "pip install pillow-jxl-plugin" in done.stderr
     done = run(tmp_path / "small.png", "--coder", "HEIC", "-o", tmp_path / "out")
     assert done.returncode == 2
     assert "no coder is called HEIC" in done.stderr

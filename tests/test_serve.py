@@ -252,6 +252,19 @@ def test_what_a_small_picture_says_is_not_contradicted(client: Any, photo: Path)
     assert "PNG has no quality" in answer.headers["car-notes"]
 
 
+def test_a_scale_stands_for_what_suits_the_file(client: Any, photo: Path) -> None:
+    small = Image.open(photo).resize((40, 48))
+    for kind, model in (("JPEG", "car_codec_x2"), ("PNG", "car_plus_x2")):
+        content = io.BytesIO()
+        small.save(content, kind)
+        by_scale, by_name = (
+            client.post(f"/v1/upscale?{query}", content=content.getvalue())
+            for query in ("scale=2", f"model={model}")
+        )
+        assert by_scale.status_code == 200
+        assert by_scale.content == by_name.content
+
+
 @pytest.mark.parametrize("change", [("160, 192", "-5, 10"), ('"scale": 4', '"scale": "4"'), ("{", "[")])
 def test_damaged_metadata_is_said_to_be(client: Any, photo: Path, change: tuple[str, str]) -> None:
     small = Image.open(io.BytesIO(client.post("/v1/downscale", content=photo.read_bytes()).content))

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from car.codec import Backend, Codec, Precision, open_codec
+from car.codec import Backend, Codec, Precision, model_for_picture, open_codec
 from car.coders import Coding, coding_of
 from car.errors import CarError, ImageError, StorageError, UsageError
 from car.evaluate import round_trip_of
@@ -29,7 +29,7 @@ from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size,
 from car.manifest import MANIFEST, ManifestWriter, Record, read_manifest
 from car.metrics import psnr
 from car.places import Entry, Place, open_source
-from car.weights import ModelName, find, list_models, load
+from car.weights import ModelName, list_models
 
 Kind = Literal["downscale", "upscale", "evaluate"]
 
@@ -101,7 +101,7 @@ class Worker:
 
     def __init__(self, source: str, target: str, work: Work, digest: str) -> None:
         self.source, self.target, self.work, self.digest = Place(source), Place(target), work, digest
-        self._codecs: dict[tuple[str, str], Codec] = {}
+        self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
         self._room = _Room(work.memory // _WHOLE)
 
@@ -220,29 +220,27 @@ class Worker:
         return record
 
     def _codec(self, picture: Picture, name: str) -> Codec:
-        work, key = self.work, ("", "")
-        info = picture.info if work.kind == "upscale" and work.model is None else None
-        if info is not None and work.scale in (None, info.scale):
-            key = (info.model, info.weights)
+        work, model = self.work, self.work.model
+        if work.kind == "upscale" and model is None:
+            if picture.info is None and work.scale is None:
+                raise UsageError(
+                    f"{name}: the picture does not say which model made it; name a scale or a model"
+                )
+            model = model_for_picture(picture, work.scale)
         with self._lock:
+            key = str(model)
             if key not in self._codecs:
-                options: dict[str, Any] = {
-                    "device": work.device,
-                    "tile": work.tile,
-                    "memory": work.memory // 4,
-                    "precision": work.precision,
-                    "backend": work.backend,
-                }
-                if key[0]:
-                    self._codecs[key] = Codec(load(find(*key)), **options)
-                else:
-                    if work.model is None and work.scale is None:
-                        raise UsageError(
-                            f"{name}: the picture does not say which model made it; name a scale or a model"
-                        )
-                    self._codecs[key] = open_codec(
-                        work.model, work.scale, effort=work.effort, coding=work.coding, **options
-                    )
+                self._codecs[key] = open_codec(
+                    model,
+                    work.scale if model == work.model else None,
+                    device=work.device,
+                    tile=work.tile,
+                    memory=work.memory // 4,
+                    precision=work.precision,
+                    backend=work.backend,
+                    effort=work.effort,
+                    coding=work.coding,
+                )
                 if work.tile is None:
                     self._codecs[key].tile = min(self._codecs[key].tile, _TILE)
             return self._codecs[key]

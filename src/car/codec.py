@@ -487,17 +487,31 @@ def codec_for_picture(
         UsageError: nothing says which model.
         WeightsError: the metadata names weights that are not shipped.
     """
-    if model is None and picture.info is not None and scale in (None, picture.info.scale):
-        info = picture.info
-        loaded = load(find(info.model, info.weights))
-        return Codec(loaded, device=device, tile=tile, memory=memory, precision=precision, backend=backend)
-    if model is None and scale is None:
+    if model is not None:  # then a scale that contradicts it is an error
+        name, asked = model, scale
+    else:
+        name, asked = model_for_picture(picture, scale), None
+    return open_codec(
+        name, asked, device=device, tile=tile, memory=memory, precision=precision, backend=backend
+    )
+
+
+def model_for_picture(picture: Picture, scale: int | None = None) -> str:
+    """Return the name of what restores `picture`: weights that its metadata names, unless for another scale.
+
+    Where it has none, `scale` stands for `car_plus`, and for `car_codec` where the file is lossy.
+
+    Raises:
+        UsageError: nothing says which model.
+        WeightsError: the metadata names weights that are not at hand.
+    """
+    if picture.info is not None and scale in (None, picture.info.scale):
+        return find(picture.info.model, picture.info.weights)
+    if scale is None:
         raise UsageError(
             f"{why_unknown(picture)}; name a model, for lossy files car_codec_x2 or car_codec_x4, or a scale"
         )
-    return open_codec(
-        model, scale, device=device, tile=tile, memory=memory, precision=precision, backend=backend
-    )
+    return default_model(scale, coded=picture.lossy)
 
 
 def why_unknown(picture: Picture) -> str:

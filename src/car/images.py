@@ -78,6 +78,7 @@ class Picture:
         notes: what the user should know about how it was read.
         turned: the EXIF orientation, 1 to 8, that was applied to make it upright.
         damage: what is wrong with what it says about itself, where `info` is None for that.
+        lossy: the file that it was read from is JPEG, AVIF or lossy WebP.
     """
 
     pixels: Pixels
@@ -88,6 +89,7 @@ class Picture:
     notes: tuple[str, ...]
     turned: int = 1
     damage: str | None = None
+    lossy: bool = False
 
     @property
     def height(self) -> int:
@@ -150,7 +152,8 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
                 with _no_pillow_limit():
                     image.load_prepare()  # asks for the limit a second time
             deep = image.format == "PNG" and len(content) > 28 and content[24] == 16
-            return _picture(image, _decode_deep_png(content) if deep else None)
+            picture = _picture(image, _decode_deep_png(content) if deep else None)
+            return replace(picture, lossy=picture.lossy or _is_lossy_webp(content))
 
 
 def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
@@ -380,7 +383,20 @@ def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
     except Exception:  # a damaged EXIF block raises almost anything and is no reason to refuse the pixels
         orientation = 1
     xmp = image.info.get("xmp") or tags.get(_XMP)
-    return _finish(array, orientation, icc, _find_info(image.info.get("car"), xmp, _comments(image)), notes)
+    found = _find_info(image.info.get("car"), xmp, _comments(image))
+    picture = _finish(array, orientation, icc, found, notes)
+    return replace(picture, lossy=image.format in ("JPEG", "MPO", "AVIF"))
+
+
+def _is_lossy_webp(content: bytes) -> bool:
+    """Return whether a file is a WebP whose pixels are in a chunk "VP8 ", and not "VP8L" or an animation."""
+    at = 12 if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else len(content)
+    while at + 8 <= len(content):
+        kind, length = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        at += 8 + length + length % 2
+    return False
 
 
 def _stretched_transparency(image: Image.Image) -> int | None:
@@ -792,7 +808,7 @@ def _restored_jpeg_steps(quality: int) -> list[list[int]]:
     """
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
     frequency = np.add.outer(np.arange(8), np.arange(8)).ravel()
-    tables = (20 + 4 * frequency, np.minimum(55 + 7 * frequency, 140))
+    tables = (22 + 3.5 * frequency, np.minimum(60 + 7 * frequency, 140))
     return [np.clip(np.round(table * percent / 100), 1, 255).astype(int).tolist() for table in tables]
 
 

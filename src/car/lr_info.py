@@ -46,7 +46,8 @@ class LRInfo:
             and type(self.grey) is bool
         )
         if not good:
-            raise ImageError(f"the metadata of the small picture is damaged: {str(self)[:200]}")
+            said = ", ".join(f"{name} = {value!r}" for name, value in asdict(self).items())
+            raise ImageError(f"the metadata of the small picture is damaged: {said[:200]}")
 
     def to_json(self) -> str:
         """Return the text that PNG files carry."""
@@ -59,10 +60,8 @@ class LRInfo:
         Raises:
             ImageError: the text is anything else.
         """
-        if len(text) > MAX_METADATA_BYTES:
-            raise ImageError("the metadata of the small picture is too long")
         try:
-            values = json.loads(text)
+            values = json.loads(_limited(text))
             size = tuple(values["size"])
             return cls(values["model"], values["weights"], values["scale"], size, values.get("grey", False))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -71,22 +70,29 @@ class LRInfo:
     def to_comment(self) -> bytes:
         """Return the comment that JPEG files carry, and the EXIF of WebP and AVIF as description.
 
-        It has a fifth of an XMP packet's bytes, which count in small files.
+        It is a list of the values in their order, a seventh of an XMP packet's bytes, which count in small
+        files.
         """
-        values = asdict(self) | ({} if self.grey else {"grey": None})
-        kept = {name: value for name, value in values.items() if value is not None}
-        return _COMMENT + json.dumps(kept, separators=(",", ":")).encode()
+        values = [self.model, self.weights, self.scale, *self.size, *([True] if self.grey else [])]
+        return _COMMENT + json.dumps(values, separators=(",", ":")).encode()
 
     @classmethod
     def from_comment(cls, comment: bytes) -> "LRInfo | None":
-        """Parse what `to_comment` gave; None where it is another comment.
+        """Parse what `to_comment` gives, or gave in older versions; None where it is another comment.
 
         Raises:
             ImageError: it is damaged.
         """
-        if not comment.startswith(_COMMENT + b"{"):
+        text = comment.removeprefix(_COMMENT).decode("utf-8", "replace")
+        if comment.startswith(_COMMENT + b"{"):  # files of older versions
+            return cls.from_json(text)
+        if not comment.startswith(_COMMENT + b'["'):
             return None
-        return cls.from_json(comment.removeprefix(_COMMENT).decode("utf-8", "replace"))
+        try:
+            model, weights, scale, width, height, *grey = json.loads(_limited(text))
+            return cls(model, weights, scale, (width, height), *grey)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ImageError("the metadata of the small picture is damaged") from error
 
     def to_xmp(self) -> bytes:
         """Return the XMP packet that TIFF files carry; WebP and AVIF of older versions have it too."""
@@ -117,6 +123,12 @@ class LRInfo:
             return cls(values["model"], values["weights"], _number(values["scale"]), size, grey)
         except (KeyError, ValueError, expat.ExpatError) as error:
             raise ImageError("the metadata of the small picture is damaged") from error
+
+
+def _limited(text: str) -> str:
+    if len(text) > MAX_METADATA_BYTES:
+        raise ImageError("the metadata of the small picture is too long")
+    return text
 
 
 def _number(text: str) -> int:

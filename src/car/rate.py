@@ -300,10 +300,21 @@ def rising(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def gain_at_equal_bytes(curve: Curve, anchor: Curve) -> tuple[float, ...]:
     """Return, setting by setting, how many dB `curve` is above `anchor` at the same bits per pixel.
 
-    The anchor is interpolated linearly in the logarithm of the rate; NaN outside its range.
+    The anchor is interpolated linearly in the logarithm of the rate. Below its range, where `below` is true,
+    stands what `curve` is above the smallest of the anchor's files, which have more bytes and no fewer
+    decibels than smaller ones would: at least so much it gains, if anything. NaN where nothing is known.
     """
-    at = np.interp(np.log(curve.bpp), np.log(anchor.bpp), anchor.psnr, left=math.nan, right=math.nan)
-    return tuple(float(ours - theirs) for ours, theirs in zip(curve.psnr, at, strict=True))
+    at = np.interp(np.log(curve.bpp), np.log(anchor.bpp), anchor.psnr, right=math.nan)
+    gains = [float(ours - theirs) for ours, theirs in zip(curve.psnr, at, strict=True)]
+    return tuple(
+        math.nan if under and gain < 0 else gain
+        for gain, under in zip(gains, below(curve, anchor), strict=True)
+    )
+
+
+def below(curve: Curve, anchor: Curve) -> tuple[bool, ...]:
+    """Return, setting by setting, whether `anchor` has no files as small as those of `curve`."""
+    return tuple(rate < min(anchor.bpp) for rate in curve.bpp)
 
 
 def bd_rate(

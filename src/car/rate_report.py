@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from car import pages
 from car.errors import UsageError
 from car.pages import Crops
-from car.rate import Curve, Decoded, Point, bd_rate, gain_at_equal_bytes, hull
+from car.rate import Curve, Decoded, Point, bd_rate, below, gain_at_equal_bytes, hull
 from car.report import most_telling_crop
 
 _CROP = 192
@@ -42,7 +42,11 @@ def summary_of(curves: Sequence[Curve]) -> dict[str, Any]:
         against = {c: bd_rate(line, tuple(zip(a.bpp, a.psnr, strict=True))) for c, a in direct.items()}
         gains = gain_at_equal_bytes(curve, direct[curve.coder])
         by_quality = dict(zip(curve.qualities, gains, strict=True))
-        rows.append({"name": curve.name, "bd_rate": against, "gain_db": by_quality})
+        under = below(curve, direct[curve.coder])
+        at_least = [quality for quality, small in zip(curve.qualities, under, strict=True) if small]
+        rows.append(
+            {"name": curve.name, "bd_rate": against, "gain_db": by_quality, "gain_at_least": at_least}
+        )
     hulls: list[dict[str, Any]] = []
     for coder, anchor in direct.items():
         ours = [c for c in curves if c.coder == coder and c.method.startswith("car_codec") and len(c.bpp) > 1]
@@ -72,13 +76,16 @@ def equal_bytes_crops(decoded: Sequence[Decoded], hr: NDArray[np.uint8]) -> tupl
         # what spends much less is not at equal bytes
         best = {label: one for label, one in best.items() if one.point.bpp > 0.6 * rate}
         ours = max(
-            (d for k, d in best.items() if k.startswith("car")), key=lambda d: d.point.psnr, default=None
+            (one for label, one in best.items() if label.startswith("car")),
+            key=lambda one: (one.point.coder == "JPEG", one.point.psnr),
+            default=None,
         )
         if ours is None or "JPEG" not in best:
             continue
         top, left = most_telling_crop(hr, ours.pixels, best["JPEG"].pixels, side)
         rows = [("original", hr)]
-        for label, one in best.items():
+        # the slider opens on the first coder, JPEG at full size, and on what comes last
+        for label, one in sorted(best.items(), key=lambda item: item[1] is ours):
             rows.append((f"{label}: {one.point.psnr:.2f} dB at {one.point.bpp:.3f} bpp", one.pixels))
         cut = tuple((name, pixels[top : top + side, left : left + side]) for name, pixels in rows)
         found.append(Crops(f"{image}, {rate} bits per pixel", cut))
@@ -170,15 +177,20 @@ def tables(found: dict[str, Any]) -> str:
     ]
     heads = ("", "quality", "bits per pixel", "PSNR, dB", "above the same coder at full size, dB")
     lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    gains = {row["name"]: row["gain_db"] for row in found["differences"]}
+    differences = {row["name"]: row for row in found["differences"]}
     for curve in found["curves"]:
         for n, quality in enumerate(curve["qualities"]):
-            gain = gains.get(curve["name"], {}).get(quality, math.nan)
             cells = (curve["name"], quality or "", f"{curve['bpp'][n]:.3f}", f"{curve['psnr'][n]:.2f}")
-            lines.append(
-                "| " + " | ".join(map(str, cells)) + f" | {'' if math.isnan(gain) else f'{gain:+.2f}'} |"
-            )
+            gain = _gain(differences.get(curve["name"]), quality)
+            lines.append("| " + " | ".join(map(str, cells)) + f" | {gain} |")
     return "\n".join(lines) + "\n"
+
+
+def _gain(row: dict[str, Any] | None, quality: int) -> str:
+    gain = row["gain_db"].get(quality, math.nan) if row else math.nan
+    if row is None or math.isnan(gain):
+        return ""
+    return f"{'at least ' if quality in row['gain_at_least'] else ''}{gain:+.2f}"
 
 
 def _percent(value: float | None) -> str:

@@ -39,14 +39,14 @@ from car.cli.common import (
     stderr,
     stdout,
 )
-from car.codec import Codec, codec_for_picture, open_codec
+from car.codec import Codec, model_for_picture, open_codec
 from car.coders import coding_of
 from car.errors import CarError, ImageError, UsageError
 from car.files import Job, Plan, Renamer, check_target, means_folder, plan
 from car.images import Picture, check_suffix, from_pil, inspect_info, read, write
 from car.inspection import inspect_kernels, kernels_picture
 from car.stream import Done, restore_file, shrink_file
-from car.weights import list_models
+from car.weights import ModelName, default_model, list_models
 
 
 @app.command("downscale")
@@ -139,7 +139,8 @@ def upscale_command(
 ) -> None:
     """Restore large images from small ones, to the exact size of the original.
 
-    Files made by `car downscale` need no option; for other pictures name a scale or a model.
+    Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale stands
+    for `car_codec` where the file is JPEG, AVIF or lossy WebP, and for `car_plus` otherwise.
 
     For example:
 
@@ -152,34 +153,27 @@ def upscale_command(
     wanted = _parse_size(size)
     budget = chosen_memory(memory)
     named = chosen_model(model, kgn, usn)
-    asked = named is not None or scale is not None
-    chosen = (
-        open_codec(
-            named, scale, device=device, tile=tile, memory=budget // 4, precision=precision, backend=backend
+    if named is None and scale is not None:
+        default_model(scale)  # or it would be found out by every picture
+
+    def opened(name: ModelName, scale: int | None) -> Codec:
+        return open_codec(
+            name, scale, device=device, tile=tile, memory=budget // 4, precision=precision, backend=backend
         )
-        if asked
-        else None
-    )
-    codecs: dict[tuple[str, str], Codec] = {}
+
+    chosen = None if named is None else opened(named, scale)
+    codecs: dict[str, Codec] = {}
     endings = sorted({f".x{m.scale}" for m in list_models()})
     add = ".restored" if output is None else ""
     todo = plan(inputs, output, Renamer(f".{format.value}", add=add, remove=endings))
 
     def codec_of(picture: Picture) -> Codec:
-        info = picture.info
-        if info is None or named is not None or scale not in (None, info.scale):
-            return chosen or codec_for_picture(picture)
-        key = (info.model, info.weights)
-        if key not in codecs:
-            codecs[key] = codec_for_picture(
-                picture,
-                device=device,
-                tile=tile,
-                memory=budget // 4,
-                precision=precision,
-                backend=backend,
-            )
-        return codecs[key]
+        if chosen is not None:
+            return chosen
+        name = model_for_picture(picture, scale)
+        if name not in codecs:
+            codecs[name] = opened(name, None)
+        return codecs[name]
 
     def restore(job: Job) -> dict[str, Any]:
         picture = read(job.source, max_pixels=max_pixels)
@@ -208,7 +202,7 @@ def info_command(
     if as_json:
         print_json(None if info is None else asdict(info))
     elif info is None:
-        stdout.print(f"{image}: not made by `car downscale`, or its metadata was lost")
+        stdout.print(f"{image}: not made by `car downscale`, or its metadata was lost or damaged")
     else:
         stdout.print(
             f"{image}: made by {info.model} (weights {info.weights or 'unknown'}) at {info.scale}x "

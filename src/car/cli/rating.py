@@ -88,6 +88,8 @@ def rate_command(
     """
     chosen = tuple(name.upper().replace("JPG", "JPEG") for name in coder or installed_coders())
     unknown = [name for name in chosen if name not in installed_coders()]
+    if "JXL" in unknown:
+        raise UsageError("JXL needs Pillow's plugin: pip install pillow-jxl-plugin")
     if unknown:
         raise UsageError(f"no coder is called {unknown[0]}; there are {', '.join(installed_coders())}")
     if target_dataset:
@@ -106,6 +108,7 @@ def rate_command(
     files = [path for path, _ in find_images(inputs)[0]]
     if images and images < len(files):
         files = [files[n * len(files) // images] for n in range(images)]
+    made = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,6 +137,8 @@ def rate_command(
             except CarError as error:  # noqa: PERF203 - one bad image must not end the work
                 failures.append({"source": str(path), "error": str(error)})
     if not found:
+        if made:
+            output.rmdir()
         raise UsageError(f"nothing could be measured: {failures[0]['error'] if failures else 'no images'}")
     lines = curves(found)
     result: dict[str, Any] = {"images": len({p.image for p in found}), "coders": chosen, **summary_of(lines)}

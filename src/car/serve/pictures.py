@@ -116,6 +116,8 @@ class Pictures:
         """
         picture = self._read(content)
         info = picture.info
+        if model is None and scale is not None and info is None:
+            model = default_model(scale, coded=picture.lossy)
         codec = None if model is None and scale is None else self.codec(model, scale)
         if info is not None:
             if codec is not None and codec.scale != info.scale:

@@ -47,7 +47,7 @@ function readComment(file) {
     const length = file[at + 2] * 256 + file[at + 3];
     if (length < 2) return null;
     const text = file[at + 1] === 0xfe ? latin1(file.subarray(at + 4, at + 2 + length)) : "";
-    if (text.startsWith("car:{")) return checked(JSON.parse(text.slice(4)));
+    if (/^car:(\{|\[")/.test(text)) return checked(commentValues(text));
     at += 2 + length;
   }
   return null;
@@ -58,9 +58,23 @@ function readComment(file) {
  * @param {Uint8Array} file
  */
 function readDescription(file) {
-  const at = find(file, 'car:{"model":', 0);
-  const end = at < 0 ? -1 : find(file, "}", at);
-  return end < 0 || end - at > MAX_METADATA_BYTES ? null : checked(JSON.parse(latin1(file.subarray(at + 4, end + 1))));
+  for (const [start, stop] of [['car:["', "]"], ['car:{"model":', "}"]]) {
+    const at = find(file, start, 0);
+    const end = at < 0 ? -1 : find(file, stop, at);
+    if (end >= 0 && end - at <= MAX_METADATA_BYTES) return checked(commentValues(latin1(file.subarray(at, end + 1))));
+  }
+  return null;
+}
+
+/**
+ * What a comment says: a list of values, or an object in files of older versions.
+ * @param {string} text
+ */
+function commentValues(text) {
+  const values = JSON.parse(text.slice(4));
+  if (!Array.isArray(values)) return values;
+  const [model, weights, scale, width, height, grey = false] = values;
+  return { model, weights, scale, size: [width, height], grey };
 }
 
 /**
