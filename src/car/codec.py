@@ -236,7 +236,7 @@ class Codec:
         if not self.effort:
             return small
         with self._arithmetic(gradients=True):
-            return refine(self.loaded.rescaler, small, pixels, STEPS[self.effort], self.device, self.coding)
+            return refine(self.loaded.rescaler, small, pixels, self.effort, self.device, self.coding)
 
     def _plainly_shrunk(self, pixels: NDArray[Any]) -> NDArray[Any]:
         height, width = pixels.shape[:2]

@@ -122,6 +122,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.recipe = model, recipe
         self.learn_downscaler = True
+        self.restoration = recipe.restoration
         self.coding: Coding | None = None
         """The lossy coder of the next step, in a recipe with `coded`."""
 
@@ -141,7 +142,7 @@ class Objective(nn.Module):
         restored = self.model.upscale(small)
         with torch.autocast(hr.device.type, enabled=False):
             lr, restored = lr.float(), restored.float()
-            measure = restoration_l1 if recipe.restoration == "l1" else restoration_decibels
+            measure = restoration_l1 if self.restoration == "l1" else restoration_decibels
             loss = measure(restored, hr, recipe.luma_weight)
             if isinstance(down, BicubicDownscaler):
                 return loss

@@ -43,6 +43,9 @@ class Recipe:
     restoration: Literal["l1", "decibels"] = _setting(
         "l1", "Loss of the restored image: mean absolute error, or the mean of the crops' PSNR."
     )
+    l1_share: float = _setting(
+        0.0, "Share of the training that starts by --restoration l1, before decibels take over."
+    )
     luma_weight: float = _setting(0.5, "Share of luma in the loss of the restored image, 0 to 1.")
     fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
     gradient_weight: float = _setting(
@@ -124,6 +127,7 @@ class Recipe:
             "repeats": (1 <= self.repeats <= _MOST, "at least 1"),
             "grey": (0 <= self.grey <= 1, "0 to 1"),
             "shrunk": (0 <= self.shrunk <= 1, "0 to 1"),
+            "l1_share": (0 <= self.l1_share <= 1, "0 to 1"),
             "luma_weight": (0 <= self.luma_weight <= 1, "0 to 1"),
             "lr": (0 < self.lr <= 10, "above 0 and at most 10"),
             "muon_lr": (0 < self.muon_lr <= 10, "above 0 and at most 10"),

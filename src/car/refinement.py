@@ -1,9 +1,10 @@
 """Encode-time effort: a small picture is refined for the upscaler that will restore it, at no cost to that.
 
-LR samples are moved by gradient steps through the frozen upscaler, with their rounding in the loop (in the
-manner of iterative inference in learned compression: Yang, Bamler & Mandt, "Improving inference for neural
-image compression", NeurIPS 2020). All levels of effort follow one path and keep the best picture met on it,
-so that more effort never restores worse.
+LR samples are moved by gradient steps through the frozen upscaler (in the manner of iterative inference in
+learned compression: Yang, Bamler & Mandt, "Improving inference for neural image compression", NeurIPS 2020).
+Steps are taken without rounding, whose noise would soon be all that a gradient sees; what counts is what is
+restored after it. All levels of effort follow one path and keep the best rounded picture met on it, so that
+more effort never restores worse.
 
 Where the small file will be JPEG, WebP or AVIF, the coder is in the loop as well, and what counts is error
 against bytes: the logarithm of the one plus that of the other, which is about the exchange rate of codecs at
@@ -11,6 +12,7 @@ few bits per pixel.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +25,7 @@ from car.metrics import LUMA_WEIGHTS
 from car.models import Rescaler, quantize
 from car.tiling import split
 
-STEPS = (0, 2, 4, 6, 9, 13, 18, 24, 32, 48)
+STEPS = (0, 3, 4, 6, 9, 13, 18, 24, 32, 48)
 """Gradient steps of each level of effort, 0 to 9."""
 
 MAX_CHANGE = 8 / 255
@@ -33,17 +35,17 @@ MAX_CHANGE_CODED = 24 / 255
 """The same where a lossy coder follows, whose own steps are that large."""
 
 _TILE = 128  # LR pixels a side of which activations are kept for the gradient
-_LUMA_SHARE = 0.5  # of the squared error that the steps reduce; the rest is RGB
-_MEMORY = (0.8, 0.95)  # of Adam: short, as there are few steps
+_LUMA_SHARE, _LUMA_SHARE_CODED = 0.9, 0.5  # of the squared error that the steps reduce; the rest is RGB
+_MEMORY, _MEMORY_CODED = (0.7, 0.9), (0.8, 0.95)  # of Adam: short, as there are few steps
 
 
 def step_size(scale: int, step: int, *, coded: bool = False) -> float:
     """Return the length of step 1, 2, ... in units of the [0, 1] range, for models of `scale`.
 
-    Found on photographs of the training set: long enough to leave a level of 8 bit at once, then shorter.
-    With a lossy coder behind it (`coded`), steps add up to what that notices.
+    Found on photographs of the training set. With a lossy coder behind it (`coded`), steps are to add up to
+    what that notices.
     """
-    first, decay = {2: (0.9, 0.1), 4: (1.0, 0.03)}.get(scale, (1.0, 0.1))
+    first, decay = {2: (0.5, 0.03), 4: (1.0, 0.03)}.get(scale, (1.0, 0.03))
     if coded:
         first, decay = 0.5, 0.05
     return first / (1 + decay * step) / 255
@@ -53,7 +55,7 @@ def refine(
     model: Rescaler,
     lr: NDArray[np.generic],
     hr: NDArray[np.generic],
-    steps: int,
+    effort: int,
     device: torch.device,
     coding: Coding | None = None,
 ) -> NDArray[np.generic]:
@@ -67,15 +69,30 @@ def refine(
         model: in evaluation mode, on `device`.
         lr: RGB ``[h, w, 3]``, uint8 or uint16.
         hr: RGB ``[H, W, 3]`` of the same type, H in (s * (h - 1), s * h] and W likewise.
-        steps: gradient steps; 0 returns `lr`.
+        effort: level, 0 to 9; 0 returns `lr`.
         device: where to compute.
         coding: how the file of `lr` will be coded with losses, in 8 bit; None: it will not be.
 
     Returns:
         ``[h, w, 3]`` of the same type.
     """
-    if steps == 0:
-        return lr
+    best = lr
+    for best in refinements(model, lr, hr, effort, device, coding):  # noqa: B007 - the last one
+        pass
+    return best
+
+
+def refinements(
+    model: Rescaler,
+    lr: NDArray[np.generic],
+    hr: NDArray[np.generic],
+    effort: int,
+    device: torch.device,
+    coding: Coding | None = None,
+) -> Iterator[NDArray[np.generic]]:
+    """Yield what `refine` returns for levels 1, 2, ... `effort`, which lie on one path."""
+    if effort == 0:
+        return
     most = int(np.iinfo(lr.dtype).max)  # type: ignore[type-var]
     levels = 255 if coding else most
     start = torch.from_numpy(lr.astype(np.float32) / most).permute(2, 0, 1)[None].to(device)
@@ -84,27 +101,34 @@ def refine(
     low, high = (start - change).clamp(0, 1), (start + change).clamp(0, 1)
     values, best = start.clone(), start
     momentum, power = torch.zeros_like(start), torch.zeros_like(start)
-    error = _Error(model, hr, most, device)
+    short, long = _MEMORY_CODED if coding else _MEMORY
+    error = _Error(model, hr, most, device, _LUMA_SHARE_CODED if coding else _LUMA_SHARE)
     lowest = math.inf
-    for step in range(1, steps + 2):
+    for step in range(STEPS[effort] + 1):
+        level, last = step in STEPS, step == STEPS[effort]
         rounded = quantize(values, levels)
+        score, gradient = math.inf, None
         if coding:
-            score, gradient = _coded_score(error, rounded, coding, with_gradient=step <= steps)
+            score, gradient = _coded_score(error, rounded, coding, with_gradient=not last)
         else:
-            score, _, gradient = error(rounded, with_gradient=step <= steps)
+            if level:
+                score = error(rounded, with_gradient=False).luma
+            if not last:
+                gradient = error(values, with_gradient=True).gradient
         if score < lowest:
             lowest, best = score, rounded
+        if level and step:
+            picture = best[0].permute(1, 2, 0).mul(levels).round().cpu().numpy()
+            yield (picture * (most // levels)).astype(lr.dtype)
         if gradient is None:
-            break
-        momentum = _MEMORY[0] * momentum + (1 - _MEMORY[0]) * gradient
-        power = _MEMORY[1] * power + (1 - _MEMORY[1]) * gradient.square()
-        mean, spread = momentum / (1 - _MEMORY[0] ** step), (power / (1 - _MEMORY[1] ** step)).sqrt()
+            return
+        momentum = short * momentum + (1 - short) * gradient
+        power = long * power + (1 - long) * gradient.square()
+        mean, spread = momentum / (1 - short ** (step + 1)), (power / (1 - long ** (step + 1))).sqrt()
         # where nothing pulls there is no direction, and Adam's own would be noise
-        length = step_size(model.geometry.scale, step, coded=coding is not None)
+        length = step_size(model.geometry.scale, step + 1, coded=coding is not None)
         values = values - length * mean / (spread + 0.1 * spread.mean() + 1e-12)
         values = torch.minimum(torch.maximum(values, low), high)
-    out = best[0].permute(1, 2, 0).mul(levels).round().cpu().numpy()
-    return (out * (most // levels)).astype(lr.dtype)
 
 
 def _coded_score(
@@ -141,6 +165,7 @@ class _Error:
     hr: NDArray[np.generic]
     levels: int
     device: torch.device
+    luma_share: float
 
     def __call__(self, lr: torch.Tensor, *, with_gradient: bool) -> _Found:
         """Return the errors of what is restored from `lr`, sums over pixels."""
@@ -164,7 +189,8 @@ class _Error:
                 difference = restored[:, : bottom - core.top, : right - core.left].float() - target
                 luma = (difference * weights).sum(0)
                 loss = (
-                    _LUMA_SHARE * luma.square().sum() + (1 - _LUMA_SHARE) * difference.square().mean(0).sum()
+                    self.luma_share * luma.square().sum()
+                    + (1 - self.luma_share) * difference.square().mean(0).sum()
                 )
             exact = target + difference.detach()
             exact = exact.clamp(0, 1).mul(self.levels).round().div(self.levels) - target
