@@ -432,6 +432,22 @@ def test_bfloat16_and_layout_change_the_numbers_a_little(trainer_of: Callable[..
     assert half == pytest.approx(plain, rel=0.05)
 
 
+def test_l1_comes_first_and_decibels_take_over(folder: Path, tmp_path: Path) -> None:
+    def trained(**changes: Any) -> dict[str, torch.Tensor]:
+        name = "-".join(map(str, changes.values()))
+        return load_file(train(replace(TINY, steps=4, ema=0.0, **changes), [folder], tmp_path / name))
+
+    def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(a[name], b[name]) for name in a)
+
+    l1, decibels = trained(restoration="l1"), trained(restoration="decibels")
+    assert not same(l1, decibels)
+    assert same(trained(restoration="decibels", l1_share=1.0), l1)
+    both = trained(restoration="decibels", l1_share=0.5)
+    assert not same(both, l1)
+    assert not same(both, decibels)
+
+
 def test_a_compiled_network_computes_the_same(trainer_of: Callable[..., Any]) -> None:
     def losses(**changes: Any) -> list[float]:
         with trainer_of(replace(TINY, **changes), str(changes)) as trainer:

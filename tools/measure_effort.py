@@ -2,8 +2,8 @@
 
     python tools/measure_effort.py --img-dir datasets [--images 20]
 
-Mean luma PSNR of what is restored, and seconds to shrink an image, on this machine. All levels are read off
-one path, which is what the command follows.
+Mean luma PSNR of what is restored, and seconds of CPU time to shrink an image, on this machine. All levels
+are read off one path, which is what the command follows.
 """
 
 import argparse
@@ -37,9 +37,9 @@ def measured(codec: Codec, path: Path) -> np.ndarray:
     pixels = np.ascontiguousarray(pixels[: pixels.shape[0] // 8 * 8, : pixels.shape[1] // 8 * 8])
     hr = tensor(pixels)
     bicubic = quantize(bicubic_downscale(hr, codec.scale))
-    begin = time.perf_counter()
+    begin = time.process_time()
     small = codec.downscale_pixels(pixels)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     refined = refinements(codec.loaded.rescaler, small, pixels, len(STEPS) - 1, torch.device("cpu"))
 
     def row() -> tuple[float, float, float]:
@@ -48,9 +48,9 @@ def measured(codec: Codec, path: Path) -> np.ndarray:
 
     rows = [row()]
     for _ in STEPS[1:]:
-        begin = time.perf_counter()
+        begin = time.process_time()
         small = next(refined)
-        seconds += time.perf_counter() - begin
+        seconds += time.process_time() - begin
         rows.append(row())
     return np.array(rows)
 
@@ -72,7 +72,7 @@ def main() -> None:
         name: [paths[n * len(paths) // most] for n in range(most)] if 0 < most < len(paths) else paths
         for name, paths in files.items()
     }
-    titles = [f"{name} ({len(paths)} images), dB / s" for name, paths in files.items()]
+    titles = [f"{name} ({len(paths)} images), dB / CPU s" for name, paths in files.items()]
     lines = [f"| | effort | steps | {' | '.join(titles)} | small to bicubic, dB |", "|---" * 7 + "|"]
     for model in options.models:
         codec = Codec(car.load(model), device="cpu")

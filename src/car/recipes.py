@@ -157,6 +157,8 @@ class Recipe:
                 raise UsageError(f"{name} = {getattr(self, name)}: must be {rule} for {self.model}")
         if self.coded and self.restoration != "decibels":
             raise UsageError("--coded needs --restoration decibels")
+        if self.coded and self.l1_share:
+            raise UsageError("--coded has no use for --l1-share: it goes by decibels from the start")
         if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
             raise UsageError("one of minutes, steps and epochs says how long to train")
 

@@ -244,7 +244,10 @@ class Trainer:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._inner_objective.learn_downscaler = progress >= recipe.downscaler_delay
-        self._inner_objective.restoration = "l1" if progress < recipe.l1_share else recipe.restoration
+        restoration = "l1" if progress < recipe.l1_share else recipe.restoration
+        if restoration != self._inner_objective.restoration:
+            self._inner_objective.restoration = restoration
+            self.watch = LossWatch()  # values of another loss say nothing
         self._inner_objective.coding = drawn(recipe.seed, self.step) if recipe.coded else None
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         batch = self.batches.get(self.step)
