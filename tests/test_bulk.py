@@ -266,6 +266,24 @@ def test_a_link_that_leads_nowhere_does_not_lead_results_out_of_the_target(tmp_p
     assert not outside.exists()
 
 
+def test_a_link_to_a_folder_does_not_lead_results_out_of_the_target(tmp_path):
+    photos(tmp_path / "src", 2)
+    outside = tmp_path / "outside"
+    (tmp_path / "dst").mkdir()
+    outside.mkdir()
+    (tmp_path / "dst/a").symlink_to(outside)
+    summary = go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True))
+    assert [failure.source for failure in summary.failures] == ["a/photo0.png"]
+    assert f"a link leads to {outside.resolve()}, out of {tmp_path / 'dst'}" in summary.failures[0].error
+    assert summary.done == 1
+    assert not list(outside.iterdir())
+    # the target itself may be a link, and one inside may lead elsewhere inside
+    (tmp_path / "dst/a").unlink()
+    (tmp_path / "dst/a").symlink_to(tmp_path / "dst/b")
+    (tmp_path / "link").symlink_to(tmp_path / "dst")
+    assert go(tmp_path / "src", tmp_path / "link", replace(DOWN, overwrite=True)).failed == 0
+
+
 def test_a_run_that_ended_before_its_manifest_is_taken_over(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src)
@@ -401,9 +419,13 @@ def test_what_a_listing_passes_over_is_counted(tmp_path):
     photos(src / ".trash", 1)
     for link in ("back", "a/up"):
         (src / link).symlink_to(src)
+    for name in ("dead.png", "dead.txt"):
+        (src / name).symlink_to(src / "nothing")
+    os.mkfifo(src / "a/pipe.png")
     (src / "small").mkdir()
     (src / "small/.old.png").write_bytes(b"hidden")
     expected = {"hidden files": 2, "hidden folders": 1, "links to folders": 2}
+    expected |= {"links that lead nowhere": 1, "pipes, sockets and devices": 1}
     for target in ("small", ".small"):  # below the source, itself hidden or not
         summary = go(src, src / target)
         assert (summary.found, summary.done, summary.failed) == (2, 2, 0)
@@ -413,10 +435,13 @@ def test_what_a_listing_passes_over_is_counted(tmp_path):
     shutil.rmtree(src / ".small")
     # of what is passed over, a glob tells what it asked for
     for pattern, left_out in (
-        ("*.png", {"hidden files": 1}),
-        ("*/*.png", {"hidden files": 1, "hidden folders": 1, "links to folders": 1}),
+        ("*.png", {"hidden files": 1, "links that lead nowhere": 1}),
+        (
+            "*/*.png",
+            {"hidden files": 1, "hidden folders": 1, "links to folders": 1, "pipes, sockets and devices": 1},
+        ),
         ("b/*/*.png", {}),
-        ("a/**/*.png", {"hidden files": 1, "links to folders": 1}),
+        ("a/**/*.png", {"hidden files": 1, "links to folders": 1, "pipes, sockets and devices": 1}),
         ("**", expected),
     ):
         (src / "one.png").write_bytes((src / "a/photo0.png").read_bytes())

@@ -28,6 +28,7 @@ _LEFTOVER_AGE = 3600  # seconds; no file takes as long to write
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
 # kinds of what a local listing passes over
 _HIDDEN_FILE, _HIDDEN_FOLDER, _LINKED_FOLDER = "hidden files", "hidden folders", "links to folders"
+_DEAD_LINK, _SPECIAL_FILE = "links that lead nowhere", "pipes, sockets and devices"
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,12 @@ class Place:
                     continue
                 try:
                     status = path.stat()
-                except OSError:  # a link that leads nowhere, or a file that was there a moment ago
+                except OSError:
+                    if path.is_symlink():  # else it is a file that was there a moment ago
+                        leave_out(path, _DEAD_LINK)
                     continue
                 if not stat.S_ISREG(status.st_mode):  # a pipe would be read for ever
+                    leave_out(path, _SPECIAL_FILE)
                     continue
                 entry = Entry(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
                 yield path.relative_to(self._root).as_posix(), entry
@@ -206,7 +210,7 @@ class Place:
         path = self._path(name)
         try:
             if self.is_local:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(Path(path).parent)
                 atomic_write(path, content)
                 return
             protocol = self._fs.protocol
@@ -220,6 +224,11 @@ class Place:
                 f"{self.path_of(name)}: cannot be written ({_why(cause or error)})",
                 fatal=isinstance(cause, OSError) and cause.errno in _FATAL,
             ) from error
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.resolve().is_relative_to(Path(self._root).resolve()):
+            raise ImageError(f"a link leads to {folder.resolve()}, out of {self.url}")
+        folder.mkdir(parents=True, exist_ok=True)
 
     def _write_and_rename(self, path: str, content: bytes) -> None:
         folder, _, last = path.rpartition("/")
@@ -266,8 +275,8 @@ def check_name(name: str) -> None:
 def open_source(text: str, keep: Callable[[str], bool]) -> tuple[Place, dict[str, Entry], dict[str, str]]:
     """Return the place that a folder, file, glob or URL names, what is there, and what was left out.
 
-    Left out (name -> kind) are hidden files that would count, and folders below which something might: hidden
-    ones, and links, which may lead back or out.
+    Left out (name -> kind) are what would count by its name but is hidden, a link that leads nowhere or no
+    regular file, and folders below which something might: hidden ones, and links, which may lead back or out.
 
     Args:
         text: as given by the user.
@@ -320,7 +329,7 @@ def _asked_for(passed: dict[str, str], pattern: str, keep: Callable[[str], bool]
     whole = re.compile(glob_translate(pattern))
 
     def asked(name: str, kind: str) -> bool:
-        if kind == _HIDDEN_FILE:
+        if kind not in (_HIDDEN_FOLDER, _LINKED_FOLDER):
             return bool(whole.match(name)) and keep(name)
         return any(part.match(name) for part in leading)
 
