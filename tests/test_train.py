@@ -440,12 +440,15 @@ def test_l1_comes_first_and_decibels_take_over(folder: Path, tmp_path: Path) -> 
     def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
         return all(torch.equal(a[name], b[name]) for name in a)
 
-    l1, decibels = trained(restoration="l1"), trained(restoration="decibels")
+    l1, decibels = trained(restoration="l1"), trained(restoration="decibels", l1_share=0.0)
     assert not same(l1, decibels)
     assert same(trained(restoration="decibels", l1_share=1.0), l1)
     both = trained(restoration="decibels", l1_share=0.5)
     assert not same(both, l1)
     assert not same(both, decibels)
+    # what is tuned further has been through that
+    tuned, without = (trained(l1_share=share, init="car_plus_x2") for share in (1.0, 0.0))
+    assert same(tuned, without)
 
 
 def test_a_compiled_network_computes_the_same(trainer_of: Callable[..., Any]) -> None:

@@ -44,7 +44,7 @@ class Recipe:
         "l1", "Loss of the restored image: mean absolute error, or the mean of the crops' PSNR."
     )
     l1_share: float = _setting(
-        0.0, "Share of the training that starts by --restoration l1, before decibels take over."
+        0.0, "Share of a training without --init that goes by l1 first, and only then by --restoration."
     )
     luma_weight: float = _setting(0.5, "Share of luma in the loss of the restored image, 0 to 1.")
     fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
@@ -216,6 +216,7 @@ _PLUS = Recipe(
     grey=0.05,
     shrunk=0.3,
     restoration="decibels",
+    l1_share=0.7,
     luma_weight=0.75,
     fidelity_weight=0.012,
     rate_weight=0.0004,
