@@ -54,8 +54,10 @@ def plot(path: Path, found: dict[str, np.ndarray]) -> None:
         for column, marker in zip(pair, "os", strict=True):
             line = sorted((row[column], row[0], name) for name, row in found.items())
             axes.plot([x for x, _, _ in line], [y for _, y, _ in line], marker=marker, label=titles[column])
-            for x, y, name in line:
-                axes.annotate(name, (x, y), fontsize=7, xytext=(3, 4), textcoords="offset points")
+            for at, (x, y, name) in enumerate(line):  # above and below in turn, as some lie close together
+                place = (4, (4, -9)[at % 2])
+                axes.annotate(name, (x, y), fontsize=7, xytext=place, textcoords="offset points")
+        axes.margins(0.15)
         axes.set_ylabel("restored, PSNR on luma, dB")
         axes.grid(alpha=0.3)
         axes.legend()
