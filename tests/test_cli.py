@@ -180,6 +180,15 @@ def test_every_format_that_carries_metadata_restores_without_options(suffix: str
     assert Image.open(folder / "r.png").size == (50, 30)
 
 
+def test_a_picture_restored_without_error_is_named_beside_the_mean(folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (48, 48), (128, 128, 128)).save(tmp_path / "flat.png")
+    done = run("evaluate", folder / "a.png", tmp_path / "flat.png", "-s", 4)
+    assert done.returncode == 0, done.stderr
+    assert "Mean of 2 images, 4x" in done.stdout
+    assert "infinite" in done.stdout
+    assert "1 of them restored without any error" in done.stdout
+
+
 def test_quality_of_small_pictures(folder: Path) -> None:
     def size(*options: object) -> tuple[int, str]:
         done = run("downscale", folder / "a.png", "-s", 2, "--overwrite", *options)

@@ -141,11 +141,12 @@ def test_one_bad_image_does_not_end_the_work(photo: Path, tmp_path: Path) -> Non
     rows = list(csv.DictReader((tmp_path / "out" / "points.csv").open()))
     assert {row["image"] for row in rows} == {"grey.png"}
     assert {row["ms_ssim"] for row in rows} == {"nan"}  # too small for five scales
+    assert "nan" not in (tmp_path / "out/index.html").read_text().split("All curves")[1].split("</table>")[0]
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "small.png")
-    done = run(tmp_path / "small.png", "--coder", "JPEG", "-o", tmp_path / "out")
+    done = run(tmp_path / "small.png", "--coder", "JPEG", "-o", tmp_path / "out/deep")
     assert done.returncode == 2
     assert "too small to be measured" in done.stderr
     assert not (tmp_path / "out").exists()

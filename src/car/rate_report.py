@@ -17,6 +17,7 @@ from car.rate import Curve, Decoded, Point, bd_rate, below, gain_at_equal_bytes,
 from car.report import most_telling_crop
 
 _CROP = 192
+_UNKNOWN = "not known, as too few points lie there or too little PSNR is common to both"
 RATES = (0.15, 0.3, 0.5)
 """Bits per pixel at which crops are put side by side."""
 
@@ -120,14 +121,17 @@ def plot(curves: Sequence[Curve], measure: str, title: str) -> bytes:
             label=curve.name,
         )
     axes.set_xscale("log")
-    axes.set_xlim(0.03, 4)
-    ticks = (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 4)
+    most = max(4.0, *(1.1 * rate for curve in curves for rate in curve.bpp))
+    axes.set_xlim(0.03, most)
+    ticks = [t for t in (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 4, 8, 16) if t <= most]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.set_xlabel("bits per HR pixel, of the whole file")
     axes.set_ylabel(measure.replace("psnr_rgb", "PSNR, RGB, dB").replace("psnr", "PSNR, luma, dB"))
     axes.set_title(title)
+    if all(math.isnan(value) for curve in curves for value in getattr(curve, measure)):
+        axes.text(0.5, 0.5, "not known of pictures under 176 pixels", transform=axes.transAxes, ha="center")
     axes.legend(fontsize=8, ncols=2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -139,7 +143,10 @@ def body(found: dict[str, Any], plots: Sequence[bytes], looks: Sequence[Crops]) 
     parts = [pages.heading("Rate and distortion"), *(pages.plot(content, "plot") for content in plots)]
     coders = sorted({coder for row in found["differences"] for coder in row["bd_rate"]})
     parts.append(
-        pages.heading("Bits for the same PSNR", "Bjontegaard's difference of rates; less is better.")
+        pages.heading(
+            "Bits for the same PSNR",
+            "Bjontegaard's difference of rates; less is better. Blank: too little PSNR is common to both.",
+        )
     )
     rows = [
         (row["name"], *(_percent(row["bd_rate"].get(coder)) for coder in coders))
@@ -149,7 +156,7 @@ def body(found: dict[str, Any], plots: Sequence[bytes], looks: Sequence[Crops]) 
     heads = ("", "quality", "bpp", "PSNR", "PSNR, RGB", "SSIM", "MS-SSIM", "encode, s", "decode, s")
     names = ("bpp", "psnr", "psnr_rgb", "ssim", "ms_ssim", "encode_seconds", "decode_seconds")
     points = [
-        (curve["name"], str(quality or ""), *(f"{curve[name][n]:.4g}" for name in names))
+        (curve["name"], str(quality or ""), *(_cell(curve[name][n]) for name in names))
         for curve in found["curves"]
         for n, quality in enumerate(curve["qualities"])
     ]
@@ -172,7 +179,7 @@ def tables(found: dict[str, Any]) -> str:
     lines.append("")
     lines += [
         f"The better of ours at each rate, {item['least_bpp']} to {item['most_bpp']} bits per pixel, as "
-        f"{item['coder']} against {item['coder']} at full size: {_percent(item['bd_rate']) or 'no overlap'}"
+        f"{item['coder']} against {item['coder']} at full size: {_percent(item['bd_rate']) or _UNKNOWN}"
         for item in found["hulls"]
     ]
     heads = ("", "quality", "bits per pixel", "PSNR, dB", "above the same coder at full size, dB")
@@ -191,6 +198,10 @@ def _gain(row: dict[str, Any] | None, quality: int) -> str:
     if row is None or math.isnan(gain):
         return ""
     return f"{'at least ' if quality in row['gain_at_least'] else ''}{gain:+.2f}"
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}"
 
 
 def _percent(value: float | None) -> str:

@@ -44,7 +44,7 @@ class Recipe:
         "l1", "Loss of the restored image: mean absolute error, or the mean of the crops' PSNR."
     )
     l1_share: float = _setting(
-        0.0, "Share of a training without --init that goes by l1 first, and only then by --restoration."
+        0.0, "Share of a training that goes by l1 first, then by --restoration; none with --init or --coded."
     )
     luma_weight: float = _setting(0.5, "Share of luma in the loss of the restored image, 0 to 1.")
     fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
@@ -157,8 +157,6 @@ class Recipe:
                 raise UsageError(f"{name} = {getattr(self, name)}: must be {rule} for {self.model}")
         if self.coded and self.restoration != "decibels":
             raise UsageError("--coded needs --restoration decibels")
-        if self.coded and self.l1_share:
-            raise UsageError("--coded has no use for --l1-share: it goes by decibels from the start")
         if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
             raise UsageError("one of minutes, steps and epochs says how long to train")
 

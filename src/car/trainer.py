@@ -244,7 +244,7 @@ class Trainer:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._inner_objective.learn_downscaler = progress >= recipe.downscaler_delay
-        by_l1 = progress < recipe.l1_share and not recipe.init
+        by_l1 = progress < recipe.l1_share and not (recipe.init or recipe.coded)
         restoration = "l1" if by_l1 else recipe.restoration
         if restoration != self._inner_objective.restoration:
             self._inner_objective.restoration = restoration

@@ -89,7 +89,10 @@ BackendOption = Annotated[
 Effort = Annotated[
     int,
     typer.Option(
-        "--effort", min=0, max=9, help="Refine the small picture while shrinking; 9 is the longest."
+        "--effort",
+        min=0,
+        max=9,
+        help="Refine the small picture while shrinking; 9 is the longest. Hardly pays for lossy files.",
     ),
 ]
 Tile = Annotated[

@@ -226,8 +226,13 @@ def evaluate_command(
         theirs = evaluation.mean_quality(r.bicubic for r in records)
         if len(records) <= 20:
             stdout.print(_per_image_table(records))
-        title = f"{target_dataset or inputs[0]}: mean of {len(records)} images, {codec.scale}x"
+        of_what = target_dataset or (inputs[0] if inputs and len(inputs) == 1 else "")
+        title = f"{of_what}: mean of" if of_what else "Mean of"
+        title += f" {len(records)} image{'s' if len(records) > 1 else ''}, {codec.scale}x"
         stdout.print(_quality_table(title, codec.loaded.tag or codec.loaded.name, ours, theirs))
+        exact = sum(math.isinf(r.model.psnr) for r in records)
+        if 0 < exact < len(records):
+            stdout.print(f"{exact} of them restored without any error, which makes the mean infinite")
     for failure in failures:
         error_line(failure["error"])
     if failures:
@@ -266,7 +271,8 @@ def _quality_table(title: str, name: str, ours: evaluation.Quality, theirs: eval
         ("restoring, s", "upscale_seconds", ".2f"),
     ):
         values = [getattr(quality, key) for quality in (ours, theirs)]
-        table.add_row(label, *("equal" if math.isinf(v) else format(v, form) for v in values))
+        same = "equal" if key.startswith("lr_") else "infinite"
+        table.add_row(label, *(same if math.isinf(v) else format(v, form) for v in values))
     return table
 
 

@@ -108,7 +108,7 @@ def rate_command(
     files = [path for path, _ in find_images(inputs)[0]]
     if images and images < len(files):
         files = [files[n * len(files) // images] for n in range(images)]
-    made = not output.exists()
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,8 +137,8 @@ def rate_command(
             except CarError as error:  # noqa: PERF203 - one bad image must not end the work
                 failures.append({"source": str(path), "error": str(error)})
     if not found:
-        if made:
-            output.rmdir()
+        for folder in made:
+            folder.rmdir()
         raise UsageError(f"nothing could be measured: {failures[0]['error'] if failures else 'no images'}")
     lines = curves(found)
     result: dict[str, Any] = {"images": len({p.image for p in found}), "coders": chosen, **summary_of(lines)}
@@ -171,6 +171,6 @@ def _print(result: dict[str, Any], output: Path) -> None:
     table = Table("", *(f"bits against {coder}" for coder in result["coders"]), title="The same PSNR takes")
     for row in result["differences"]:
         cells = (row["bd_rate"].get(coder, math.nan) for coder in result["coders"])
-        table.add_row(row["name"], *("" if math.isnan(cell) else f"{cell:+.1f} %" for cell in cells))
+        table.add_row(row["name"], *("not known" if math.isnan(c) else f"{c:+.1f} %" for c in cells))
     stdout.print(table)
     stdout.print(f"{output / 'index.html'} shows it all", soft_wrap=True)
