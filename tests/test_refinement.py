@@ -29,14 +29,16 @@ def restored_psnr_of(large, hr, scale):
     return psnr(one, other, border=scale if min(hr.shape[:2]) > 2 * scale else 0)
 
 
-@pytest.mark.parametrize("scale", [2, 4])
-def test_no_level_is_worse_than_the_one_below(photo, scale):
+# with gradients taken where samples are rounded, level 4 would gain 1.9 dB at 2x, and level 1 nothing
+@pytest.mark.parametrize(("scale", "gain"), [(2, 2.2), (4, 1.0)])
+def test_no_level_is_worse_than_the_one_below(photo, scale, gain):
     measured = []
     for effort in (0, 1, 2, 4):
         codec = Codec(car.load(f"car_plus_x{scale}"), device="cpu", effort=effort)
         measured.append(round_trip(codec, photo).record.model.psnr)
     assert measured == sorted(measured)
-    assert measured[-1] > measured[0] + 0.1
+    assert measured[1] > measured[0] + 0.1
+    assert measured[-1] > measured[0] + gain
 
 
 def test_lower_levels_are_the_start_of_the_same_path(photo):

@@ -451,6 +451,16 @@ def test_l1_comes_first_and_decibels_take_over(folder: Path, tmp_path: Path) -> 
     assert same(tuned, without)
 
 
+def test_another_loss_is_watched_anew(trainer_of: Callable[..., Any]) -> None:
+    with trainer_of(replace(TINY, restoration="decibels", l1_share=0.5)) as trainer:
+        known = []
+        for progress in (0.1, 0.4, 0.5, 0.9):
+            trainer.watch.update(0.01, 20)
+            trainer._train_step(progress)
+            known.append(trainer.watch.steps)
+    assert known == [20, 40, 0, 20]
+
+
 def test_a_compiled_network_computes_the_same(trainer_of: Callable[..., Any]) -> None:
     def losses(**changes: Any) -> list[float]:
         with trainer_of(replace(TINY, **changes), str(changes)) as trainer:

@@ -388,10 +388,15 @@ def _picture(image: Image.Image, deep: Pixels | None) -> Picture:
     return replace(picture, lossy=image.format in ("JPEG", "MPO", "AVIF"))
 
 
+_MOST_WEBP_CHUNKS = 1000  # before the pixels; usual are three, and a hostile file could have millions
+
+
 def _is_lossy_webp(content: bytes) -> bool:
     """Return whether a file is a WebP whose pixels are in a chunk "VP8 ", and not "VP8L" or an animation."""
     at = 12 if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else len(content)
-    while at + 8 <= len(content):
+    for _ in range(_MOST_WEBP_CHUNKS):
+        if at + 8 > len(content):
+            break
         kind, length = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
         if kind in (b"VP8 ", b"VP8L"):
             return kind == b"VP8 "

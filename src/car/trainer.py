@@ -246,9 +246,9 @@ class Trainer:
         self._inner_objective.learn_downscaler = progress >= recipe.downscaler_delay
         by_l1 = progress < recipe.l1_share and not (recipe.init or recipe.coded)
         restoration = "l1" if by_l1 else recipe.restoration
-        if restoration != self._inner_objective.restoration:
-            self._inner_objective.restoration = restoration
+        if self._inner_objective.restoration == "l1" != restoration:
             self.watch = LossWatch()  # values of another loss say nothing
+        self._inner_objective.restoration = restoration
         self._inner_objective.coding = drawn(recipe.seed, self.step) if recipe.coded else None
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         batch = self.batches.get(self.step)

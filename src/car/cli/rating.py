@@ -1,5 +1,6 @@
 """The command that compares with codecs: rate."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -137,8 +138,9 @@ def rate_command(
             except CarError as error:  # noqa: PERF203 - one bad image must not end the work
                 failures.append({"source": str(path), "error": str(error)})
     if not found:
-        for folder in made:
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # others may have put something there
+            for folder in made:
+                folder.rmdir()
         raise UsageError(f"nothing could be measured: {failures[0]['error'] if failures else 'no images'}")
     lines = curves(found)
     result: dict[str, Any] = {"images": len({p.image for p in found}), "coders": chosen, **summary_of(lines)}
