@@ -3,11 +3,13 @@
     python benchmarks/bulk.py --data photos/    # 200 pictures of mixed sizes and formats, 15 minutes
 
 Both run as processes over the same files: `car downscale FOLDER` and `car upscale FOLDER`, which are such
-loops, and `car bulk`. Three rounds, taking turns; medians. Results go to ``benchmarks/bulk.json`` and
-``docs/scale.md``, between the markers.
+loops, and `car bulk`. Three rounds, taking turns; medians. Then a command for each of every tenth picture, as
+a loop in a shell does it. Results go to ``benchmarks/bulk.json`` and ``docs/scale.md``, between the markers.
+``--rounds 0`` measures the commands alone and keeps the rest as recorded.
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -22,6 +24,8 @@ from PIL import Image
 
 from run import machine, publish
 
+RECORDED = Path(__file__).with_suffix(".json")
+EVERY = 10  # of the pictures, one gets a command of its own
 FORMATS = (("jpg", {"quality": 92}), ("png", {}), ("webp", {"quality": 90}), ("jpg", {"quality": 85}))
 
 
@@ -69,6 +73,20 @@ def table(results: dict[str, Any]) -> str:
             f"| {kind} | {cells['loop']} | {cells['bulk']} | {ratio:.2f} "
             f"| {peaks['loop']:.0f} | {peaks['bulk']:.0f} |"
         )
+    single, count = results["commands"], results["images"]
+    each = {kind: seconds / single["images"] for kind, seconds in single["seconds"].items()}
+    times = {
+        kind: s * count / statistics.median(results["rows"][kind]["bulk"]["seconds"])
+        for kind, s in each.items()
+    }
+    told = (
+        f"{s:.2f} s to {kind} one, {times[kind]:.1f} times as long as `car bulk`" for kind, s in each.items()
+    )
+    lines += [
+        "",
+        f"With a command for each picture, as a shell has it ({single['images']} of them, {single['date']}): "
+        f"{', '.join(told)}.",
+    ]
     return "\n".join(lines)
 
 
@@ -83,8 +101,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         pixels = make(options.data, place / "photos", options.count)
+        small = place / "small"
         rows: dict[str, Any] = {}
-        for kind, source in (("downscale", "photos"), ("upscale", "small")):
+        for kind, source in (("downscale", "photos"), ("upscale", "small")) if options.rounds else ():
             rows[kind] = {way: {"seconds": [], "peak": []} for way in ("loop", "bulk")}
             for _ in range(options.rounds):
                 for way in ("loop", "bulk"):
@@ -96,10 +115,23 @@ def main() -> None:
                     rows[kind][way]["seconds"].append(seconds)
                     rows[kind][way]["peak"].append(peak)
                     print(kind, way, f"{seconds:.1f} s, {peak / 1e6:.0f} MB", flush=True)
-            shutil.copytree(place / "downscale-bulk", place / "small", dirs_exist_ok=True)
-    results = {"machine": machine(), "images": options.count, "megapixels": pixels / 1e6}
-    results |= {"rounds": options.rounds, "rows": rows}
+            shutil.copytree(place / "downscale-bulk", small, dirs_exist_ok=True)
+        results: dict[str, Any] = {"machine": machine(), "images": options.count, "megapixels": pixels / 1e6}
+        results |= {"rounds": options.rounds, "rows": rows}
+        if not options.rounds:
+            results = json.loads(RECORDED.read_text())
+        results["commands"] = commands(place / "photos", place)
     publish("bulk", "scale.md", results, table(results))
+
+
+def commands(photos: Path, place: Path) -> dict[str, Any]:
+    """Time a process for each of some pictures: shrinking them, then restoring those small pictures."""
+    some, seconds = sorted(photos.iterdir())[::EVERY], {"downscale": 0.0, "upscale": 0.0}
+    for n, source in enumerate(some):
+        small, restored = place / f"{n}.png", place / f"{n}.restored.png"
+        seconds["downscale"] += timed(["downscale", str(source), "-o", str(small), "--scale", "4"])[0]
+        seconds["upscale"] += timed(["upscale", str(small), "-o", str(restored)])[0]
+    return {"images": len(some), "seconds": seconds, "date": machine()["date"]}
 
 
 if __name__ == "__main__":

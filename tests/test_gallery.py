@@ -399,6 +399,32 @@ def test_keys_go_on_working_wherever_the_focus_is(
     page.context.close()
 
 
+def test_no_key_is_lost_before_the_address_is_followed(
+    browser: Any, site: Site, photographs: Path, tmp_path: Path
+) -> None:
+    made(photographs, "-o", tmp_path / "site")
+    site.add_folder(tmp_path / "site")
+    site.files |= {quote(name): content for name, content in site.files.items()}
+    page = browser.new_context(viewport={"width": 900, "height": 700}).new_page()
+    page.goto(f"{site.url}/")
+    page.locator(".wall a").nth(0).click()
+    page.locator("#view").wait_for(state="visible")
+    # both before the browser comes to anything else
+    third = page.evaluate(
+        """() => {
+            const how = { key: "ArrowRight", bubbles: true, cancelable: true };
+            for (let n = 0; n < 2; n++) document.body.dispatchEvent(new KeyboardEvent("keydown", how));
+            return document.querySelectorAll(".wall a")[2].href;
+        }"""
+    )
+    picture = page.locator("#stage car-image")
+    assert picture.evaluate("(image) => image.src") == third
+    page.evaluate("document.querySelector('#stage car-image').dataset.same = '1'")
+    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    assert picture.get_attribute("data-same") == "1", "the event that came later began anew"
+    page.context.close()
+
+
 def test_by_touch(browser: Any, site: Site, photographs: Path, tmp_path: Path) -> None:
     made(photographs, "-o", tmp_path / "site")
     site.add_folder(tmp_path / "site")

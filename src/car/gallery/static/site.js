@@ -25,6 +25,7 @@ function follow() {
     if (view.open) view.close("address");
     return;
   }
+  if (view.open && at === found) return; // shown already, as `move` did
   at = found;
   const link = links[at];
   const { width, height } = link.dataset;
@@ -46,6 +47,7 @@ function follow() {
 function move(step) {
   // not a new entry of the history for each: Back leads to the wall
   location.replace(key(links[(at + step + links.length) % links.length]));
+  follow(); // the event comes later, perhaps after the next key
 }
 
 for (const link of links)
