@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+import car
 from car.errors import UsageError
 from car.models import Rescaler, create, model_names, quantize, register
-from car.models.compact import MatchedDownscaler
+from car.models.compact import MatchedDownscaler, deepened
 from car.models.published import EDSR, KernelGenerator, _ReturningClamp, published_pair
 from car.ops import adaptive_resample, bicubic_downscale
 
@@ -210,6 +211,33 @@ def test_registry_refuses_duplicates_and_suggests() -> None:
     controls = {"car_lite_bicubic", "car_small_bicubic"}
     assert set(model_names(controls=False)) == {f"{f}_x{s}" for f in families for s in (2, 4)}
     assert set(model_names()) == {f"{f}_x{s}" for f in families | controls for s in (2, 4)}
+
+
+def test_weights_of_an_earlier_architecture_build_that() -> None:
+    old = car.load("car_plus_x4.v4").rescaler
+    new = create("car_plus_x4")
+    assert new.state_dict().keys() > {key for key in old.state_dict() if ".trunk.1." in key}
+    assert new.geometry.halo_up > old.geometry.halo_up
+    assert create("car_plus_x4", new.state_dict().keys()).geometry == new.geometry
+    assert create("car_plus_x4", old.state_dict().keys()).geometry == old.geometry
+    # what fits nothing is measured against the newest
+    assert create("car_plus_x4", ["downscaler.trunk.0.weight"]).geometry == new.geometry
+
+
+def test_deepened_weights_compute_what_they_did() -> None:
+    old, new = car.load("car_plus_x4.v4").rescaler, create("car_plus_x4")
+    weights = old.state_dict()
+    names = set(weights)
+    new.load_state_dict(deepened(weights, new))
+    assert set(weights) == names, "what was given stays as it was"
+    hr = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for got, expected in zip(new(hr), old(hr), strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    with pytest.raises(RuntimeError, match=r"trunk"):
+        old.load_state_dict(deepened(new.state_dict(), old))  # no block is dropped
+    published = published_pair(4, features=4, up_features=8, up_blocks=3)
+    assert deepened(published.state_dict(), new).keys() == published.state_dict().keys()
 
 
 def test_returning_clamp_lets_gradients_bring_values_back() -> None:

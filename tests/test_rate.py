@@ -50,7 +50,7 @@ def test_points_are_those_of_the_files(photo: Path) -> None:
         subsampling = "4:2:0" if one.point.quality < 90 else "4:4:4"
         image = Image.fromarray(picture.pixels)
         how = {"quality": one.point.quality}
-        if one.point.method == "flat":
+        if one.point.method == "tuned":
             how = {"qtables": coding_options("JPEG", one.point.quality, restored=True)["qtables"]}
         image.save(buffer, "JPEG", subsampling=subsampling, optimize=True, **how)
         assert one.point.bytes == buffer.tell()
@@ -59,7 +59,7 @@ def test_points_are_those_of_the_files(photo: Path) -> None:
         mse = np.square(back - picture.pixels).mean()
         assert one.point.psnr_rgb == pytest.approx(10 * math.log10(255**2 / mse))
         assert 0 < one.point.ms_ssim <= 1
-    for curve, name in zip(curves(one.point for one in found), ("JPEG", "JPEG, our tables"), strict=True):
+    for curve, name in zip(curves(one.point for one in found), ("JPEG", "JPEG, our settings"), strict=True):
         assert curve.bpp == tuple(sorted(curve.bpp))
         assert curve.name == name
 
@@ -105,7 +105,7 @@ def test_the_command_and_its_page(photo: Path, tmp_path: Path, browser: Any) -> 
     ours = [row for row in rows if row["method"] == "car_codec_x2"]
     assert all(float(row["bpp"]) == 8 * int(row["bytes"]) / 192**2 for row in ours)
     assert {row["name"] for row in result["differences"]} == {
-        "JPEG, our tables",
+        "JPEG, our settings",
         "bicubic 2x + JPEG",
         "car_codec_x2 + JPEG",
     }

@@ -33,6 +33,7 @@ QUALITIES: dict[str, tuple[int, ...]] = {
 
 LOSSLESS = ("PNG", "WEBP")
 _SUFFIX = {"JPEG": ".jpg", "WEBP": ".webp", "AVIF": ".avif", "PNG": ".png", "JXL": ".jxl"}
+_TUNED = ("JPEG", "AVIF")  # which our small pictures are coded as with settings of their own
 _COMMON = 0.25  # share of a curve's PSNR that another must cover for a comparison
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
@@ -43,8 +44,8 @@ class Point:
 
     Attributes:
         image: name of the image.
-        method: what made the small picture: ``direct`` (none: full size), ``flat`` (none either, with the
-            tables of JPEG that our small pictures have), ``bicubic`` or a model.
+        method: what made the small picture: ``direct`` (none: full size), ``tuned`` (none either, coded as
+            our small pictures are), ``bicubic`` or a model.
         scale: 1 at full size.
         coder: JPEG, WEBP, AVIF, JXL or PNG.
         quality: the coder's setting; 0 for lossless.
@@ -93,7 +94,7 @@ class Curve:
     def name(self) -> str:
         """What legends and tables call it."""
         if self.scale == 1:
-            return self.coder if self.method == "direct" else f"{self.coder}, our tables"
+            return self.coder if self.method == "direct" else f"{self.coder}, our settings"
         lossless = ", lossless" if self.qualities == (0,) else ""
         small = f"bicubic {self.scale}x" if self.method == "bicubic" else self.method
         return f"{small} + {self.coder}{lossless}"
@@ -118,9 +119,9 @@ def installed_coders() -> tuple[str, ...]:
 
 def point_count(coded: int, scales: int, lossless: int, coders: Sequence[str]) -> int:
     """Return how many points `points` yields for so many models, and scales of the coded ones."""
-    flat = len(QUALITIES["JPEG"]) if "JPEG" in coders else 0
+    tuned = sum(len(QUALITIES[coder]) for coder in coders if coder in _TUNED)
     lossy = (1 + scales + coded) * sum(len(QUALITIES[coder]) for coder in coders)
-    return lossy + flat + lossless * len(LOSSLESS)
+    return lossy + tuned + lossless * len(LOSSLESS)
 
 
 def points(
@@ -167,11 +168,11 @@ def points(
         return Decoded(Point(*where, *_measured(hr, pixels), made - begin, done - made), pixels)
 
     for coder in coders:
-        for method in ("direct", "flat") if coder == "JPEG" else ("direct",):
+        for method in ("direct", "tuned") if coder in _TUNED else ("direct",):
             for quality in QUALITIES[coder]:
 
-                def store(c: str = coder, q: int = quality, flat: bool = method == "flat") -> bytes:
-                    return _file(full, c, q, restored=flat)
+                def store(c: str = coder, q: int = quality, ours: bool = method == "tuned") -> bytes:
+                    return _file(full, c, q, restored=ours)
 
                 yield one(method, 1, coder, quality, store, _pixels)
     for scale in sorted({codec.scale for codec in coded}):

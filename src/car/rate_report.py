@@ -69,8 +69,8 @@ def equal_bytes_crops(decoded: Sequence[Decoded], hr: NDArray[np.uint8]) -> tupl
         for one in decoded:
             p = one.point
             label = p.coder if p.method == "direct" else f"{p.method} {p.scale}x + {p.coder}"
-            if p.method == "flat":
-                label = f"{p.coder}, our tables"
+            if p.method == "tuned":
+                label = f"{p.coder}, our settings"
             kept = best.get(label)
             if p.quality and p.bpp <= rate * 1.02 and (kept is None or p.bpp > kept.point.bpp):
                 best[label] = one
@@ -108,7 +108,7 @@ def plot(curves: Sequence[Curve], measure: str, title: str) -> bytes:
     colours = {"JPEG": "#d62728", "WEBP": "#1f77b4", "AVIF": "#2ca02c", "JXL": "#9467bd", "PNG": "#555555"}
     for curve in curves:
         lossless = curve.qualities == (0,)
-        style = {"direct": "--", "flat": "-.", "bicubic": ":"}.get(curve.method, "-")
+        style = {"direct": "--", "tuned": "-.", "bicubic": ":"}.get(curve.method, "-")
         marker = "*" if lossless else {1: "", 2: "o", 4: "s"}.get(curve.scale, "^")
         axes.plot(
             curve.bpp,

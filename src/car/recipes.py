@@ -91,7 +91,7 @@ class Recipe:
     accumulate: int = _setting(1, "Split each step's crops into so many parts, for less memory.")
 
     init: str = _setting(
-        "", "Start from these weights: a model, a tag, a .safetensors file or a pair KGN,USN."
+        "", "Start from these weights, or deepen them: a model, a tag, a .safetensors file or a pair KGN,USN."
     )
     freeze: Literal["none", "downscaler", "upscaler"] = _setting("none", "Keep one half as it is.")
     kernel_start: Literal["published", "classical"] = _setting(
@@ -247,7 +247,7 @@ _CODEC = Recipe(
     lr=5e-4,
     muon_lr=2.5e-3,
     ema=0.999,
-    init="car_plus_x4",
+    init="car_plus_x4.v4",
     hold_out=_DEMO,
 )
 
@@ -267,7 +267,7 @@ _ALL = (
         rate_weight=0.0015,
     ),
     _CODEC,
-    replace(_CODEC, model="car_codec_x2", crop=96, init="car_plus_x2"),
+    replace(_CODEC, model="car_codec_x2", crop=96, init="car_plus_x2.v4"),
     _LITE,
     replace(_LITE, model="car_lite_x2", crop=80, luma_weight=0.6),
 )

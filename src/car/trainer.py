@@ -27,6 +27,7 @@ from car.images import atomic_write
 from car.losses import LossWatch, Objective
 from car.metrics import psnr
 from car.models import Rescaler, create, quantize
+from car.models.compact import deepened
 from car.models.published import AdaptiveDownscaler
 from car.ops import bicubic_downscale
 from car.optim import lr_factor, make_optimizer
@@ -521,7 +522,7 @@ def _fresh_model(recipe: Recipe) -> Rescaler:
         model.downscaler.start_classical()
     if recipe.init:
         loaded = load(recipe.init)
-        weights = loaded.rescaler.state_dict()
+        weights = deepened(loaded.rescaler.state_dict(), model)
         shapes = {name: value.shape for name, value in weights.items()}
         if shapes != {name: value.shape for name, value in model.state_dict().items()}:
             raise UsageError(f"{recipe.init} are weights of {loaded.name}, which do not fit {recipe.model}")

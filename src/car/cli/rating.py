@@ -148,7 +148,7 @@ def rate_command(
     title = "Small pictures, restored, beside codecs"
     plots = [plot(lines, measure, f"Mean of {count}") for measure in ("psnr", "ms_ssim")]
     told = (
-        f"{count}. Dashed: codecs at full size (with dots: JPEG with the tables of our small pictures); "
+        f"{count}. Dashed: codecs at full size (with dots: coded as our small pictures are); "
         "dotted: bicubic small pictures, enlarged; lines: ours, restored; stars: ours, stored without loss."
     )
     contents = (

@@ -49,6 +49,29 @@ def residual_trunk(channels_in: int, width: int, depth: int, head: nn.Conv2d) ->
     )
 
 
+def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, torch.Tensor]:
+    """Return weights for `model` that compute what those of a shallower one do.
+
+    Blocks that `weights` lack come last in their half and are those of `model`, which must be as it was
+    built: identities. Weights of another kind come back as they are, or with names that fit nothing.
+    """
+    state = model.state_dict()
+    for half in ("downscaler", "upscaler"):
+        ends = [
+            max((int(key.split(".")[2]) for key in keys if key.startswith(f"{half}.trunk.")), default=0)
+            for keys in (weights, state)
+        ]
+        if 0 < ends[0] < ends[1]:
+            head = {f"{half}.trunk.{ends[0]}.{kind}": kind for kind in ("weight", "bias")}
+            weights = {
+                f"{half}.trunk.{ends[1]}.{head[key]}" if key in head else key: value
+                for key, value in weights.items()
+            }
+            between = [f"{half}.trunk.{n}." for n in range(ends[0], ends[1])]
+            weights |= {key: value for key, value in state.items() if key.startswith(tuple(between))}
+    return weights
+
+
 class CompactUpscaler(nn.Module):
     """Restore HR from LR; all work is done at LR resolution.
 
@@ -262,7 +285,11 @@ def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
 
 
 register("car_plus_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=12))
+register(
+    "car_plus_x4",
+    _plus(4, width=48, depth_down=10, depth_up=14),
+    _plus(4, width=48, depth_down=6, depth_up=12),  # until v4
+)
 register("car_codec_x2", _plus(2, width=48, depth_down=6, depth_up=6))
 register("car_codec_x4", _plus(4, width=48, depth_down=6, depth_up=12))
 register("car_lite_x2", _lite(2, width=48, depth_down=3, depth_up=6))
