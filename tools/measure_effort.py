@@ -1,6 +1,6 @@
-"""Measure every level of `car downscale --effort`, and write the table in docs/models.md.
+"""Measure every level of `car downscale --effort`, and write the tables in docs/models.md.
 
-    python tools/measure_effort.py --img-dir datasets [--images 20]
+    python tools/measure_effort.py car_plus_x4 --img-dir datasets [--images 20]
 
 Mean luma PSNR of what is restored, and seconds of CPU time to shrink an image, on this machine. All levels
 are read off one path, which is what the command follows.
@@ -59,9 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("models", nargs="+", choices=["car_plus_x2", "car_plus_x4"], metavar="model")
     parser.add_argument("--img-dir", type=Path, required=True)
     parser.add_argument("--images", type=int, default=0, help="of each set, evenly spread; 0 for all")
-    parser.add_argument("--models", nargs="+", default=["car_plus_x4", "car_plus_x2"])
     options = parser.parse_args()
     files = {
         name: [path for path, _ in find_images([str(find_dataset(options.img_dir, name))])[0]]
@@ -73,8 +73,8 @@ def main() -> None:
         for name, paths in files.items()
     }
     titles = [f"{name} ({len(paths)} images), dB / CPU s" for name, paths in files.items()]
-    lines = [f"| | effort | steps | {' | '.join(titles)} | small to bicubic, dB |", "|---" * 7 + "|"]
     for model in options.models:
+        lines = [f"| | effort | steps | {' | '.join(titles)} | small to bicubic, dB |", "|---" * 7 + "|"]
         codec = Codec(car.load(model), device="cpu")
         each = [np.stack([measured(codec, path) for path in paths]) for paths in files.values()]
         worst = min(np.diff(found[:, :, 0], axis=1).min() for found in each)
@@ -85,10 +85,13 @@ def main() -> None:
             near = ", ".join(f"{small:.1f}" for _, _, small in means)
             lines.append(f"| `{codec.loaded.tag}` | {level} | {steps} | {' | '.join(cells)} | {near} |")
             print(lines[-1], flush=True)
-    head, _, rest = PAGE.read_text().partition("measure_effort.py -->\n")
-    _, _, tail = rest.partition("<!-- end of effort -->")
-    table = "\n".join(lines)
-    PAGE.write_text(f"{head}measure_effort.py -->\n{table}\n<!-- end of effort -->{tail}")
+        begin, end = (
+            f"<!-- effort of {model}: made by tools/measure_effort.py -->",
+            f"<!-- end of effort of {model} -->",
+        )
+        head, rest = PAGE.read_text().split(begin)
+        table = "\n".join(lines)
+        PAGE.write_text(f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":
