@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 import car
-from car.codec import Codec, codec_for_picture, open_codec
+from car.codec import Codec, as_grey, codec_for_picture, open_codec
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
 from car.images import Picture, decode, encode, from_pil, read, to_pil, write
@@ -150,6 +150,19 @@ def test_grey_photographs_restore_as_well_as_coloured_ones(codecs, photo: Path, 
     shrunk = image.resize((image.width // scale, image.height // scale), Image.Resampling.BICUBIC)
     bicubic = from_pil(shrunk.resize(image.size, Image.Resampling.BICUBIC))
     assert decibels(large.pixels, source.pixels) > decibels(bicubic.pixels, source.pixels) + 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_is_luma_rounded_to_the_nearest_level(dtype: type) -> None:
+    most = np.iinfo(dtype).max
+    corners = np.array([[[r, g, b] for r in (0, most) for g in (0, most) for b in (0, most)]], dtype)
+    rest = np.random.default_rng(0).integers(0, most, (40, 50, 3), dtype, endpoint=True)
+    for pixels in (corners, rest):
+        exact = pixels @ np.array([0.299, 0.587, 0.114])
+        grey = as_grey(pixels)
+        assert grey.dtype == dtype
+        assert np.abs(grey - exact[:, :, None]).max() <= 0.5 + most * 1e-5
+    assert as_grey(corners)[0, -1].tolist() == [most] * 3
 
 
 def test_sixteen_bit_keeps_more_than_eight(codecs) -> None:

@@ -333,15 +333,17 @@ def test_click_restores_and_leaving_stops(page: Any, viewer: Site, photo: Path) 
     page.locator("car-image").click()
     first_progress(page)
     page.evaluate("document.body.style.paddingTop = '3000px'")
-    page.wait_for_timeout(1500)  # tiles in hand are finished, no others begun
     count = "document.querySelector('car-image').shadowRoot.querySelectorAll('canvas').length"
     assert page.evaluate(count) >= 1
-    done = []
-    page.expose_function("note_progress", lambda n: done.append(n))
+    progress: list[int] = []
+    page.expose_function("note_progress", lambda n: progress.append(n))
     element = "document.querySelector('car-image')"
     page.evaluate(f"{element}.addEventListener('car-progress', (e) => note_progress(e.detail.done))")
-    page.wait_for_timeout(500)
-    assert done == []
+    noted = -1
+    while noted < len(progress):  # tiles in hand are finished, no others begun
+        noted = len(progress)
+        page.wait_for_timeout(1500)
+    assert page.evaluate(f"{element}.state") == "restoring"
     page.evaluate("document.body.style.paddingTop = '0'")
     assert settled(page) == "restored"
 

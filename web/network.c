@@ -108,16 +108,16 @@ void finish(const float *in, const float *residual, unsigned char *pixels, int s
       const int x0 = (int)u, x1 = x0 + 1 < width ? x0 + 1 : x0;
       const int cell = ((y / scale + 1) * columns + x / scale + 1) * 3 * scale * scale;
       const int part = y % scale * scale + x % scale;
-      int sum = 0;
       for (int c = 0; c < 3; c++) {
         const float *a = in + (y0 + 1) * columns * 3 + c, *b = in + (y1 + 1) * columns * 3 + c;
         const float base = mix(mix(a[(x0 + 1) * 3], a[(x1 + 1) * 3], u - x0),
                                mix(b[(x0 + 1) * 3], b[(x1 + 1) * 3], u - x0), v - y0);
         float value = base + 0.5f + residual[cell + c * scale * scale + part];
         value = (value < 0 ? 0 : value > 1 ? 1 : value) * 255;
-        sum += pixels[c] = (unsigned char)__builtin_rintf(value);
+        pixels[c] = (unsigned char)__builtin_rintf(value);
       }
-      if (grey) pixels[0] = pixels[1] = pixels[2] = (unsigned char)((2 * sum + 3) / 6);
+      if (grey) // luma of ITU-R BT.601, in parts of 65536
+        pixels[0] = pixels[1] = pixels[2] = (19595 * pixels[0] + 38470 * pixels[1] + 7471 * pixels[2] + 32768) >> 16;
       pixels[3] = 255;
       pixels += 4;
     }

@@ -652,10 +652,19 @@ def _resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return _rounded(bicubic_resize(tensor, size), alpha.dtype)[:, :, 0]
 
 
+_GREY = (19595, 38470, 7471)  # luma of ITU-R BT.601, in parts of 65536
+
+
 def as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return RGB ``[H, W, 3]`` with every channel the mean of the three."""
-    mean = np.round(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
-    return np.repeat(mean[:, :, None], 3, axis=2)
+    """Return RGB ``[H, W, 3]``, uint8 or uint16, with every channel the luma of the three.
+
+    That is what networks are trained for most, and what effort and tables measure. Integers give the same
+    levels in the viewer.
+    """
+    luma = np.full(pixels.shape[:2], 32768, np.uint32)
+    for channel, weight in enumerate(_GREY):
+        luma += pixels[:, :, channel] * np.uint32(weight)
+    return np.repeat((luma >> 16).astype(pixels.dtype)[:, :, None], 3, axis=2)
 
 
 def _swapped(size: tuple[int, int]) -> tuple[int, int]:

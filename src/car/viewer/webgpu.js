@@ -80,7 +80,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let cell = ((y / s + 1u) * (shape.width + 2u) + x / s + 1u) * 3u * s * s + y % s * s + x % s;
   let learned = vec3f(residual[cell], residual[cell + s * s], residual[cell + 2u * s * s]);
   var level = vec3u(round(clamp(enlarged + 0.5 + learned, vec3f(0), vec3f(1)) * 255.0));
-  if (shape.grey == 1u) { level = vec3u((2u * (level.x + level.y + level.z) + 3u) / 6u); }
+  if (shape.grey == 1u) { level = vec3u((19595u * level.x + 38470u * level.y + 7471u * level.z + 32768u) >> 16u); }
   let at = (y - shape.top * s) * (shape.right - shape.left) * s + x - shape.left * s;
   pixels[at] = level.x | (level.y << 8u) | (level.z << 16u) | (255u << 24u);
 }`;
