@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy.fft import dctn
 
-from car.coders import Coding, drawn, encoded, estimated_bits, recode
+from car.coders import Coding, coding_of, drawn, encoded, estimated_bits, recode
 from car.images import Picture, encode
 from car.losses import Objective
 from car.lr_info import LRInfo
@@ -46,6 +46,22 @@ def test_what_training_sees_is_what_files_hold(photo, coding):
     assert np.array_equal((decoded[0] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
     assert steps.shape == (2, 8, 8)
     assert steps.min() >= 1
+
+
+@pytest.mark.parametrize("model", ["car_codec_x2", "car_plus_x2"])
+@pytest.mark.parametrize(
+    ("name", "quality"), [("a.jpg", None), ("a.jpg", 60), ("a.avif", None), ("a.webp", 40)]
+)
+def test_effort_knows_the_file_that_is_written(photo, model, name, quality):
+    coding = coding_of(name, quality)
+    assert coding is not None
+    picture = Picture(photo, None, False, None, None, ())
+    written, _ = encode(picture, name, quality=quality, info=LRInfo(model, "", 2, (192, 128)))
+    with (
+        Image.open(io.BytesIO(written)) as image,
+        Image.open(io.BytesIO(encoded(photo, coding.of(model)))) as expected,
+    ):
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
 def test_steps_of_jpeg_are_flatter_than_those_of_the_standard(photo):

@@ -88,7 +88,8 @@ class Codec:
             raise UsageError(f"effort must be 0 to {len(STEPS) - 1}, got {effort}")
         if backend not in get_args(Backend):
             raise UsageError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-        self.precision, self.effort, self.coding = precision, effort, coding
+        self.precision, self.effort = precision, effort
+        self.coding = coding.of(loaded.name) if coding else None
         self.loaded = loaded
         self.device = resolve_device(device)
         self.tile = fitting_tile(loaded.rescaler, memory) if tile is None else tile

@@ -9,15 +9,15 @@ be differentiated, where the coder's own count of bytes cannot.
 
 import io
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from PIL import Image
 
-from car.images import SMALL_QUALITY, coding_options, format_of, is_lossy
+from car.images import coding_options, format_of, is_lossy, made_for_loss
 
 CoderName = Literal["JPEG", "WEBP", "AVIF"]
 
@@ -35,15 +35,31 @@ _DRAWN: dict[CoderName, tuple[float, int, int]] = {
 
 @dataclass(frozen=True)
 class Coding:
-    """A lossy coder with its quality, 1 to 100."""
+    """A lossy coder as `car.images.write` uses it for small pictures.
+
+    Attributes:
+        coder: Pillow's name.
+        quality: 1 to 100; None for the coder's default.
+        tuned: the pictures are of a model made for lossy files, which are coded with settings of their own.
+    """
 
     coder: CoderName
-    quality: int
+    quality: int | None
+    tuned: bool = True
+
+    def of(self, model: str) -> "Coding":
+        """Return how it codes the small pictures of the model so called."""
+        return replace(self, tuned=made_for_loss(model))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Pillow is told."""
+        return coding_options(self.coder, self.quality, restored=self.tuned)
 
     @property
     def subsampled(self) -> bool:
         """Whether colours have half the resolution (4:2:0)."""
-        return coding_options(self.coder, self.quality).get("subsampling", "4:2:0") == "4:2:0"
+        return self.options.get("subsampling", "4:2:0") == "4:2:0"
 
 
 def coding_of(name: str, quality: int | None) -> Coding | None:
@@ -51,7 +67,7 @@ def coding_of(name: str, quality: int | None) -> Coding | None:
     if not is_lossy(name, quality):
         return None
     kind = format_of(name)
-    return Coding(next(coder for coder in get_args(CoderName) if coder == kind), quality or SMALL_QUALITY)
+    return Coding(next(coder for coder in get_args(CoderName) if coder == kind), quality)
 
 
 def drawn(seed: int, step: int) -> Coding:
@@ -66,9 +82,7 @@ def drawn(seed: int, step: int) -> Coding:
 def encoded(rgb: np.ndarray, coding: Coding) -> bytes:
     """Return the file of RGB ``[h, w, 3]`` uint8, as `car.images.write` makes it, without metadata."""
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(
-        buffer, coding.coder, **coding_options(coding.coder, coding.quality, restored=True)
-    )
+    Image.fromarray(rgb).save(buffer, coding.coder, **coding.options)
     return buffer.getvalue()
 
 

@@ -729,9 +729,7 @@ def _encode(
     picture: Picture, kind: str, info: LRInfo | None, quality: int | None
 ) -> tuple[bytes, tuple[str, ...]]:
     array, notes = _file_array(picture), list[str]()
-    trained_for_loss = info is not None and info.model.startswith("car_codec_")
-    if trained_for_loss and quality is None and kind in ("JPEG", "AVIF"):
-        quality = SMALL_QUALITY
+    trained_for_loss = info is not None and made_for_loss(info.model)
     if quality is not None and kind not in ("JPEG", "WEBP", "AVIF"):
         notes.append(f"{kind} has no quality: the setting was not used")
     if picture.icc is not None and kind in ("BMP", "GIF"):
@@ -783,6 +781,11 @@ SMALL_QUALITY = 75
 """Of small pictures in JPEG and AVIF whose model was trained for that, where nothing else is asked for."""
 
 
+def made_for_loss(model: str) -> bool:
+    """Return whether small pictures of the model so called are meant for lossy files."""
+    return model.startswith("car_codec_")
+
+
 def coding_options(kind: str, quality: int | None, *, restored: bool = False) -> dict[str, Any]:
     """Return what Pillow is told to save a picture as JPEG, WebP or AVIF; nothing for other formats.
 
@@ -790,19 +793,18 @@ def coding_options(kind: str, quality: int | None, *, restored: bool = False) ->
         kind: Pillow's name of the format.
         quality: 1 to 100; by default 95, and lossless for WebP. Below 90, colours have half the resolution
             (4:2:0).
-        restored: the picture is a small one that a network will restore; its JPEG has other tables, its AVIF
-            is coded for squared error.
+        restored: the picture is a small one of a model made for lossy files; its JPEG has other tables, its
+            AVIF is coded for squared error, and the default of both is `SMALL_QUALITY`.
     """
-    fine = quality is None or quality >= 90
-    if kind == "JPEG":
-        quality = quality or 95
-        how = {"qtables": _restored_jpeg_steps(quality)} if restored else {"quality": quality}
-        return how | {"subsampling": "4:4:4" if fine else "4:2:0", "optimize": True}
     if kind == "WEBP":
         return {"lossless": True, "exact": True} if quality is None else {"quality": quality, "method": 5}
+    quality = quality or (SMALL_QUALITY if restored else 95)
+    subsampling = "4:4:4" if quality >= 90 else "4:2:0"
+    if kind == "JPEG":
+        how = {"qtables": _restored_jpeg_steps(quality)} if restored else {"quality": quality}
+        return how | {"subsampling": subsampling, "optimize": True}
     if kind == "AVIF":
-        how = {"quality": quality or 95, "subsampling": "4:4:4" if fine else "4:2:0"}
-        return how | (_restored_avif() if restored else {})
+        return {"quality": quality, "subsampling": subsampling} | (_restored_avif() if restored else {})
     return {}
 
 
