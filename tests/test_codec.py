@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 
 import car
 from car.codec import Codec, as_grey, codec_for_picture, open_codec
+from car.coders import coding_of
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
 from car.images import Picture, decode, encode, from_pil, read, to_pil, write
@@ -321,6 +322,40 @@ def test_a_model_in_the_metadata_is_a_name_and_no_file(
         codec_for_picture(small)
     known = replace(small, info=LRInfo("car_plus_x4", "", 4, (32, 32)))
     assert codec_for_picture(known).loaded.name == "car_plus_x4"
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "family"),
+    [
+        ("a.jpg", None, "car_codec"),
+        ("a.jpg", 94, "car_codec"),
+        ("a.jpg", 95, "car_plus"),
+        ("a.avif", 89, "car_codec"),
+        ("a.avif", 90, "car_plus"),
+        ("a.webp", 100, "car_codec"),
+        ("a.webp", None, "car_plus"),
+        ("a.png", None, "car_plus"),
+    ],
+)
+def test_what_a_file_loses_decides_which_model_makes_it(name: str, quality: int | None, family: str) -> None:
+    assert open_codec(None, 2, coding=coding_of(name, quality)).loaded.name == f"{family}_x2"
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "least"), [("a.jpg", 98, 2.0), ("a.avif", 97, 2.0), ("a.jpg", 80, -9.0)]
+)
+def test_the_model_that_is_chosen_restores_better(photo: Path, name: str, quality: int, least: float) -> None:
+    source = read(photo)
+    found = []
+    for family in ("car_plus", "car_codec"):
+        codec = open_codec(f"{family}_x2", device="cpu")
+        small, info = codec.shrink(source)
+        content, _ = encode(small, name, info=info, quality=quality)
+        found.append(decibels(codec.restore(decode(content, name)).pixels, source.pixels))
+    better = found[0] - found[1]
+    assert better > least
+    chosen = open_codec(None, 2, coding=coding_of(name, quality)).loaded.name
+    assert chosen == ("car_plus_x2" if better > 0 else "car_codec_x2")
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -534,8 +534,8 @@ def open_codec(
 ) -> Codec:
     """Load `model`, or the default model for `scale`, ready to work.
 
-    With `coding`, which is how a lossy small file will be coded, the default is the model for such files, and
-    effort refines for them.
+    With `coding`, which is how a lossy small file will be coded, the default is the model for such files
+    where it loses much, and effort refines for them.
 
     Raises:
         UsageError: neither is given, or they contradict each other.
@@ -544,7 +544,7 @@ def open_codec(
     if model is None:
         if scale is None:
             raise UsageError("give a scale (2 or 4) or the name of a model")
-        model = default_model(scale, coded=coding is not None)
+        model = default_model(scale, coded=coding is not None and not coding.fine)
     codec = Codec(
         load(model),
         device=device,
