@@ -61,10 +61,13 @@ def main() -> None:
     metrics = measured(Codec(loaded), options.img_dir)
     recipe = json.loads((options.run / "recipe.json").read_text())
     usual = asdict(RECIPES[loaded.name])
+    said = ("model", "minutes", "init", "hold_out", "eval_minutes")  # elsewhere, or of no effect on weights
     changed = [
         f"--{name.replace('_', '-')} {value:g}"
+        if isinstance(value, float)
+        else f"--{name.replace('_', '-')} {value}"
         for name, value in recipe.items()
-        if isinstance(value, float) and value != usual[name] and name != "minutes"
+        if name not in said and value != usual[name]
     ]
     start = f" --init START ({options.start})" if options.start else ""
     file = f"{options.tag}.safetensors"
