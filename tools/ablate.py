@@ -5,9 +5,10 @@
 
 The first run is the recipe as it is, but for what --base changes in all; `network` takes, there too, a model
 or one of tools/variants.py. Numbers are validation PSNR on luma and of the LR against the bicubic LR, on
-centre crops of images held out of training; the test sets are not looked at. Runs should have the same part of the machine
-to themselves, such as a core each. Those that are there already are not done again. With --page the table
-goes into that file, between ``<!-- ablation MODEL -->`` and ``<!-- end of ablation MODEL -->``.
+centre crops of images held out of training; the test sets are not looked at. Runs should have the same part
+of the machine to themselves, such as a core each. Those that are there already are not done again. With
+--page the table goes into that file, between ``<!-- ablation MODEL -->`` and ``<!-- end of ablation MODEL
+-->``.
 """
 
 import argparse
