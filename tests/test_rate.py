@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from car.codec import Codec, open_codec
 from car.images import coding_options, from_pil
 from car.rate import (
     QUALITIES,
@@ -142,6 +143,42 @@ def test_one_bad_image_does_not_end_the_work(photo: Path, tmp_path: Path) -> Non
     assert {row["image"] for row in rows} == {"grey.png"}
     assert {row["ms_ssim"] for row in rows} == {"nan"}  # too small for five scales
     assert "nan" not in (tmp_path / "out/index.html").read_text().split("All curves")[1].split("</table>")[0]
+
+
+def test_weights_of_one_model_have_a_curve_each(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(QUALITIES, "JPEG", (50,))
+    first, second = (open_codec(f"car_codec_x2.v{n}") for n in (1, 2))
+    own = Codec(replace(first.loaded, tag=None))
+    other = Codec(replace(first.loaded, sha256="0" * 64, tag=None))
+    picture = from_pil(Image.open(photo))
+
+    def methods(*coded: Codec) -> dict[str, float]:
+        found = curves(one.point for one in points(picture, "a", coded, [], coders=("JPEG",)))
+        return {c.method: c.psnr[0] for c in found if c.scale == 2 and c.method != "bicubic"}
+
+    (alone,) = methods(second).values()
+    found = methods(first, second)
+    assert list(found) == ["car_codec_x2.v1", "car_codec_x2.v2"]
+    assert found["car_codec_x2.v2"] == alone != found["car_codec_x2.v1"]
+    assert list(methods(own, other)) == [
+        f"car_codec_x2 ({own.loaded.short_hash})",
+        f"car_codec_x2 ({'0' * 16})",
+    ]
+    assert list(methods(own, first)) == ["car_codec_x2"]  # the same weights
+
+
+def test_images_of_one_name_are_told_apart(photo: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.open(photo).crop((0, 0, 64, 64)).save(tmp_path / name / "1.png")
+    out = tmp_path / "out"
+    done = run(
+        tmp_path / "a", tmp_path / "b", "--scale", 4, "--coder", "JPEG", "-o", out, "--looks", 0, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 2
+    rows = csv.DictReader((out / "points.csv").open())
+    assert {row["image"] for row in rows} == {str(tmp_path / name / "1.png") for name in ("a", "b")}
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
