@@ -213,6 +213,30 @@ def test_a_coded_small_picture_that_a_program_turned_loses_no_pixels(photo: Path
     assert "its size is 94x102" in turned.notes[1]
 
 
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_how_a_page_was_turned_is_told_by_what_is_on_it(codecs, photo: Path, orientation: int) -> None:
+    page = np.full((600, 520, 3), 240, np.uint8)
+    page[:192, :160] = np.asarray(Image.open(photo).convert("RGB").resize((160, 192)))
+    small, info = codecs[2].shrink(replace(picture(1, 1), pixels=page))
+    assert codecs[2].turned(replace(small.turn(orientation), info=info)) == orientation
+
+
+def test_how_a_flat_picture_was_turned_is_said_to_be_unclear(codecs) -> None:
+    source = replace(picture(1, 1), pixels=np.full((60, 83, 3), 240, np.uint8))
+    small, info = codecs[2].shrink(source)
+    turned = replace(small.turn(6), info=info)
+    large = codecs[2].restore(turned)
+    assert large.pixels.shape == (83, 60, 3)
+    assert "which way is not clear" in large.notes[1]
+
+
+def test_a_lossless_model_s_picture_saved_as_jpeg_and_turned_loses_no_pixels(codecs, photo: Path) -> None:
+    odd = Image.open(photo).convert("RGB").crop((0, 0, 101, 93))
+    small, info = codecs[2].shrink(from_pil(odd))
+    coded = decode(encode(small, "a.jpg", info=info, quality=75)[0], "a.jpg")
+    assert codecs[2].restored_size(coded.turn(6))[0] == (94, 102)
+
+
 def test_a_cropped_small_picture_is_restored_with_a_note(codecs) -> None:
     small, info = codecs[4].shrink(picture(64, 64))
     cut = replace(small, pixels=small.pixels[:10], info=info)
