@@ -185,7 +185,7 @@ def test_a_small_picture_that_exif_turns_is_restored_as_it_was_made(
         restored.getexif()[0x0112] = orientation
         expected = np.asarray(ImageOps.exif_transpose(restored))
     np.testing.assert_array_equal(turned.pixels, expected)
-    assert turned.notes == ()
+    assert turned.notes == as_made.notes
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -235,6 +235,22 @@ def test_a_lossless_model_s_picture_saved_as_jpeg_and_turned_loses_no_pixels(cod
     small, info = codecs[2].shrink(from_pil(odd))
     coded = decode(encode(small, "a.jpg", info=info, quality=75)[0], "a.jpg")
     assert codecs[2].restored_size(coded.turn(6))[0] == (94, 102)
+
+
+def test_of_a_lossless_model_s_picture_in_a_lossy_file_a_note_names_the_other_model(photo: Path) -> None:
+    for name, suffix, noted in (
+        ("car_plus_x4", "png", False),
+        ("car_plus_x4", "jpg", True),
+        ("car_lite_x4", "avif", True),
+        ("car_codec_x4", "jpg", False),
+    ):
+        codec = open_codec(name)
+        small, info = codec.shrink(read(photo))
+        file = f"a.{suffix}"
+        back = decode(encode(small, file, info=info)[0], file)
+        (*notes,) = codec.restored_size(back)[1]
+        assert [f"which {name} is not made for" in note for note in notes] == [True] * noted
+        assert all("car_codec_x4 may restore it better" in note for note in notes)
 
 
 def test_a_cropped_small_picture_is_restored_with_a_note(codecs) -> None:

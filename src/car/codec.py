@@ -187,6 +187,15 @@ class Codec:
             )
         elif picture.info is not None and not self.loaded.sha256.startswith(picture.info.weights):
             notes = (f"made with other weights of {self.loaded.name} than it is restored with, as asked for",)
+        elif (
+            picture.info is not None
+            and picture.lossy
+            and self.loaded.name.startswith(("car_plus_", "car_lite_"))
+        ):
+            notes = (
+                f"the file is lossy, which {self.loaded.name} is not made for: unless its quality is high, "
+                f"{default_model(s, coded=True)} may restore it better",
+            )
         if size is None:
             size = full
             if picture.info is not None and picture.info.scale == s:
