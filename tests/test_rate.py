@@ -197,6 +197,18 @@ def test_small_jpegs_restore_better_than_large_ones_of_the_same_bytes(
     assert ours.bpp[0] < bicubic.bpp[0]
 
 
+def test_jpeg_xl_goes_the_way_of_the_other_coders(photo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pillow_jxl")
+    done = run(photo, "--scale", 4, "--coder", "JXL", "--looks", 0, "-o", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {curve["name"]: curve for curve in json.loads(done.stdout)["curves"]}
+    direct, ours = found["JXL"], found["car_codec_x4 + JXL"]
+    assert sorted(direct["qualities"]) == list(QUALITIES["JXL"])
+    assert direct["psnr"] == sorted(direct["psnr"])
+    assert ours["bpp"][0] < direct["bpp"][0] / 2
+    assert max(ours["psnr"]) > max(found["bicubic 4x + JXL"]["psnr"])
+
+
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "small.png")
     done = run(tmp_path / "small.png", "--coder", "JPEG", "-o", tmp_path / "out/deep")
