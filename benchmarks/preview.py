@@ -36,7 +36,7 @@ OURS: list[tuple[int, str, str, int | None]] = [
     (2, "car_codec_x2", ".avif", 50),
     (2, "car_plus_x2", ".webp", None),
 ]
-WAYS = ("thumbnail + JPEG", "thumbnail + AVIF", "progressive JPEG", "AVIF", "JPEG XL")
+WAYS = ("thumbnail + JPEG", "thumbnail + AVIF", "progressive JPEG", "AVIF", "JPEG XL, not progressive")
 
 
 def tensor(pixels: Any) -> torch.Tensor:
@@ -106,8 +106,9 @@ def one(hr: Image.Image, codec: Codec, suffix: str, quality: int | None) -> dict
         "AVIF": (avif, avif),
     }
     if "JXL" in installed_coders():
+        # its writer makes plain files, and its reader shows nothing of one that is not all there
         jxl = len(full_size(hr, final, format="JXL"))
-        found["JPEG XL"] = (jxl, jxl)
+        found["JPEG XL, not progressive"] = (jxl, jxl)
     return found
 
 

@@ -199,7 +199,7 @@ def test_a_small_picture_that_exif_turns_is_restored_as_it_was_made(
         restored.getexif()[0x0112] = orientation
         expected = np.asarray(ImageOps.exif_transpose(restored))
     np.testing.assert_array_equal(turned.pixels, expected)
-    assert turned.notes == ()
+    assert turned.notes == as_made.notes
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -225,6 +225,46 @@ def test_a_coded_small_picture_that_a_program_turned_loses_no_pixels(photo: Path
     assert turned.pixels.shape == want.pixels.shape == (102, 94, 3)
     assert np.abs(turned.pixels.astype(float) - want.pixels).mean() < 3
     assert "its size is 94x102" in turned.notes[1]
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_how_a_page_was_turned_is_told_by_what_is_on_it(codecs, photo: Path, orientation: int) -> None:
+    page = np.full((600, 520, 3), 240, np.uint8)
+    page[:192, :160] = np.asarray(Image.open(photo).convert("RGB").resize((160, 192)))
+    small, info = codecs[2].shrink(replace(picture(1, 1), pixels=page))
+    assert codecs[2].turned(replace(small.turn(orientation), info=info)) == orientation
+
+
+def test_how_a_flat_picture_was_turned_is_said_to_be_unclear(codecs) -> None:
+    source = replace(picture(1, 1), pixels=np.full((60, 83, 3), 240, np.uint8))
+    small, info = codecs[2].shrink(source)
+    turned = replace(small.turn(6), info=info)
+    large = codecs[2].restore(turned)
+    assert large.pixels.shape == (83, 60, 3)
+    assert "which way is not clear" in large.notes[1]
+
+
+def test_a_lossless_model_s_picture_saved_as_jpeg_and_turned_loses_no_pixels(codecs, photo: Path) -> None:
+    odd = Image.open(photo).convert("RGB").crop((0, 0, 101, 93))
+    small, info = codecs[2].shrink(from_pil(odd))
+    coded = decode(encode(small, "a.jpg", info=info, quality=75)[0], "a.jpg")
+    assert codecs[2].restored_size(coded.turn(6))[0] == (94, 102)
+
+
+def test_of_a_lossless_model_s_picture_in_a_lossy_file_a_note_names_the_other_model(photo: Path) -> None:
+    for name, suffix, noted in (
+        ("car_plus_x4", "png", False),
+        ("car_plus_x4", "jpg", True),
+        ("car_lite_x4", "avif", True),
+        ("car_codec_x4", "jpg", False),
+    ):
+        codec = open_codec(name)
+        small, info = codec.shrink(read(photo))
+        file = f"a.{suffix}"
+        back = decode(encode(small, file, info=info)[0], file)
+        (*notes,) = codec.restored_size(back)[1]
+        assert [f"which {name} is not made for" in note for note in notes] == [True] * noted
+        assert all("car_codec_x4 may restore it better" in note for note in notes)
 
 
 def test_a_cropped_small_picture_is_restored_with_a_note(codecs) -> None:

@@ -22,7 +22,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from car import images
 from car.errors import ImageError
@@ -405,6 +405,29 @@ def test_metadata_that_lies_is_ignored_with_a_note(changes: dict[str, object], t
     back = read(tmp_path / "a.png")
     assert back.info is None
     assert "metadata" in back.notes[0]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_metadata_behind_the_pixels_is_found_without_decoding_them(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    write(path, colour(24, 32, dtype), info=INFO)
+    content = path.read_bytes()
+    start = content.index(b"tEXt") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    assert read(path).info == INFO
+    decoded: list[object] = []
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decoded.append)
+    assert inspect_info(path) == INFO
+    path.write_bytes(content[:start] + content[end:])
+    assert inspect_info(path) is None
+    # without an end, or with chunks that claim more than there is
+    for damaged in (content[:-20], content[:end] + struct.pack(">I", 2**31 - 1) + b"IDAT" + content[end:]):
+        path.write_bytes(damaged)
+        assert inspect_info(path) == INFO
+    assert decoded == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, '{"model": 1e999}', "x" * 100_000])

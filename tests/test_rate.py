@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from car.codec import Codec, open_codec
 from car.images import coding_options, from_pil
 from car.rate import (
     QUALITIES,
@@ -142,6 +143,70 @@ def test_one_bad_image_does_not_end_the_work(photo: Path, tmp_path: Path) -> Non
     assert {row["image"] for row in rows} == {"grey.png"}
     assert {row["ms_ssim"] for row in rows} == {"nan"}  # too small for five scales
     assert "nan" not in (tmp_path / "out/index.html").read_text().split("All curves")[1].split("</table>")[0]
+
+
+def test_weights_of_one_model_have_a_curve_each(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(QUALITIES, "JPEG", (50,))
+    first, second = (open_codec(f"car_codec_x2.v{n}") for n in (1, 2))
+    own = Codec(replace(first.loaded, tag=None))
+    other = Codec(replace(first.loaded, sha256="0" * 64, tag=None))
+    picture = from_pil(Image.open(photo))
+
+    def methods(*coded: Codec) -> dict[str, float]:
+        found = curves(one.point for one in points(picture, "a", coded, [], coders=("JPEG",)))
+        return {c.method: c.psnr[0] for c in found if c.scale == 2 and c.method != "bicubic"}
+
+    (alone,) = methods(second).values()
+    found = methods(first, second)
+    assert list(found) == ["car_codec_x2.v1", "car_codec_x2.v2"]
+    assert found["car_codec_x2.v2"] == alone != found["car_codec_x2.v1"]
+    assert list(methods(own, other)) == [
+        f"car_codec_x2 ({own.loaded.short_hash})",
+        f"car_codec_x2 ({'0' * 16})",
+    ]
+    assert list(methods(own, first)) == ["car_codec_x2"]  # the same weights
+
+
+def test_images_of_one_name_are_told_apart(photo: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.open(photo).crop((0, 0, 64, 64)).save(tmp_path / name / "1.png")
+    out = tmp_path / "out"
+    done = run(
+        tmp_path / "a", tmp_path / "b", "--scale", 4, "--coder", "JPEG", "-o", out, "--looks", 0, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 2
+    rows = csv.DictReader((out / "points.csv").open())
+    assert {row["image"] for row in rows} == {str(tmp_path / name / "1.png") for name in ("a", "b")}
+
+
+@pytest.mark.parametrize(("scale", "quality"), [(2, 50), (4, 75)])
+def test_small_jpegs_restore_better_than_large_ones_of_the_same_bytes(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, scale: int, quality: int
+) -> None:
+    picture = from_pil(Image.open(photo))
+    direct, _ = curves(one.point for one in points(picture, "a", [], [], coders=("JPEG",)))
+    monkeypatch.setitem(QUALITIES, "JPEG", (quality,))
+    codec = open_codec(f"car_codec_x{scale}")
+    _, _, bicubic, ours = curves(one.point for one in points(picture, "a", [codec], [], coders=("JPEG",)))
+    assert (bicubic.method, ours.method) == ("bicubic", codec.loaded.name)
+    (gain,) = gain_at_equal_bytes(ours, direct)
+    assert gain > 1.3  # of this crop 2.4 at 2x, 2.1 at 4x
+    assert ours.psnr[0] > bicubic.psnr[0] + 1
+    assert ours.bpp[0] < bicubic.bpp[0]
+
+
+def test_jpeg_xl_goes_the_way_of_the_other_coders(photo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pillow_jxl")
+    done = run(photo, "--scale", 4, "--coder", "JXL", "--looks", 0, "-o", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {curve["name"]: curve for curve in json.loads(done.stdout)["curves"]}
+    direct, ours = found["JXL"], found["car_codec_x4 + JXL"]
+    assert sorted(direct["qualities"]) == list(QUALITIES["JXL"])
+    assert direct["psnr"] == sorted(direct["psnr"])
+    assert ours["bpp"][0] < direct["bpp"][0] / 2
+    assert max(ours["psnr"]) > max(found["bicubic 4x + JXL"]["psnr"])
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:

@@ -451,6 +451,28 @@ def test_l1_comes_first_and_decibels_take_over(folder: Path, tmp_path: Path) -> 
     assert same(tuned, without)
 
 
+def test_a_longer_budget_does_not_bring_l1_back(
+    folder: Path, tmp_path: Path, trainer_of: Callable[..., Any]
+) -> None:
+    recipe = replace(TINY, steps=4, restoration="decibels", l1_share=0.6)
+    train(recipe, [folder], tmp_path / "run")
+
+    def goes_by(steps: int) -> str:
+        with trainer_of(replace(recipe, steps=steps)) as trainer:
+            trainer._train_step(trainer._done())
+            return trainer._inner_objective.restoration
+
+    assert goes_by(8) == goes_by(40) == "decibels"
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    assert state.pop("past_l1")
+    torch.save(state, path)  # as earlier versions wrote it
+    assert goes_by(8) == "l1"
+    # what is not through is still to come
+    train(replace(recipe, steps=2, l1_share=0.9), [folder], tmp_path / "short")
+    assert not torch.load(tmp_path / "short" / "state.pt", weights_only=True)["past_l1"]
+
+
 def test_another_loss_is_watched_anew(trainer_of: Callable[..., Any]) -> None:
     with trainer_of(replace(TINY, restoration="decibels", l1_share=0.5)) as trainer:
         known = []

@@ -39,6 +39,29 @@ def test_every_entry_is_true(entry: ManifestEntry) -> None:
         assert metrics.keys() >= {"psnr", "ssim", "psnr_rgb", "lr_psnr"}
 
 
+@pytest.mark.parametrize(
+    ("model", "least"),
+    [
+        ("car_plus_x2", {"Set5": (43.2, 0.985), "Set14": (40.0, 0.974), "BSDS100": (40.0, 0.980)}),
+        ("car_plus_x4", {"Set5": (35.2, 0.932), "Set14": (31.6, 0.870), "BSDS100": (30.8, 0.855)}),
+        ("car_lite_x2", {}),
+        ("car_lite_x4", {}),
+    ],
+)
+def test_the_newest_weights_are_as_good_as_promised(
+    model: str, least: dict[str, tuple[float, float]]
+) -> None:
+    newest = [entry for entry in manifest() if entry.model == model][-1]
+    assert newest.metrics.keys() >= {"Set5", "Set14", "BSDS100"}
+    for name, metrics in newest.metrics.items():
+        psnr, ssim = least.get(name, (0.0, 0.0))
+        assert metrics["psnr"] >= psnr, name
+        assert metrics["ssim"] >= ssim, name
+        # the small picture looks like a bicubic one, and as PNG costs hardly more
+        assert metrics["lr_psnr"] >= 40, name
+        assert metrics["lr_bytes"] <= 1.1 * metrics["bicubic_lr_bytes"], name
+
+
 def test_manifest_and_files_match() -> None:
     assert {entry.file for entry in manifest()} == {path.name for path in FOLDER.glob("*.safetensors")}
     assert len({entry.tag for entry in manifest()}) == len(manifest())

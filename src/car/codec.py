@@ -31,6 +31,10 @@ DEFAULT_TILE = 512
 
 _LEAST_TILE = 64
 _PIECE = 128  # LR pixels a side by which it is found out how a picture was turned
+_PLACES = 16  # along each axis, at most, where such a piece is looked for
+# by what factor, and by how many squared 8-bit levels more, the error of the next way of turning must be
+# above that of the best for the pixels to tell which it was
+_CLEARLY = 1.1, 0.02
 _BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # EXIF orientations: what undoes each
 
 Precision = Literal["float32", "bf16", "fp16"]
@@ -143,8 +147,11 @@ class Codec:
             UsageError: `size` does not belong to an LR picture of this size at this scale.
         """
         (width, height), notes = self.restored_size(picture, size)
-        turned = self.turned(picture)
+        turned, clear = self._turn(picture)
         if turned != 1:
+            if not clear:
+                way = "clockwise" if turned == 6 else "anticlockwise"
+                notes += (f"which way is not clear from its pixels: taken for a quarter {way}",)
             as_made = picture.turn(_BACK[turned])
             large = self.restore(as_made, (height, width) if turned >= 5 else (width, height))
             return replace(large.turn(turned), notes=notes)
@@ -181,6 +188,15 @@ class Codec:
             )
         elif picture.info is not None and not self.loaded.sha256.startswith(picture.info.weights):
             notes = (f"made with other weights of {self.loaded.name} than it is restored with, as asked for",)
+        elif (
+            picture.info is not None
+            and picture.lossy
+            and self.loaded.name.startswith(("car_plus_", "car_lite_"))
+        ):
+            notes = (
+                f"the file is lossy, which {self.loaded.name} is not made for: unless its quality is high, "
+                f"{default_model(s, coded=True)} may restore it better",
+            )
         if size is None:
             size = full
             if picture.info is not None and picture.info.scale == s:
@@ -191,7 +207,8 @@ class Codec:
                     size = swapped
                     if picture.turned < 5:
                         notes += ("the picture was turned after it was made",)
-                        if swapped != full and self.loaded.name.startswith("car_codec_"):
+                        lossy = picture.lossy or self.loaded.name.startswith("car_codec_")
+                        if swapped != full and lossy:
                             # what a lossy coder leaves does not tell which way: which side was filled up?
                             size = full
                             notes += (f"its size is {full[0]}x{full[1]}, as it is not known what to cut off",)
@@ -210,26 +227,34 @@ class Codec:
 
     def turned(self, picture: Picture) -> int:
         """Return the EXIF orientation that leads from how the small picture was made to how it is now."""
+        return self._turn(picture)[0]
+
+    def _turn(self, picture: Picture) -> tuple[int, bool]:
+        """Return what `turned` does, and whether it is clear."""
         if picture.info is None or picture.info.scale != self.scale:
-            return 1
+            return 1, True
         if picture.turned != 1:
-            return picture.turned
+            return picture.turned, True
         full = (picture.width * self.scale, picture.height * self.scale)
         if _fits(picture.info.size, full, self.scale) or not _fits(
             _swapped(picture.info.size), full, self.scale
         ):
-            return 1
+            return 1, True
         # one of the four that swap the sides: the one in which shrinking gives back what was restored
-        top, left = ((n - min(n, _PIECE)) // 2 for n in (picture.height, picture.width))
-        piece = picture.pixels[top : top + _PIECE, left : left + _PIECE]
-        piece = Picture(np.ascontiguousarray(piece), None, False, None, None, ())
+        piece = Picture(np.ascontiguousarray(_busiest_piece(picture.pixels)), None, False, None, None, ())
 
         def change(turned: int) -> float:
             made = piece.turn(_BACK[turned]).pixels
             again = self._plainly_shrunk(self.upscale_pixels(made))
-            return float(np.square(again.astype(np.float64) - made).mean())
+            return float(
+                np.square((again.astype(np.float64) - made) * (255 / np.iinfo(made.dtype).max)).mean()
+            )
 
-        return min((5, 6, 7, 8), key=change)
+        changes = {turned: change(turned) for turned in (5, 6, 7, 8)}
+        least, next_least = sorted(changes.values())[:2]
+        clear = next_least > _CLEARLY[0] * least + _CLEARLY[1]
+        # hardly a program mirrors a picture as it turns it
+        return min(changes if clear else (6, 8), key=changes.__getitem__), clear
 
     def downscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Shrink RGB ``[H, W, 3]``, uint8 or uint16, to ``[ceil(H/s), ceil(W/s), 3]`` of the same dtype."""
@@ -666,6 +691,15 @@ def as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     for channel, weight in enumerate(_GREY):
         luma += pixels[:, :, channel] * np.uint32(weight)
     return np.repeat((luma >> 16).astype(pixels.dtype)[:, :, None], 3, axis=2)
+
+
+def _busiest_piece(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the piece of ``[H, W, 3]`` with the most variance: of a flat one, every turn is alike."""
+    tops, lefts = (
+        np.linspace(0, max(n - _PIECE, 0), min(_PLACES, -(-n // _PIECE)), dtype=int) for n in pixels.shape[:2]
+    )
+    pieces = (pixels[top : top + _PIECE, left : left + _PIECE] for top in tops for left in lefts)
+    return max(pieces, key=lambda piece: float(piece.var(axis=(0, 1)).sum()))
 
 
 def _swapped(size: tuple[int, int]) -> tuple[int, int]:

@@ -215,7 +215,28 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
                 with tifffile.TiffFile(file) as tiff:
                     return _find_info(None, tiff.pages.first.tags.valueof(_XMP))[0]
             with _open(file, str(path), None) as image:
+                if image.format == "PNG":
+                    image = _open(_without_pixels(file), str(path), None)
                 return _find_info(image.info.get("car"), image.info.get("xmp"), _comments(image))[0]
+
+
+_MOST_PNG_CHUNKS, _MOST_PNG_TEXT = 100_000, 2**20  # usual are chunks of 8 KB and more, and texts far below it
+
+
+def _without_pixels(file: BinaryIO) -> io.BytesIO:
+    """Return a PNG of header and texts alone: those behind the pixels, Pillow reads with the pixels only."""
+    file.seek(0)
+    kept, left = [file.read(8)], _MOST_PNG_TEXT
+    for _ in range(_MOST_PNG_CHUNKS):
+        length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+        if kind in (b"", b"IEND"):
+            break
+        if kind in (b"IHDR", b"tEXt", b"zTXt", b"iTXt", b"eXIf") and length <= left:
+            left -= length
+            kept.append(_chunk(kind, file.read(length)))
+            length = 0
+        file.seek(length + 4, os.SEEK_CUR)
+    return io.BytesIO(b"".join([*kept, _chunk(b"IDAT", b""), _chunk(b"IEND", b"")]))
 
 
 def _check_regular(path: Path, name: str) -> None:
@@ -515,7 +536,8 @@ def _comments(image: Image.Image) -> list[bytes]:
     """Return the comment of a JPEG and the description in EXIF, where `LRInfo.to_comment` may be."""
     found: list[Any] = [image.info.get("comment")]
     with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
-        description = image.getexif().get(_DESCRIPTION)
+        # not that of PNG, which decodes the pixels to look behind them
+        description = Image.Image.getexif(image).get(_DESCRIPTION)
         found.append(description.encode() if isinstance(description, str) else description)
     return [comment for comment in found if isinstance(comment, bytes)]
 

@@ -44,8 +44,7 @@ class Measured:
 def measured(codec: Codec, images: str, records: Sequence[ImageRecord]) -> Measured:
     """Return `records` of `codec` on the set called `images`."""
     parameters = sum(p.numel() for p in codec.loaded.rescaler.parameters())
-    name = codec.loaded.tag or f"{codec.loaded.name} ({codec.loaded.short_hash})"
-    return Measured(name, codec.scale, parameters, images, tuple(records))
+    return Measured(codec.loaded.label, codec.scale, parameters, images, tuple(records))
 
 
 def published(scale: int) -> list[dict[str, Any]]:

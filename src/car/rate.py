@@ -8,6 +8,7 @@ decibels, setting by setting, which is what Bjontegaard's difference of rates co
 import io
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -45,7 +46,7 @@ class Point:
     Attributes:
         image: name of the image.
         method: what made the small picture: ``direct`` (none: full size), ``tuned`` (none either, coded as
-            our small pictures are), ``bicubic`` or a model.
+            our small pictures are), ``bicubic`` or a model; which weights, where there are several of one.
         scale: 1 at full size.
         coder: JPEG, WEBP, AVIF, JXL or PNG.
         quality: the coder's setting; 0 for lossless.
@@ -188,8 +189,10 @@ def points(
                     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
                 yield one("bicubic", scale, coder, quality, shrink, enlarge)
+    weights = Counter(name for name, _ in {(c.loaded.name, c.loaded.sha256) for c in (*coded, *lossless)})
     for codec, lossy in [*((c, True) for c in coded), *((c, False) for c in lossless)]:
-        name_of, scale = codec.loaded.name, codec.scale
+        scale = codec.scale
+        method = codec.loaded.label if weights[codec.loaded.name] > 1 else codec.loaded.name
         for coder in coders if lossy else LOSSLESS:
             for quality in QUALITIES[coder] if lossy else (0,):
 
@@ -203,7 +206,7 @@ def points(
                 def restore(data: bytes, m: Codec = codec) -> NDArray[np.uint8]:
                     return m.upscale_pixels(_pixels(data))[:height, :width].astype(np.uint8)
 
-                yield one(name_of, scale, coder, quality, shrink_by, restore)
+                yield one(method, scale, coder, quality, shrink_by, restore)
 
 
 def measured_pixels(picture: Picture, name: str) -> NDArray[np.uint8]:

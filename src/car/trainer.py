@@ -116,6 +116,7 @@ class Trainer:
         self.batches = Prefetcher(lambda step: self._to_device(self.crops.get(step, first, share)), workers)
         self.step, self.seconds, self.rollbacks = 0, 0.0, 0
         self.best = -math.inf
+        self.past_l1 = False  # stays, also where a longer budget moves the end of that share beyond this step
         self.watch = LossWatch()
         self._losses: list[torch.Tensor] = []
         self._stop: int | None = None
@@ -245,7 +246,8 @@ class Trainer:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._inner_objective.learn_downscaler = progress >= recipe.downscaler_delay
-        by_l1 = progress < recipe.l1_share and not (recipe.init or recipe.coded)
+        self.past_l1 = self.past_l1 or progress >= recipe.l1_share
+        by_l1 = not (self.past_l1 or recipe.init or recipe.coded)
         restoration = "l1" if by_l1 else recipe.restoration
         if self._inner_objective.restoration == "l1" != restoration:
             self.watch = LossWatch()  # values of another loss say nothing
@@ -455,6 +457,7 @@ class Trainer:
                 "seconds": self.seconds,
                 "rollbacks": self.rollbacks,
                 "best": self.best,
+                "past_l1": self.past_l1,
                 "watch": self.watch.state(),
                 "images": self._images(),
                 "model": self.model.state_dict(),
@@ -506,6 +509,7 @@ class Trainer:
                 state["best"] = -math.inf
         self.step, self.seconds = state["step"], state["seconds"]
         self.rollbacks, self.best = state["rollbacks"], state["best"]
+        self.past_l1 = state.get("past_l1", False)  # states of earlier versions do not say
         self.watch.restore(state["watch"])
         self._losses = []
         self.model.load_state_dict(state["model"])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,6 +108,7 @@ def rate_command(
     coded = [open_codec(name, device=device, tile=tile) for name in names]
     lossless = [open_codec(default_model(s), device=device, tile=tile) for s in scales]
     files = [path for path, _ in find_images(inputs)[0]]
+    same = Counter(path.name for path in files)
     if images and images < len(files):
         files = [files[n * len(files) // images] for n in range(images)]
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
@@ -122,14 +124,15 @@ def rate_command(
 
         def measure(path: Path, look: bool) -> None:
             picture = read(path, max_pixels=max_pixels)
+            name = path.name if same[path.name] == 1 else str(path)
             own: list[Point] = []
             decoded: list[Decoded] = []
-            for one in points(picture, path.name, coded, lossless, coders=chosen, on_point=advance):
+            for one in points(picture, name, coded, lossless, coders=chosen, on_point=advance):
                 own.append(one.point)
                 if look:
                     decoded.append(one)
             if look:
-                crops.extend(equal_bytes_crops(decoded, measured_pixels(picture, path.name)))
+                crops.extend(equal_bytes_crops(decoded, measured_pixels(picture, name)))
             found.extend(own)
 
         for number, path in enumerate(files):

@@ -111,8 +111,7 @@ def report_command(
                     else:
                         records[codec].append(trip.record)
                         if number < looks:
-                            label = codec.loaded.tag or codec.loaded.name
-                            trips.setdefault(codec.scale, []).append((label, trip))
+                            trips.setdefault(codec.scale, []).append((codec.loaded.label, trip))
                     advance()
                 to_see += [crops(path.name, row) for row in trips.values()]
             found += [measured(codec, name, rows) for codec, rows in records.items() if rows]

@@ -92,6 +92,12 @@ class LoadedModel:
         """The digits that LR files carry."""
         return self.sha256[:HASH_DIGITS]
 
+    @property
+    def label(self) -> str:
+        """What tells these weights from others of the model: ``car_plus_x2.v4``, ``car_plus_x2 (hash)``."""
+        told = self.tag or self.short_hash
+        return told if told.startswith(self.name) else f"{self.name} ({told})"
+
 
 @cache
 def manifest() -> tuple[ManifestEntry, ...]:
