@@ -255,15 +255,58 @@ def test_what_others_put_there_stays(tmp_path):
     assert (dst / "a/photo0.x4.png").read_bytes() == b"mine"
 
 
-def test_a_link_that_leads_nowhere_does_not_lead_results_out_of_the_target(tmp_path):
+def test_what_is_no_file_of_the_target_is_neither_read_nor_replaced(tmp_path):
     photos(tmp_path / "src", 1)
     (tmp_path / "dst/a").mkdir(parents=True)
-    link, outside = tmp_path / "dst/a/photo0.x4.png", tmp_path / "outside.png"
-    link.symlink_to(outside)
-    (failure,) = go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True)).failures
+    there, outside = tmp_path / "dst/a/photo0.x4.png", tmp_path / "outside.png"
+    outside.write_bytes(b"mine")
+
+    def through(path):
+        there.symlink_to(path)
+
+    def fails(message):
+        for work in (DOWN, replace(DOWN, overwrite=True)):
+            (failure,) = go(tmp_path / "src", tmp_path / "dst", work).failures
+            assert f"photo0.x4.png: cannot be {'written' if work.overwrite else 'read'} (" in failure.error
+            assert failure.error.count(message) == 1
+        assert outside.read_bytes() == b"mine"
+
+    through(outside)
+    fails(f"a link leads to {outside}, out of {tmp_path / 'dst'}")
+    there.unlink()
+    through(tmp_path / "none.png")
+    fails(f"a link leads to {tmp_path / 'none.png'}, out of {tmp_path / 'dst'}")
+    there.unlink()
+    os.mkfifo(there)
+    fails("not a regular file")
+    there.unlink()
+    there.mkdir()
+    fails("not a regular file")
+    there.rmdir()
+    # nobody sees in a link where the file would appear
+    through(tmp_path / "dst/none.png")
+    (failure,) = go(tmp_path / "src", tmp_path / "dst").failures
     assert failure.error.count("photo0.x4.png: cannot be written (a link is there that leads nowhere)") == 1
-    assert link.is_symlink()
-    assert not outside.exists()
+    assert there.is_symlink()
+    there.unlink()
+    # within the target it is as any program would write
+    (tmp_path / "dst/real.png").write_bytes(b"old")
+    through(tmp_path / "dst/real.png")
+    assert go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True)).done == 1
+    assert there.is_symlink()
+    assert Image.open(tmp_path / "dst/real.png").size == (12, 12)
+
+
+def test_a_file_of_another_size_is_not_read_to_see_that_it_is_another(tmp_path, monkeypatch):
+    photos(tmp_path / "src", 1)
+    (tmp_path / "dst/a").mkdir(parents=True)
+    with (tmp_path / "dst/a/photo0.x4.png").open("wb") as file:
+        file.truncate(10**11)  # takes no room
+    read_names, real = [], Place.read
+    monkeypatch.setattr(Place, "read", lambda self, name: (read_names.append(name), real(self, name))[1])
+    (failure,) = go(tmp_path / "src", tmp_path / "dst").failures
+    assert "exists and is another" in failure.error
+    assert set(read_names) == {"a/photo0.png"}
 
 
 def test_a_link_to_a_folder_does_not_lead_results_out_of_the_target(tmp_path):
@@ -274,7 +317,9 @@ def test_a_link_to_a_folder_does_not_lead_results_out_of_the_target(tmp_path):
     (tmp_path / "dst/a").symlink_to(outside)
     summary = go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True))
     assert [failure.source for failure in summary.failures] == ["a/photo0.png"]
-    assert f"a link leads to {outside.resolve()}, out of {tmp_path / 'dst'}" in summary.failures[0].error
+    assert (
+        f"a link leads to {outside / 'photo0.x4.png'}, out of {tmp_path / 'dst'}" in summary.failures[0].error
+    )
     assert summary.done == 1
     assert not list(outside.iterdir())
     # the target itself may be a link, and one inside may lead elsewhere inside

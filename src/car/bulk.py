@@ -206,13 +206,15 @@ class Worker:
     def _kept(self, item: Item, record: Record, encoded: bytes) -> Record:
         """Write the result, unless the same is there; what this program did not make stays."""
         if not self.work.overwrite:
-            old = self.target.read_if_there(item.target)
-            if old is not None:
-                digest = hashlib.sha256(old).hexdigest()
+            size = self.target.size_of(item.target)
+            known = item.known
+            if size is not None:
+                # what cannot be the same is not read: it may be of any size
+                like = size in (len(encoded), known.target_bytes if known else -1)
+                digest = hashlib.sha256(self.target.read(item.target)).hexdigest() if like else ""
                 if digest == record.target_sha256:
                     return record  # of a run that ended before it was recorded, or of one beside this
-                ours = item.known is not None and digest == item.known.target_sha256
-                if not ours or (item.known is not None and item.known.settings != self.digest):
+                if known is None or digest != known.target_sha256 or known.settings != self.digest:
                     raise ImageError(
                         f"{self.target.path_of(item.target)} exists and is another; --overwrite replaces it"
                     )

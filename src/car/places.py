@@ -184,18 +184,19 @@ class Place:
             raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
         raise StorageError(f"{self.path_of(name)}: {size} bytes are over the limit of {MAX_FILE_BYTES}")
 
-    def read_if_there(self, name: str) -> bytes | None:
-        """Return the content of a file, or None where there is none.
+    def size_of(self, name: str) -> int | None:
+        """Return the bytes of a file that a result would replace, or None where there is none.
 
         Raises:
-            StorageError: it is there and cannot be read.
+            StorageError: it cannot be told, it is no regular file, or a link there leads out of this place.
         """
         path = self._path(name)
         try:
             if self.is_local:
-                return Path(path).read_bytes() if Path(path).exists() else None
+                self._check_target(Path(path))
+                return Path(path).stat().st_size
             self._fs.invalidate_cache()
-            return self._fs.cat_file(path) if self._fs.exists(path) else None
+            return int(self._fs.info(path).get("size") or 0)
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -210,7 +211,8 @@ class Place:
         path = self._path(name)
         try:
             if self.is_local:
-                self._make_folder(Path(path).parent)
+                self._check_target(Path(path))
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
                 atomic_write(path, content)
                 return
             protocol = self._fs.protocol
@@ -225,10 +227,12 @@ class Place:
                 fatal=isinstance(cause, OSError) and cause.errno in _FATAL,
             ) from error
 
-    def _make_folder(self, folder: Path) -> None:
-        if not folder.resolve().is_relative_to(Path(self._root).resolve()):
-            raise ImageError(f"a link leads to {folder.resolve()}, out of {self.url}")
-        folder.mkdir(parents=True, exist_ok=True)
+    def _check_target(self, path: Path) -> None:
+        real = path.resolve()
+        if not real.is_relative_to(Path(self._root).resolve()):
+            raise ImageError(f"a link leads to {real}, out of {self.url}")
+        if real.exists() and not real.is_file():  # a pipe would be read for ever
+            raise ImageError("not a regular file")
 
     def _write_and_rename(self, path: str, content: bytes) -> None:
         folder, _, last = path.rpartition("/")
