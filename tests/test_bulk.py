@@ -101,8 +101,8 @@ def test_records_say_what_happened(tmp_path):
     todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), replace(DOWN, psnr=True))
     _, records = run(todo, engine=run_here)
     kept = read_manifest(Place(str(tmp_path / "dst")))
-    assert {r.source: r for r in records} == kept
-    record = kept["b/photo1.png"]
+    assert {(r.source, r.target): r for r in records} == kept
+    record = kept["b/photo1.png", "b/photo1.x4.png"]
     assert record.status == "done"
     assert (record.source_size, record.target_size) == ((49, 48), (13, 12))
     assert record.target == "b/photo1.x4.png"
@@ -355,7 +355,7 @@ def test_bad_images_are_tried_twice_and_listed(tmp_path, monkeypatch):
     assert tries.count("a/bad.png") == 2
     assert tries.count("a/photo0.png") == 1
     assert "bad.png: not a picture of a known format" in summary.failures[0].error
-    assert read_manifest(Place(str(dst)))["a/bad.png"].status == "failed"
+    assert read_manifest(Place(str(dst)))["a/bad.png", ""].status == "failed"
 
 
 def test_an_image_that_fails_once_is_done_the_second_time(tmp_path, monkeypatch):
@@ -446,6 +446,54 @@ def test_results_below_or_beside_the_sources_are_no_sources(tmp_path):
         again = go(src, dst)
         assert (again.found, again.done, again.failed) == (2, 0, 0)
         assert len(files(src)) == 4
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_restoring_beside_the_small_pictures_goes_on(tmp_path, recorded):
+    names = photos(tmp_path / "src", 3)
+    go(tmp_path / "src", tmp_path / "both")
+    work = Work("upscale", device="cpu", tile=64)
+    assert go(tmp_path / "both", tmp_path / "both", work).done == 3
+    (tmp_path / "both" / names[2]).unlink()
+    before = files(tmp_path / "both")
+    if not recorded:  # killed before the manifest was written
+        shutil.rmtree(tmp_path / "both" / MANIFEST)
+    again = go(tmp_path / "both", tmp_path / "both", work)
+    assert (again.found, again.failed) == (3, 0)
+    assert again.unchanged == (2 if recorded else 0)
+    assert before.items() < files(tmp_path / "both").items()
+    assert read(tmp_path / "both" / names[2]).pixels.shape == read(tmp_path / "src" / names[2]).pixels.shape
+
+
+def test_a_picture_that_would_take_its_own_place_is_an_error(tmp_path):
+    photos(tmp_path, 2, side=12)
+    work = Work("upscale", scale=4, device="cpu", tile=64)
+    before = files(tmp_path)
+    summary = go(tmp_path, tmp_path, work)
+    assert (summary.found, summary.done, summary.failed) == (2, 0, 2)
+    assert "a/photo0.png: its result would take its place" in summary.failures[0].error
+    assert files(tmp_path) == before
+    assert go(tmp_path, tmp_path, replace(work, format="webp")).done == 2
+    again = go(tmp_path, tmp_path, replace(work, format="webp"))
+    assert (again.found, again.unchanged) == (2, 2)
+
+
+def test_two_scales_into_one_target_are_both_remembered(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 2)
+    half = replace(DOWN, scale=2)
+    for target in (dst, src):  # in place the results of one are no sources of the other
+        assert [go(src, target, work).done for work in (DOWN, half)] == [2, 2]
+        for work in (DOWN, half):
+            again = go(src, target, work)
+            assert (again.found, again.unchanged, again.source_bytes) == (2, 2, 0)
+    # what was shrunk in place is there to be restored in place
+    names = [name for name in files(src) if ".x4." in name]
+    (src / "a/photo0.png").unlink()
+    todo = plan(str(src / "*/*.x4.png"), str(src), Work("upscale", device="cpu", tile=64))
+    assert [item.name for item in todo.items] == sorted(names)
+    # without their sources beside them results are pictures as any other
+    assert go(dst, dst).done == 4
 
 
 def test_results_that_would_have_one_name_are_refused(tmp_path):

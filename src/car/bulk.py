@@ -330,7 +330,7 @@ def plan(source: str, target: str, work: Work) -> Plan:
     left_out = Counter(passed.values())
     to.remove_leftovers()
     there = to.listing(lambda name: True)
-    known = {name: record for name, record in read_manifest(to).items() if record.status != "failed"}
+    known = {key: record for key, record in read_manifest(to).items() if record.status != "failed"}
     # results from another source are no earlier ones of this source's images
     determined = [work.settings(), weights, place.identity]
     digest = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
@@ -338,18 +338,33 @@ def plan(source: str, target: str, work: Work) -> Plan:
     unchanged: list[Record] = []
     problems: list[Record] = []
     taken: dict[str, str] = {}
+    targets = {
+        name: work.target_name(name, scale)
+        for name in found
+        if not name.startswith((MANIFEST + "/", *([inner + "/"] if inner else [])))
+    }
+    if inner == "":  # results of earlier runs beside their sources are no sources themselves
+        results = {result for name, result in targets.items() if result != name}
+        # but what was shrunk may be restored, and the other way round
+        shrinks = work.kind != "upscale"
+        earlier = (record for record in known.values() if record.source in found)
+        results |= {
+            record.target for record in earlier if (record.target_size <= record.source_size) == shrinks
+        }
+        targets = {name: result for name, result in targets.items() if name not in results}
     # of two images with one result, that which has it already keeps it
-    for name in sorted(found, key=lambda name: name not in known):
+    for name, result in sorted(targets.items(), key=lambda pair: pair not in known):
         entry = found[name]
-        if name.startswith((MANIFEST + "/", *([inner + "/"] if inner else []))):
+        if inner == "" and result == name:
+            text = f"{place.path_of(name)}: its result would take its place; name another target or format"
+            problems.append(Record(name, "failed", entry.size, entry.stamp, settings=digest, error=text))
             continue
-        result = work.target_name(name, scale)
         if result and result in taken:
             text = f"{place.path_of(name)}: its result would be {result}, as that of {taken[result]}"
             problems.append(Record(name, "failed", entry.size, entry.stamp, settings=digest, error=text))
             continue
         taken[result] = name
-        old = known.get(name)
+        old = known.get((name, result))
         at_target = there.get(result) if result else None
         fits = old is not None and old.settings == digest and old.stamp == entry.stamp != ""
         if (
@@ -362,9 +377,6 @@ def plan(source: str, target: str, work: Work) -> Plan:
             unchanged.append(replace(old, status="unchanged"))
         else:
             items.append(Item(name, entry, result, at_target, old))
-    if inner == "":  # results of an earlier run beside their sources are no sources themselves
-        items = [item for item in items if item.name not in taken]
-        unchanged = [record for record in unchanged if record.source not in taken]
     return Plan(place.url, target, work, digest, tuple(items), tuple(unchanged), tuple(problems), left_out)
 
 

@@ -95,25 +95,28 @@ class Record:
         )
 
 
-def read_manifest(target: Place) -> dict[str, Record]:
-    """Return the last record of each source that was done, or how it failed if it never was.
+def read_manifest(target: Place) -> dict[tuple[str, str], Record]:
+    """Return the last record of each result that was made, by the names of source and target.
+
+    The name of the target is empty where none is written, and for a source that failed and was never done.
 
     Raises:
         StorageError: a part cannot be read.
     """
-    records: dict[str, Record] = {}
+    records: dict[tuple[str, str], Record] = {}
+    failed: dict[tuple[str, str], Record] = {}
     for name in target.listing(lambda name: name.startswith(MANIFEST + "/") and name.endswith(".jsonl")):
         for line in target.read(name).splitlines():
             try:
                 record = Record.from_dict(json.loads(line))
             except (ValueError, TypeError, RecursionError):  # not ours, or damaged: as if it were not there
                 continue
-            if record is None:
-                continue
-            # what made a result is not forgotten because its source was damaged for a while
-            if record.status != "failed" or record.source not in records:
-                records[record.source] = record
-    return records
+            if record is not None:
+                kept = failed if record.status == "failed" else records
+                kept[record.source, record.target] = record
+    # what made a result is not forgotten because its source was damaged for a while
+    done = {source for source, _ in records}
+    return records | {key: record for key, record in failed.items() if record.source not in done}
 
 
 class ManifestWriter:
