@@ -112,7 +112,7 @@ class Worker:
             StorageError: the target cannot be written to at all.
         """
         begin = time.perf_counter()
-        record = Record(item.name, "failed", item.entry.size, item.entry.stamp, settings=self.digest)
+        record = self.failure(item, "")
         try:
             record = self._process(item, record)
         except StorageError as error:
@@ -125,6 +125,12 @@ class Worker:
             record = replace(record, error=f"internal error: {type(error).__name__}: {error}")
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return replace(record, seconds=round(time.perf_counter() - begin, 4), finished=now)
+
+    def failure(self, item: Item, error: str) -> Record:
+        """Return the record of an item on which nothing was done."""
+        return Record(
+            item.name, "failed", item.entry.size, item.entry.stamp, settings=self.digest, error=error
+        )
 
     def _told(self, item: Item, error: BaseException) -> str:
         text, path = str(error) or type(error).__name__, self.source.path_of(item.name)

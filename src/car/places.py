@@ -72,6 +72,11 @@ class Place:
         root = os.path.realpath(self._root) if self.is_local else self._root
         return f"{type(self._fs).__name__}:{root}"
 
+    @property
+    def absolute(self) -> str:
+        """What names this place whatever the working folder is."""
+        return self._root if self.is_local else self.url
+
     def path_of(self, name: str) -> str:
         """Return what stands for `name` in messages."""
         return f"{self.url.rstrip('/')}/{name}"
