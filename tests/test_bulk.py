@@ -559,6 +559,30 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path):
     assert set(files(tmp_path)) == {"dst/good.x4.png"}
 
 
+@pytest.mark.parametrize("key", ["", "modificationTime", "modify", "last_modified"])
+def test_a_file_system_that_tells_no_time_has_its_files_read(tmp_path, monkeypatch, key):
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    content = [(Path(__file__).parent / "fixtures" / "photo.png").read_bytes() for _ in range(2)]
+    content[1] = content[1][:-12] + content[1][-12:].lower()  # of the same size
+    times = iter(range(1, 100))
+
+    def find(self, path, **_):
+        about = {"size": len(self.cat_file("/src/photo.png"))} | ({key: next(times)} if key else {})
+        return {"/src/photo.png": about}
+
+    monkeypatch.setattr(MemoryFileSystem, "find", find)
+    memory.pipe_file("/src/photo.png", content[0])
+    assert go("memory://src", tmp_path / "dst").done == 1
+    again = go("memory://src", tmp_path / "dst")
+    assert (again.unchanged, again.source_bytes) == (1, len(content[0]))
+    memory.pipe_file("/src/photo.png", content[1])
+    assert go("memory://src", tmp_path / "dst").done == 1
+
+
 @given(st.text(alphabet=st.sampled_from("ab./\\\0é "), max_size=12))
 def test_a_checked_name_stays_below_its_folder(name):
     root = "/somewhere/target"

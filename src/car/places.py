@@ -25,7 +25,10 @@ _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
 # after one of these nothing else can be written to the place either
 _FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 _LEFTOVER_AGE = 3600  # seconds; no file takes as long to write
-_STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+_STAMPS = (
+    *("ETag", "etag", "md5Hash", "LastModified", "last_modified"),
+    *("mtime", "modificationTime", "modify", "created"),
+)
 # kinds of what a local listing passes over
 _HIDDEN_FILE, _HIDDEN_FOLDER, _LINKED_FOLDER = "hidden files", "hidden folders", "links to folders"
 _DEAD_LINK, _SPECIAL_FILE = "links that lead nowhere", "pipes, sockets and devices"
@@ -33,7 +36,7 @@ _DEAD_LINK, _SPECIAL_FILE = "links that lead nowhere", "pipes, sockets and devic
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a place: its size in bytes and something that changes when its content does."""
+    """A file in a place: its size in bytes and what changes when its content does, "" where unknown."""
 
     size: int
     stamp: str
@@ -143,10 +146,11 @@ class Place:
     def _remote_files(self) -> Iterator[tuple[str, Entry]]:
         self._fs.invalidate_cache()
         for path, about in self._fs.find(self._root, detail=True).items():
-            stamp = next((str(about[key]) for key in _STAMPS if key in about), "")
+            size = int(about.get("size") or 0)
+            known = next((about[key] for key in _STAMPS if about.get(key)), None)
             name = path[len(self._root) :].lstrip("/")
             if name:
-                yield name, Entry(int(about.get("size") or 0), f"{about.get('size')}-{stamp}")
+                yield name, Entry(size, f"{size}-{known}" if known else "")
 
     def prepare(self) -> None:
         """Make a local folder, so that one that cannot be written to is known before any work.
