@@ -22,7 +22,7 @@ import car
 from car import bulk, places
 from car.bulk import Work, plan, run, run_here
 from car.codec import Codec
-from car.errors import StorageError, UsageError
+from car.errors import ImageError, StorageError, UsageError
 from car.files import find_images
 from car.images import TEMPORARY, read, write
 from car.manifest import (
@@ -613,6 +613,10 @@ def test_lies_in_a_manifest_do_no_harm(tmp_path):
         line | {"source_size": ["x", {}]},
         line | {"seconds": "abc"},
         line | {"notes": [{}]},
+        line | {"seconds": 10**400},
+        line | {"psnr": -(10**400)},
+        line | {"target_bytes": 2**63},
+        line | {"source_size": [10**30, 1]},
     ]
     for n, lie in enumerate(lies):
         later = dst / MANIFEST / f"9999-{n}.jsonl"
@@ -712,6 +716,31 @@ def test_the_command_replaces_no_other_file_by_its_manifest(tmp_path):
     for options in (("--overwrite",), ()):
         assert command(*asked, *options).wait(120) == 0
         assert json.loads(path.read_text())["source"] == "a/photo0.png"
+
+
+def test_the_summary_is_told_before_an_export_that_fails(tmp_path, monkeypatch, capsys):
+    from car.cli import bulk as cli_bulk
+
+    def full(records, path):
+        raise ImageError(f"{path}: cannot be written (No space left on device)")
+
+    photos(tmp_path / "src", 1)
+    (tmp_path / "src/bad.png").write_bytes(b"bad")
+    monkeypatch.setattr(cli_bulk, "export_manifest", full)
+    for as_json in (False, True):
+        with pytest.raises(ImageError):
+            cli_bulk._run(
+                str(tmp_path / "src"),
+                str(tmp_path / "dst"),
+                DOWN,
+                run_here,
+                tmp_path / "m.jsonl",
+                as_json=as_json,
+                quiet=False,
+            )
+        out, err = capsys.readouterr()
+        assert (json.loads(out)["failed"] == 1) if as_json else "1 failed" in out
+        assert "bad.png: not a picture" in err
 
 
 # --- as a process ----------------------------------------------------------------------------------------

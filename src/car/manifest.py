@@ -89,10 +89,14 @@ class Record:
         return (
             all(isinstance(getattr(self, name), str) for name in texts)
             and all(type(note) is str for note in self.notes)
-            and all(type(n) is int for n in (self.source_bytes, self.target_bytes))
-            and all(len(size) == 2 and all(type(n) is int for n in size) for size in sizes)
-            and all(m is None or (type(m) in (int, float) and math.isfinite(m)) for m in measures)
+            and all(map(_is_count, (self.source_bytes, self.target_bytes)))
+            and all(len(size) == 2 and all(map(_is_count, size)) for size in sizes)
+            and all(m is None or _is_count(m) or (type(m) is float and math.isfinite(m)) for m in measures)
         )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63  # as Parquet can hold it
 
 
 def read_manifest(target: Place) -> dict[tuple[str, str], Record]:
@@ -109,7 +113,12 @@ def read_manifest(target: Place) -> dict[tuple[str, str], Record]:
         for line in target.read(name).splitlines():
             try:
                 record = Record.from_dict(json.loads(line))
-            except (ValueError, TypeError, RecursionError):  # not ours, or damaged: as if it were not there
+            except (
+                ValueError,
+                TypeError,
+                ArithmeticError,
+                RecursionError,
+            ):  # not ours, or damaged: as if it were not there
                 continue
             if record is not None:
                 kept = failed if record.status == "failed" else records
