@@ -34,6 +34,12 @@ DEFAULT_MAX_PIXELS = 400_000_000
 MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused before they are read, as a file is read whole."""
 
+MAX_DECODED_BYTES = 8 * 2**30
+"""Deep TIFFs whose samples take more are refused before they are decoded: each pixel may have 16 of 8 bytes.
+
+Any picture of 400 megapixels with up to four samples of 32 bits is within it.
+"""
+
 _FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -55,6 +61,7 @@ _TIFF_KINDS = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK,
 _TIFF_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 _FIRST_FRAME = "only the first of several frames is used"
+_MAX_TILE_EXCESS = 256 * 2**20  # bytes of a TIFF's tile beyond its picture
 _MAX_TIFF_CHANNELS = 16  # a few bytes can claim 65,535 samples a pixel
 _limit_lock = threading.Lock()
 # What they log about damaged files would reach stderr where no handler is set up; others still get it.
@@ -187,6 +194,19 @@ def _tiff_size(page: Any) -> tuple[int, int]:
     return width, height
 
 
+def check_tiff_tiles(page: Any) -> None:
+    """Raise `ImageError` where a tile claims far more than the picture, as it is decoded as a whole."""
+    if not page.is_tiled:  # strips are cut to the picture
+        return
+    pixels, claimed = page.imagewidth * page.imagelength, page.tilewidth * page.tilelength * page.tiledepth
+    if (claimed - pixels) * _pixel_bytes(page) > _MAX_TILE_EXCESS:
+        raise ImageError(f"tiles of {page.tilewidth} x {page.tilelength} are too large for the picture")
+
+
+def _pixel_bytes(page: Any) -> int:
+    return page.samplesperpixel * -(-page.bitspersample // 8)
+
+
 def from_pil(image: Image.Image) -> Picture:
     """Return the picture of a PIL image of any mode that a supported file can have.
 
@@ -302,7 +322,8 @@ def _without_metadata(content: bytes) -> bytes:
 def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | None:
     """Read a TIFF of more than 8 bits a channel; None for all others, which are left to Pillow."""
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = file.pages.first
+        page: Any = file.pages.first
+        check_tiff_tiles(page)
         if page.bitspersample <= 8:
             return None
         check_size(*_tiff_size(page), name, max_pixels)
@@ -314,6 +335,9 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
             raise ImageError(f"{name}: TIFF of kind {kind} with {page.bitspersample} bits is not supported")
         if page.samplesperpixel > _MAX_TIFF_CHANNELS:
             raise ImageError(f"{name}: {page.samplesperpixel} channels are too many")
+        size = page.imagewidth * page.imagelength * _pixel_bytes(page)
+        if size > MAX_DECODED_BYTES:
+            raise ImageError(f"{name}: its samples take {size} bytes, over the limit of {MAX_DECODED_BYTES}")
         array = page.asarray()
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
             array = np.moveaxis(array, 0, 2)

@@ -25,6 +25,7 @@ from car.images import (
     Picture,
     atomic_write,
     check_size,
+    check_tiff_tiles,
     checked_profile,
     header_size,
     one_line_errors,
@@ -235,6 +236,7 @@ def _open_strips(path: Path) -> Generator["_Strips | str", None, None]:
 
 def _tiff_strips(file: tifffile.TiffFile) -> _Strips | str:
     page: Any = file.pages.first
+    check_tiff_tiles(page)
     kinds = tifffile.PHOTOMETRIC
     colours = {kinds.RGB: 3, kinds.MINISBLACK: 1, kinds.MINISWHITE: 1}.get(page.photometric)
     turned = page.tags.valueof(_TURN_TAG, default=1) != 1
