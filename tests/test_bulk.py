@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import car
-from car import bulk, places
+from car import bulk, manifest, places
 from car.bulk import Work, plan, run, run_here
 from car.codec import Codec
 from car.errors import ImageError, StorageError, UsageError
@@ -27,6 +27,7 @@ from car.files import find_images
 from car.images import TEMPORARY, read, write
 from car.manifest import (
     MANIFEST,
+    ManifestWriter,
     Record,
     check_manifest_name,
     check_no_other_file,
@@ -885,6 +886,28 @@ def test_buckets(tmp_path, bucket):
     assert (summary.found, summary.done) == (1, 1)
     with pytest.raises(StorageError, match="s3://missing-bucket: cannot be listed"):
         plan("s3://missing-bucket", str(tmp_path / "x"), DOWN)
+
+
+def test_a_long_manifest_stays_in_files_of_bounded_size_and_is_read_whatever_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "_FLUSH", (0.0, 0.0))
+    monkeypatch.setattr(manifest, "_JOINED_BYTES", 5000)
+    monkeypatch.setattr(places, "MAX_FILE_BYTES", 1000)
+    for url in (str(tmp_path / "dst"), "memory://dst"):
+        place = Place(url)
+        writer = ManifestWriter(place)
+        names = [f"{n}.png" for n in range(40)]
+        for name in names:
+            writer.add(Record(name, "done"))
+        writer.close()
+        sizes = [entry.size for entry in place.listing(lambda name: True).values()]
+        assert 2 <= len(sizes) < 10
+        assert 1000 < max(sizes) <= 5000
+        assert [source for source, _ in read_manifest(place)] == names
+        place.write(
+            f"{MANIFEST}/long.jsonl", b"x" * 3 * 2**20 + b'\n{"source": "late.png", "status": "done"}'
+        )
+        assert ("late.png", "") in read_manifest(place)
+        Place("memory://dst").remove(f"{MANIFEST}/long.jsonl")
 
 
 def test_records_survive_their_own_json():

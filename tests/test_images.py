@@ -977,9 +977,7 @@ def test_a_tiff_of_a_few_bytes_that_claims_much_is_refused_before_it_is_decoded(
 
     with monkeypatch.context() as patch:
         patch.setattr(tifffile.TiffPage, "asarray", decoded)
-        with pytest.raises(
-            ImageError, match=r"f\.tif: its samples take 51200000000 bytes, over the limit"
-        ):
+        with pytest.raises(ImageError, match=r"f\.tif: its samples take 51200000000 bytes, over the limit"):
             images.decode(claiming_tiff((20000, 20000), 16, 64, kind=3), "f.tif")
         for bits in (8, 16):
             content = claiming_tiff((100, 100), 1, bits, tile=(65536, 65536))

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import io
 import os
 import re
 import stat
@@ -24,6 +25,7 @@ from car.images import MAX_FILE_BYTES, TEMPORARY, atomic_write
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
 # after one of these nothing else can be written to the place either
 _FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_LINE_BYTES = 2**20
 _LEFTOVER_AGE = 3600  # seconds; no file takes as long to write
 _STAMPS = (
     *("ETag", "etag", "md5Hash", "LastModified", "last_modified"),
@@ -192,6 +194,20 @@ class Place:
         except Exception as error:  # every file system has errors of its own
             raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
         raise StorageError(f"{self.path_of(name)}: {size} bytes are over the limit of {MAX_FILE_BYTES}")
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        """Yield the lines of a file of any size; one that is too long comes in pieces.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        path = self._path(name)
+        try:
+            with Path(path).open("rb") if self.is_local else io.BufferedReader(self._fs.open(path)) as file:
+                while line := file.readline(_LINE_BYTES):
+                    yield line
+        except Exception as error:
+            raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
 
     def size_of(self, name: str) -> int | None:
         """Return the bytes of a file that a result would replace, or None where there is none.
