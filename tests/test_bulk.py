@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -908,6 +909,20 @@ def test_a_long_manifest_stays_in_files_of_bounded_size_and_is_read_whatever_its
         )
         assert ("late.png", "") in read_manifest(place)
         Place("memory://dst").remove(f"{MANIFEST}/long.jsonl")
+
+
+def test_a_bucket_that_may_not_be_written_stops_the_run(tmp_path, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def refuse(self, path, value, **_):
+        raise PermissionError("Access Denied")
+
+    photos(tmp_path / "src", 6)
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    todo = plan(str(tmp_path / "src"), "memory://denied", DOWN)
+    summary, records = run(todo, engine=partial(run_here, workers=1))
+    assert "cannot be written (Access Denied)" in summary.stopped
+    assert (summary.done, records) == (0, [])
 
 
 def test_records_survive_their_own_json():

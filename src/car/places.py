@@ -249,7 +249,8 @@ class Place:
             cause = error.__cause__ if isinstance(error, ImageError) else error
             raise StorageError(
                 f"{self.path_of(name)}: cannot be written ({_why(cause or error)})",
-                fatal=isinstance(cause, OSError) and cause.errno in _FATAL,
+                fatal=isinstance(cause, OSError)
+                and (cause.errno in _FATAL or (isinstance(cause, PermissionError) and not self.is_local)),
             ) from error
 
     def _check_target(self, path: Path) -> None:
