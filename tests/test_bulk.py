@@ -25,7 +25,7 @@ from car.bulk import Work, plan, run, run_here
 from car.codec import Codec
 from car.errors import ImageError, StorageError, UsageError
 from car.files import find_images
-from car.images import TEMPORARY, read, write
+from car.images import TEMPORARY, Picture, read, write
 from car.manifest import (
     MANIFEST,
     ManifestWriter,
@@ -653,6 +653,28 @@ def test_images_in_work_stay_within_the_room():
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
     assert 60 < most <= 100
+
+
+def test_a_picture_over_the_whole_memory_is_an_error_that_says_what_to_do(tmp_path):
+    src = tmp_path / "src"
+    src.mkdir()
+    wide = np.random.default_rng(0).integers(0, 255, (80, 400, 3), dtype=np.uint8)  # 32,000 pixels
+    Image.fromarray(wide).save(src / "eight.png")
+    write(src / "sixteen.png", Picture(wide.astype(np.uint16) * 257, None, False, None, None, ()))
+    write(src / "scan.tif", Picture(wide.astype(np.uint16) * 257, None, False, None, None, ()))
+    tight = replace(DOWN, memory=10**6)  # 31 bytes a pixel
+    summary = go(src, tmp_path / "small", tight)
+    assert summary.done == 1
+    assert sorted(record.source for record in summary.failures) == ["scan.tif", "sixteen.png"]
+    for record in summary.failures:
+        assert "400x80 pixels take about 0.0 GB of memory, over 0.0 GB of memory; " in record.error
+        assert record.error.endswith("raise --memory, or shrink it alone: car downscale reads in strips")
+    for work in (replace(tight, psnr=True), replace(tight, kind="evaluate"), replace(tight, kind="upscale")):
+        summary = go(src / "eight.png", tmp_path / "other", work)
+        assert (summary.done, summary.failed) == (0, 1)
+        ending = "in strips" if work.kind == "upscale" else "; raise --memory"
+        assert summary.failures[0].error.endswith(ending)
+        assert go(src / "eight.png", tmp_path / "other", replace(work, memory=2 * 10**9)).done == 1
 
 
 def test_requests_that_make_no_sense(tmp_path):

@@ -25,16 +25,27 @@ from car.codec import Backend, Codec, Precision, model_for_picture, open_codec
 from car.coders import Coding, coding_of
 from car.errors import CarError, ImageError, StorageError, UsageError
 from car.evaluate import round_trip_of
-from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size, is_supported_input
+from car.images import (
+    DEFAULT_MAX_PIXELS,
+    Picture,
+    check_size,
+    decode,
+    encode,
+    header_size,
+    is_supported_input,
+    pixel_bytes,
+)
 from car.manifest import MANIFEST, ManifestWriter, Record, read_manifest
 from car.metrics import psnr
 from car.places import Entry, Place, open_source
+from car.stream import gigabytes
 from car.weights import ModelName, list_models
 
 Kind = Literal["downscale", "upscale", "evaluate"]
 
 _TILE = 256  # LR pixels a side; smaller than usual, as several images are in work, and just as fast
-_WHOLE = 24  # bytes a pixel that an image in work takes, roughly: pixels, decoder, tensors, encoder
+_COPIES = 6  # of its pixels that an image in work takes, roughly: array, decoder, what is made of it, encoder
+_PSNR, _EVALUATE = 110, 220  # bytes a pixel that measuring takes beside them, mostly float64
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ class Worker:
         self.source, self.target, self.work, self.digest = Place(source), Place(target), work, digest
         self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
-        self._room = _Room(work.memory // _WHOLE)
+        self._room = _Room(work.memory)
 
     def __call__(self, item: Item) -> Record:
         """Work on an item; whatever goes wrong with it is in the record.
@@ -144,10 +155,11 @@ class Worker:
         if known and same and known.settings == self.digest and self._still_there(item, known):
             return replace(known, status="unchanged", stamp=item.entry.stamp)
         width, height = header_size(content, path)
-        large = width * height
+        check_size(width, height, path, self.work.max_pixels)
+        need = self._need(width, height, pixel_bytes(content, path), path)
         if self.work.kind == "upscale":  # the restored picture is what takes the room
-            large *= (self.work.scale or max(m.scale for m in list_models())) ** 2
-        with self._room.taken(large):
+            need *= (self.work.scale or max(m.scale for m in list_models())) ** 2
+        with self._room.taken(need):
             picture = decode(content, path, max_pixels=self.work.max_pixels)
             del content
             record = replace(record, source_size=(picture.width, picture.height))
@@ -161,6 +173,27 @@ class Worker:
             target_sha256=hashlib.sha256(encoded).hexdigest(),
         )
         return self._kept(item, made, encoded)
+
+    def _need(self, width: int, height: int, a_pixel: int, path: str) -> int:
+        """Return the bytes of memory that work on a picture takes, roughly.
+
+        Raises:
+            ImageError: it is more than all that is allowed.
+        """
+        work = self.work
+        measuring = _EVALUATE if work.kind == "evaluate" else _PSNR if work.psnr else 0
+        need = width * height * (a_pixel * _COPIES + measuring)
+        if need > work.memory:
+            advice = "raise --memory"
+            if work.kind == "upscale":
+                advice += ", or restore it alone to a .tif file: car upscale writes that in strips"
+            elif not (measuring or work.effort):
+                advice += ", or shrink it alone: car downscale reads in strips"
+            raise ImageError(
+                f"{path}: {width}x{height} pixels take about {gigabytes(need)}, over "
+                f"{gigabytes(work.memory)}; {advice}"
+            )
+        return need
 
     def _still_there(self, item: Item, known: Record) -> bool:
         """Whether the recorded result is there; with `verify`, whether its content is, too."""
@@ -193,6 +226,7 @@ class Worker:
                     f"{self.source.path_of(item.name)}: restores to {width * height} pixels, over the limit "
                     f"of {work.max_pixels}; raise it with --max-pixels"
                 )
+            self._need(width, height, 3 * picture.pixels.itemsize, self.source.path_of(item.name))
             large = codec.restore(picture)
             encoded, notes = encode(large, name, quality=work.quality)
             notes = large.notes + notes
@@ -255,15 +289,15 @@ class Worker:
 
 
 class _Room:
-    """Lets images in while their pixels together stay below a limit; one larger than that goes in alone."""
+    """Lets images in while their bytes together stay below a limit; one larger than that goes in alone."""
 
-    def __init__(self, pixels: int) -> None:
-        self._limit, self._used = pixels, 0
+    def __init__(self, size: int) -> None:
+        self._limit, self._used = size, 0
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def taken(self, pixels: int) -> Generator[None, None, None]:
-        share = min(pixels, self._limit)
+    def taken(self, size: int) -> Generator[None, None, None]:
+        share = min(size, self._limit)
         with self._changed:
             self._changed.wait_for(lambda: self._used + share <= self._limit)
             self._used += share

@@ -158,8 +158,7 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 with _no_pillow_limit():
                     image.load_prepare()  # asks for the limit a second time
-            deep = image.format == "PNG" and len(content) > 28 and content[24] == 16
-            picture = _picture(image, _decode_deep_png(content) if deep else None)
+            picture = _picture(image, _decode_deep_png(content) if _is_deep_png(content) else None)
             return replace(picture, lossy=picture.lossy or _is_lossy_webp(content))
 
 
@@ -187,6 +186,23 @@ def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
                 return image.width, image.height
 
 
+def pixel_bytes(content: bytes, name: str) -> int:
+    """Return the bytes of a pixel that decoding the content of a picture file makes, at least those of RGB.
+
+    Raises:
+        ImageError: there is no such header.
+    """
+    if content[:4] in _TIFF_SIGNATURES:
+        with one_line_errors(name, "cannot be read"), tifffile.TiffFile(io.BytesIO(content)) as tiff:
+            page: Any = tiff.pages.first
+            return max(3, page.samplesperpixel) * _sample_bytes(page)
+    return 6 if _is_deep_png(content) else 3
+
+
+def _is_deep_png(content: bytes) -> bool:
+    return content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 28 and content[24] == 16
+
+
 def _tiff_size(page: Any) -> tuple[int, int]:
     width, height = page.imagewidth, page.imagelength
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
@@ -199,12 +215,12 @@ def check_tiff_tiles(page: Any) -> None:
     if not page.is_tiled:  # strips are cut to the picture
         return
     pixels, claimed = page.imagewidth * page.imagelength, page.tilewidth * page.tilelength * page.tiledepth
-    if (claimed - pixels) * _pixel_bytes(page) > _MAX_TILE_EXCESS:
+    if (claimed - pixels) * page.samplesperpixel * _sample_bytes(page) > _MAX_TILE_EXCESS:
         raise ImageError(f"tiles of {page.tilewidth} x {page.tilelength} are too large for the picture")
 
 
-def _pixel_bytes(page: Any) -> int:
-    return page.samplesperpixel * -(-page.bitspersample // 8)
+def _sample_bytes(page: Any) -> int:
+    return -(-page.bitspersample // 8)
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -335,7 +351,7 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
             raise ImageError(f"{name}: TIFF of kind {kind} with {page.bitspersample} bits is not supported")
         if page.samplesperpixel > _MAX_TIFF_CHANNELS:
             raise ImageError(f"{name}: {page.samplesperpixel} channels are too many")
-        size = page.imagewidth * page.imagelength * _pixel_bytes(page)
+        size = page.imagewidth * page.imagelength * page.samplesperpixel * _sample_bytes(page)
         if size > MAX_DECODED_BYTES:
             raise ImageError(f"{name}: its samples take {size} bytes, over the limit of {MAX_DECODED_BYTES}")
         array = page.asarray()

@@ -148,7 +148,7 @@ def restore_file(
     strips = target.suffix.lower() in (".tif", ".tiff")
     if need > memory and not strips:
         raise ImageError(
-            f"{target}: {width}x{height} pixels take about {_gigabytes(need)}, over {_gigabytes(memory)}; "
+            f"{target}: {width}x{height} pixels take about {gigabytes(need)}, over {gigabytes(memory)}; "
             "restore to a .tif file, which is written in strips, or raise --memory"
         )
     if need <= memory or picture.alpha is not None or codec.turned(picture) != 1:
@@ -164,7 +164,8 @@ def restore_file(
     return Done((picture.width, picture.height), (width, height), notes)
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
+    """Say a number of bytes."""
     return f"{count / 1e9:.1f} GB of memory"
 
 
