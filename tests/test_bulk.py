@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import car
-from car import bulk, places
+from car import bulk, manifest, places
 from car.bulk import Work, plan, run, run_here
 from car.codec import Codec
-from car.errors import StorageError, UsageError
+from car.errors import ImageError, StorageError, UsageError
 from car.files import find_images
-from car.images import TEMPORARY, read, write
+from car.images import TEMPORARY, Picture, read, write
 from car.manifest import (
     MANIFEST,
+    ManifestWriter,
     Record,
     check_manifest_name,
     check_no_other_file,
@@ -101,8 +103,8 @@ def test_records_say_what_happened(tmp_path):
     todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), replace(DOWN, psnr=True))
     _, records = run(todo, engine=run_here)
     kept = read_manifest(Place(str(tmp_path / "dst")))
-    assert {r.source: r for r in records} == kept
-    record = kept["b/photo1.png"]
+    assert {(r.source, r.target): r for r in records} == kept
+    record = kept["b/photo1.png", "b/photo1.x4.png"]
     assert record.status == "done"
     assert (record.source_size, record.target_size) == ((49, 48), (13, 12))
     assert record.target == "b/photo1.x4.png"
@@ -255,15 +257,58 @@ def test_what_others_put_there_stays(tmp_path):
     assert (dst / "a/photo0.x4.png").read_bytes() == b"mine"
 
 
-def test_a_link_that_leads_nowhere_does_not_lead_results_out_of_the_target(tmp_path):
+def test_what_is_no_file_of_the_target_is_neither_read_nor_replaced(tmp_path):
     photos(tmp_path / "src", 1)
     (tmp_path / "dst/a").mkdir(parents=True)
-    link, outside = tmp_path / "dst/a/photo0.x4.png", tmp_path / "outside.png"
-    link.symlink_to(outside)
-    (failure,) = go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True)).failures
+    there, outside = tmp_path / "dst/a/photo0.x4.png", tmp_path / "outside.png"
+    outside.write_bytes(b"mine")
+
+    def through(path):
+        there.symlink_to(path)
+
+    def fails(message):
+        for work in (DOWN, replace(DOWN, overwrite=True)):
+            (failure,) = go(tmp_path / "src", tmp_path / "dst", work).failures
+            assert f"photo0.x4.png: cannot be {'written' if work.overwrite else 'read'} (" in failure.error
+            assert failure.error.count(message) == 1
+        assert outside.read_bytes() == b"mine"
+
+    through(outside)
+    fails(f"a link leads to {outside}, out of {tmp_path / 'dst'}")
+    there.unlink()
+    through(tmp_path / "none.png")
+    fails(f"a link leads to {tmp_path / 'none.png'}, out of {tmp_path / 'dst'}")
+    there.unlink()
+    os.mkfifo(there)
+    fails("not a regular file")
+    there.unlink()
+    there.mkdir()
+    fails("not a regular file")
+    there.rmdir()
+    # nobody sees in a link where the file would appear
+    through(tmp_path / "dst/none.png")
+    (failure,) = go(tmp_path / "src", tmp_path / "dst").failures
     assert failure.error.count("photo0.x4.png: cannot be written (a link is there that leads nowhere)") == 1
-    assert link.is_symlink()
-    assert not outside.exists()
+    assert there.is_symlink()
+    there.unlink()
+    # within the target it is as any program would write
+    (tmp_path / "dst/real.png").write_bytes(b"old")
+    through(tmp_path / "dst/real.png")
+    assert go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True)).done == 1
+    assert there.is_symlink()
+    assert Image.open(tmp_path / "dst/real.png").size == (12, 12)
+
+
+def test_a_file_of_another_size_is_not_read_to_see_that_it_is_another(tmp_path, monkeypatch):
+    photos(tmp_path / "src", 1)
+    (tmp_path / "dst/a").mkdir(parents=True)
+    with (tmp_path / "dst/a/photo0.x4.png").open("wb") as file:
+        file.truncate(10**11)  # takes no room
+    read_names, real = [], Place.read
+    monkeypatch.setattr(Place, "read", lambda self, name: (read_names.append(name), real(self, name))[1])
+    (failure,) = go(tmp_path / "src", tmp_path / "dst").failures
+    assert "exists and is another" in failure.error
+    assert set(read_names) == {"a/photo0.png"}
 
 
 def test_a_link_to_a_folder_does_not_lead_results_out_of_the_target(tmp_path):
@@ -274,7 +319,9 @@ def test_a_link_to_a_folder_does_not_lead_results_out_of_the_target(tmp_path):
     (tmp_path / "dst/a").symlink_to(outside)
     summary = go(tmp_path / "src", tmp_path / "dst", replace(DOWN, overwrite=True))
     assert [failure.source for failure in summary.failures] == ["a/photo0.png"]
-    assert f"a link leads to {outside.resolve()}, out of {tmp_path / 'dst'}" in summary.failures[0].error
+    assert (
+        f"a link leads to {outside / 'photo0.x4.png'}, out of {tmp_path / 'dst'}" in summary.failures[0].error
+    )
     assert summary.done == 1
     assert not list(outside.iterdir())
     # the target itself may be a link, and one inside may lead elsewhere inside
@@ -310,7 +357,7 @@ def test_bad_images_are_tried_twice_and_listed(tmp_path, monkeypatch):
     assert tries.count("a/bad.png") == 2
     assert tries.count("a/photo0.png") == 1
     assert "bad.png: not a picture of a known format" in summary.failures[0].error
-    assert read_manifest(Place(str(dst)))["a/bad.png"].status == "failed"
+    assert read_manifest(Place(str(dst)))["a/bad.png", ""].status == "failed"
 
 
 def test_an_image_that_fails_once_is_done_the_second_time(tmp_path, monkeypatch):
@@ -403,6 +450,54 @@ def test_results_below_or_beside_the_sources_are_no_sources(tmp_path):
         assert len(files(src)) == 4
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_restoring_beside_the_small_pictures_goes_on(tmp_path, recorded):
+    names = photos(tmp_path / "src", 3)
+    go(tmp_path / "src", tmp_path / "both")
+    work = Work("upscale", device="cpu", tile=64)
+    assert go(tmp_path / "both", tmp_path / "both", work).done == 3
+    (tmp_path / "both" / names[2]).unlink()
+    before = files(tmp_path / "both")
+    if not recorded:  # killed before the manifest was written
+        shutil.rmtree(tmp_path / "both" / MANIFEST)
+    again = go(tmp_path / "both", tmp_path / "both", work)
+    assert (again.found, again.failed) == (3, 0)
+    assert again.unchanged == (2 if recorded else 0)
+    assert before.items() < files(tmp_path / "both").items()
+    assert read(tmp_path / "both" / names[2]).pixels.shape == read(tmp_path / "src" / names[2]).pixels.shape
+
+
+def test_a_picture_that_would_take_its_own_place_is_an_error(tmp_path):
+    photos(tmp_path, 2, side=12)
+    work = Work("upscale", scale=4, device="cpu", tile=64)
+    before = files(tmp_path)
+    summary = go(tmp_path, tmp_path, work)
+    assert (summary.found, summary.done, summary.failed) == (2, 0, 2)
+    assert "a/photo0.png: its result would take its place" in summary.failures[0].error
+    assert files(tmp_path) == before
+    assert go(tmp_path, tmp_path, replace(work, format="webp")).done == 2
+    again = go(tmp_path, tmp_path, replace(work, format="webp"))
+    assert (again.found, again.unchanged) == (2, 2)
+
+
+def test_two_scales_into_one_target_are_both_remembered(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    photos(src, 2)
+    half = replace(DOWN, scale=2)
+    for target in (dst, src):  # in place the results of one are no sources of the other
+        assert [go(src, target, work).done for work in (DOWN, half)] == [2, 2]
+        for work in (DOWN, half):
+            again = go(src, target, work)
+            assert (again.found, again.unchanged, again.source_bytes) == (2, 2, 0)
+    # what was shrunk in place is there to be restored in place
+    names = [name for name in files(src) if ".x4." in name]
+    (src / "a/photo0.png").unlink()
+    todo = plan(str(src / "*/*.x4.png"), str(src), Work("upscale", device="cpu", tile=64))
+    assert [item.name for item in todo.items] == sorted(names)
+    # without their sources beside them results are pictures as any other
+    assert go(dst, dst).done == 4
+
+
 def test_results_that_would_have_one_name_are_refused(tmp_path):
     photos(tmp_path / "src", 1)
     Image.new("RGB", (40, 40)).save(tmp_path / "src/a/photo0.jpg")
@@ -466,6 +561,30 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path):
     assert set(files(tmp_path)) == {"dst/good.x4.png"}
 
 
+@pytest.mark.parametrize("key", ["", "modificationTime", "modify", "last_modified"])
+def test_a_file_system_that_tells_no_time_has_its_files_read(tmp_path, monkeypatch, key):
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    content = [(Path(__file__).parent / "fixtures" / "photo.png").read_bytes() for _ in range(2)]
+    content[1] = content[1][:-12] + content[1][-12:].lower()  # of the same size
+    times = iter(range(1, 100))
+
+    def find(self, path, **_):
+        about = {"size": len(self.cat_file("/src/photo.png"))} | ({key: next(times)} if key else {})
+        return {"/src/photo.png": about}
+
+    monkeypatch.setattr(MemoryFileSystem, "find", find)
+    memory.pipe_file("/src/photo.png", content[0])
+    assert go("memory://src", tmp_path / "dst").done == 1
+    again = go("memory://src", tmp_path / "dst")
+    assert (again.unchanged, again.source_bytes) == (1, len(content[0]))
+    memory.pipe_file("/src/photo.png", content[1])
+    assert go("memory://src", tmp_path / "dst").done == 1
+
+
 @given(st.text(alphabet=st.sampled_from("ab./\\\0é "), max_size=12))
 def test_a_checked_name_stays_below_its_folder(name):
     root = "/somewhere/target"
@@ -496,6 +615,10 @@ def test_lies_in_a_manifest_do_no_harm(tmp_path):
         line | {"source_size": ["x", {}]},
         line | {"seconds": "abc"},
         line | {"notes": [{}]},
+        line | {"seconds": 10**400},
+        line | {"psnr": -(10**400)},
+        line | {"target_bytes": 2**63},
+        line | {"source_size": [10**30, 1]},
     ]
     for n, lie in enumerate(lies):
         later = dst / MANIFEST / f"9999-{n}.jsonl"
@@ -530,6 +653,28 @@ def test_images_in_work_stay_within_the_room():
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
     assert 60 < most <= 100
+
+
+def test_a_picture_over_the_whole_memory_is_an_error_that_says_what_to_do(tmp_path):
+    src = tmp_path / "src"
+    src.mkdir()
+    wide = np.random.default_rng(0).integers(0, 255, (80, 400, 3), dtype=np.uint8)  # 32,000 pixels
+    Image.fromarray(wide).save(src / "eight.png")
+    write(src / "sixteen.png", Picture(wide.astype(np.uint16) * 257, None, False, None, None, ()))
+    write(src / "scan.tif", Picture(wide.astype(np.uint16) * 257, None, False, None, None, ()))
+    tight = replace(DOWN, memory=10**6)  # 31 bytes a pixel
+    summary = go(src, tmp_path / "small", tight)
+    assert summary.done == 1
+    assert sorted(record.source for record in summary.failures) == ["scan.tif", "sixteen.png"]
+    for record in summary.failures:
+        assert "400x80 pixels take about 0.0 GB of memory, over 0.0 GB of memory; " in record.error
+        assert record.error.endswith("raise --memory, or shrink it alone: car downscale reads in strips")
+    for work in (replace(tight, psnr=True), replace(tight, kind="evaluate"), replace(tight, kind="upscale")):
+        summary = go(src / "eight.png", tmp_path / "other", work)
+        assert (summary.done, summary.failed) == (0, 1)
+        ending = "in strips" if work.kind == "upscale" else "; raise --memory"
+        assert summary.failures[0].error.endswith(ending)
+        assert go(src / "eight.png", tmp_path / "other", replace(work, memory=2 * 10**9)).done == 1
 
 
 def test_requests_that_make_no_sense(tmp_path):
@@ -595,6 +740,31 @@ def test_the_command_replaces_no_other_file_by_its_manifest(tmp_path):
     for options in (("--overwrite",), ()):
         assert command(*asked, *options).wait(120) == 0
         assert json.loads(path.read_text())["source"] == "a/photo0.png"
+
+
+def test_the_summary_is_told_before_an_export_that_fails(tmp_path, monkeypatch, capsys):
+    from car.cli import bulk as cli_bulk
+
+    def full(records, path):
+        raise ImageError(f"{path}: cannot be written (No space left on device)")
+
+    photos(tmp_path / "src", 1)
+    (tmp_path / "src/bad.png").write_bytes(b"bad")
+    monkeypatch.setattr(cli_bulk, "export_manifest", full)
+    for as_json in (False, True):
+        with pytest.raises(ImageError):
+            cli_bulk._run(
+                str(tmp_path / "src"),
+                str(tmp_path / "dst"),
+                DOWN,
+                run_here,
+                tmp_path / "m.jsonl",
+                as_json=as_json,
+                quiet=False,
+            )
+        out, err = capsys.readouterr()
+        assert (json.loads(out)["failed"] == 1) if as_json else "1 failed" in out
+        assert "bad.png: not a picture" in err
 
 
 # --- as a process ----------------------------------------------------------------------------------------
@@ -739,6 +909,42 @@ def test_buckets(tmp_path, bucket):
     assert (summary.found, summary.done) == (1, 1)
     with pytest.raises(StorageError, match="s3://missing-bucket: cannot be listed"):
         plan("s3://missing-bucket", str(tmp_path / "x"), DOWN)
+
+
+def test_a_long_manifest_stays_in_files_of_bounded_size_and_is_read_whatever_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "_FLUSH", (0.0, 0.0))
+    monkeypatch.setattr(manifest, "_JOINED_BYTES", 5000)
+    monkeypatch.setattr(places, "MAX_FILE_BYTES", 1000)
+    for url in (str(tmp_path / "dst"), "memory://dst"):
+        place = Place(url)
+        writer = ManifestWriter(place)
+        names = [f"{n}.png" for n in range(40)]
+        for name in names:
+            writer.add(Record(name, "done"))
+        writer.close()
+        sizes = [entry.size for entry in place.listing(lambda name: True).values()]
+        assert 2 <= len(sizes) < 10
+        assert 1000 < max(sizes) <= 5000
+        assert [source for source, _ in read_manifest(place)] == names
+        place.write(
+            f"{MANIFEST}/long.jsonl", b"x" * 3 * 2**20 + b'\n{"source": "late.png", "status": "done"}'
+        )
+        assert ("late.png", "") in read_manifest(place)
+        Place("memory://dst").remove(f"{MANIFEST}/long.jsonl")
+
+
+def test_a_bucket_that_may_not_be_written_stops_the_run(tmp_path, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def refuse(self, path, value, **_):
+        raise PermissionError("Access Denied")
+
+    photos(tmp_path / "src", 6)
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    todo = plan(str(tmp_path / "src"), "memory://denied", DOWN)
+    summary, records = run(todo, engine=partial(run_here, workers=1))
+    assert "cannot be written (Access Denied)" in summary.stopped
+    assert (summary.done, records) == (0, [])
 
 
 def test_records_survive_their_own_json():

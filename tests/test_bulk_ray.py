@@ -1,14 +1,20 @@
 """The Ray engine on a cluster of two nodes on this machine."""
 
+import os
+import shutil
 import threading
 import time
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
 
-from car.bulk import plan, run, run_here
-from car.bulk_ray import _groups, run_on_ray
+import car
+from car import bulk_ray
+from car.bulk import Worker, plan, run, run_here
+from car.bulk_ray import _groups, _RayWorker, run_on_ray
 from car.places import Place
 from test_bulk import DOWN, files, photos
 
@@ -64,6 +70,32 @@ def test_two_nodes_lose_and_repeat_nothing_when_workers_are_killed(tmp_path, clu
     assert files(tmp_path / "there", killed=True) == files(tmp_path / "here")
     again = plan(str(src), str(tmp_path / "there"), DOWN)
     assert (len(again.items), len(again.unchanged)) == (1, 200)
+
+
+def test_a_picture_that_kills_its_worker_fails_alone_and_paths_are_those_of_the_command(
+    tmp_path, cluster, monkeypatch
+):
+    photos(tmp_path / "src", 3)
+    shutil.copy(Path(car.__file__).parent / "weights/car_lite_x4.v1.safetensors", tmp_path / "m.safetensors")
+    monkeypatch.chdir(tmp_path)
+
+    class Dying(Worker):
+        def __call__(self, item):
+            return os._exit(1) if item.name == "b/photo1.png" else super().__call__(item)
+
+    class DyingWorker(_RayWorker):
+        def __init__(self, *args):
+            super().__init__(*args)
+            alive = self._worker
+            self._worker = Dying(alive.source.url, alive.target.url, alive.work, alive.digest)
+
+    monkeypatch.setattr(bulk_ray, "_RayWorker", DyingWorker)
+    todo = plan("src", "there", replace(DOWN, model="m.safetensors"))
+    records = list(run_on_ray(todo, todo.items, address=cluster.address))
+    failed = [record for record in records if record.status == "failed"]
+    assert [record.source for record in failed] == ["b/photo1.png"]
+    assert failed[0].error == f"{tmp_path}/src/b/photo1.png: the process at work on it died 3 times"
+    assert sorted(files(tmp_path / "there")) == ["a/photo0.x4.png", "a/photo2.x4.png"]
 
 
 def test_groups_are_of_like_size(tmp_path):

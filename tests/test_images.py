@@ -976,3 +976,39 @@ def test_a_tiff_whose_width_is_no_number_is_refused(tmp_path, count):
     for refuse in (read, header_size):
         with pytest.raises(ImageError, match=r"f\.tif: "):
             refuse(tmp_path / "f.tif")
+
+
+def claiming_tiff(
+    size: tuple[int, int], samples: int, bits: int, kind: int = 1, tile: tuple[int, int] | None = None
+) -> bytes:
+    """Return a TIFF of a few bytes with one strip or tile, which is left out and so stands for black."""
+    sides = {322: tile[0], 323: tile[1], 324: 0, 325: 0} if tile else {273: 0, 278: size[1], 279: 0}
+    colours = {262: 2 if samples > 2 else 1, 277: samples, 339: kind}
+    tags = {256: size[0], 257: size[1], 258: bits, 259: 1} | colours | sides
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+def test_a_tiff_of_a_few_bytes_that_claims_much_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def decoded(page: tifffile.TiffPage) -> None:
+        asked.append(page.shape)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile.TiffPage, "asarray", decoded)
+        with pytest.raises(ImageError, match=r"f\.tif: its samples take 51200000000 bytes, over the limit"):
+            images.decode(claiming_tiff((20000, 20000), 16, 64, kind=3), "f.tif")
+        for bits in (8, 16):
+            content = claiming_tiff((100, 100), 1, bits, tile=(65536, 65536))
+            with pytest.raises(ImageError, match=r"f\.tif: tiles of 65536 x 65536 are too large"):
+                images.decode(content, "f.tif")
+        assert not asked
+        for bits, kind in ((16, 1), (32, 3)):
+            with pytest.raises(ImageError, match="not enough memory"):
+                images.decode(claiming_tiff((20000, 20000), 3, bits, kind), "f.tif")
+        assert asked == [(20000, 20000, 3)] * 2
+    assert not images.decode(claiming_tiff((100, 100), 1, 16, tile=(512, 512)), "f.tif").pixels.any()

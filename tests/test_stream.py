@@ -15,6 +15,7 @@ from car.codec import Codec, fitting_tile
 from car.errors import ImageError, UsageError
 from car.images import Picture, read
 from car.stream import _RowBuffer, memory_at_hand, restore_file, shrink_file
+from test_images import claiming_tiff
 
 ALWAYS, NEVER = 0, 10**12  # bytes of memory with which everything goes in strips, or nothing does
 
@@ -204,3 +205,14 @@ def test_memory_at_hand_is_some_of_what_the_machine_has():
     assert 64 * 2**20 <= memory_at_hand() < 2**45
     with pytest.raises(UsageError):
         Codec(car.load("car_plus_x4"), device="cpu", tile=0)
+
+
+def test_a_tile_far_larger_than_its_picture_is_not_read_in_strips_either(codec, tmp_path):
+    for side, path in ((65536, tmp_path / "huge.tif"), (512, tmp_path / "usual.tif")):
+        path.write_bytes(claiming_tiff((100, 100), 1, 16, tile=(side, side)))
+    with pytest.raises(ImageError, match=r"huge\.tif: tiles of 65536 x 65536 are too large"):
+        shrink_file(codec, tmp_path / "huge.tif", tmp_path / "small.png", memory=ALWAYS)
+    assert shrink_file(codec, tmp_path / "usual.tif", tmp_path / "small.png", memory=ALWAYS).target_size == (
+        25,
+        25,
+    )

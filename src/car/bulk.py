@@ -25,16 +25,27 @@ from car.codec import Backend, Codec, Precision, model_for_picture, open_codec
 from car.coders import Coding, coding_of
 from car.errors import CarError, ImageError, StorageError, UsageError
 from car.evaluate import round_trip_of
-from car.images import DEFAULT_MAX_PIXELS, Picture, decode, encode, header_size, is_supported_input
+from car.images import (
+    DEFAULT_MAX_PIXELS,
+    Picture,
+    check_size,
+    decode,
+    encode,
+    header_size,
+    is_supported_input,
+    pixel_bytes,
+)
 from car.manifest import MANIFEST, ManifestWriter, Record, read_manifest
 from car.metrics import psnr
 from car.places import Entry, Place, open_source
+from car.stream import gigabytes
 from car.weights import ModelName, list_models
 
 Kind = Literal["downscale", "upscale", "evaluate"]
 
 _TILE = 256  # LR pixels a side; smaller than usual, as several images are in work, and just as fast
-_WHOLE = 24  # bytes a pixel that an image in work takes, roughly: pixels, decoder, tensors, encoder
+_COPIES = 6  # of its pixels that an image in work takes, roughly: array, decoder, what is made of it, encoder
+_PSNR, _EVALUATE = 110, 220  # bytes a pixel that measuring takes beside them, mostly float64
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ class Worker:
         self.source, self.target, self.work, self.digest = Place(source), Place(target), work, digest
         self._codecs: dict[str, Codec] = {}
         self._lock = threading.Lock()
-        self._room = _Room(work.memory // _WHOLE)
+        self._room = _Room(work.memory)
 
     def __call__(self, item: Item) -> Record:
         """Work on an item; whatever goes wrong with it is in the record.
@@ -112,7 +123,7 @@ class Worker:
             StorageError: the target cannot be written to at all.
         """
         begin = time.perf_counter()
-        record = Record(item.name, "failed", item.entry.size, item.entry.stamp, settings=self.digest)
+        record = self.failure(item, "")
         try:
             record = self._process(item, record)
         except StorageError as error:
@@ -126,6 +137,12 @@ class Worker:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return replace(record, seconds=round(time.perf_counter() - begin, 4), finished=now)
 
+    def failure(self, item: Item, error: str) -> Record:
+        """Return the record of an item on which nothing was done."""
+        return Record(
+            item.name, "failed", item.entry.size, item.entry.stamp, settings=self.digest, error=error
+        )
+
     def _told(self, item: Item, error: BaseException) -> str:
         text, path = str(error) or type(error).__name__, self.source.path_of(item.name)
         return text if path in text else f"{path}: {text}"
@@ -138,10 +155,11 @@ class Worker:
         if known and same and known.settings == self.digest and self._still_there(item, known):
             return replace(known, status="unchanged", stamp=item.entry.stamp)
         width, height = header_size(content, path)
-        large = width * height
+        check_size(width, height, path, self.work.max_pixels)
+        need = self._need(width, height, pixel_bytes(content, path), path)
         if self.work.kind == "upscale":  # the restored picture is what takes the room
-            large *= (self.work.scale or max(m.scale for m in list_models())) ** 2
-        with self._room.taken(large):
+            need *= (self.work.scale or max(m.scale for m in list_models())) ** 2
+        with self._room.taken(need):
             picture = decode(content, path, max_pixels=self.work.max_pixels)
             del content
             record = replace(record, source_size=(picture.width, picture.height))
@@ -155,6 +173,27 @@ class Worker:
             target_sha256=hashlib.sha256(encoded).hexdigest(),
         )
         return self._kept(item, made, encoded)
+
+    def _need(self, width: int, height: int, a_pixel: int, path: str) -> int:
+        """Return the bytes of memory that work on a picture takes, roughly.
+
+        Raises:
+            ImageError: it is more than all that is allowed.
+        """
+        work = self.work
+        measuring = _EVALUATE if work.kind == "evaluate" else _PSNR if work.psnr else 0
+        need = width * height * (a_pixel * _COPIES + measuring)
+        if need > work.memory:
+            advice = "raise --memory"
+            if work.kind == "upscale":
+                advice += ", or restore it alone to a .tif file: car upscale writes that in strips"
+            elif not (measuring or work.effort):
+                advice += ", or shrink it alone: car downscale reads in strips"
+            raise ImageError(
+                f"{path}: {width}x{height} pixels take about {gigabytes(need)}, over "
+                f"{gigabytes(work.memory)}; {advice}"
+            )
+        return need
 
     def _still_there(self, item: Item, known: Record) -> bool:
         """Whether the recorded result is there; with `verify`, whether its content is, too."""
@@ -187,6 +226,7 @@ class Worker:
                     f"{self.source.path_of(item.name)}: restores to {width * height} pixels, over the limit "
                     f"of {work.max_pixels}; raise it with --max-pixels"
                 )
+            self._need(width, height, 3 * picture.pixels.itemsize, self.source.path_of(item.name))
             large = codec.restore(picture)
             encoded, notes = encode(large, name, quality=work.quality)
             notes = large.notes + notes
@@ -206,13 +246,15 @@ class Worker:
     def _kept(self, item: Item, record: Record, encoded: bytes) -> Record:
         """Write the result, unless the same is there; what this program did not make stays."""
         if not self.work.overwrite:
-            old = self.target.read_if_there(item.target)
-            if old is not None:
-                digest = hashlib.sha256(old).hexdigest()
+            size = self.target.size_of(item.target)
+            known = item.known
+            if size is not None:
+                # what cannot be the same is not read: it may be of any size
+                like = size in (len(encoded), known.target_bytes if known else -1)
+                digest = hashlib.sha256(self.target.read(item.target)).hexdigest() if like else ""
                 if digest == record.target_sha256:
                     return record  # of a run that ended before it was recorded, or of one beside this
-                ours = item.known is not None and digest == item.known.target_sha256
-                if not ours or (item.known is not None and item.known.settings != self.digest):
+                if known is None or digest != known.target_sha256 or known.settings != self.digest:
                     raise ImageError(
                         f"{self.target.path_of(item.target)} exists and is another; --overwrite replaces it"
                     )
@@ -247,15 +289,15 @@ class Worker:
 
 
 class _Room:
-    """Lets images in while their pixels together stay below a limit; one larger than that goes in alone."""
+    """Lets images in while their bytes together stay below a limit; one larger than that goes in alone."""
 
-    def __init__(self, pixels: int) -> None:
-        self._limit, self._used = pixels, 0
+    def __init__(self, size: int) -> None:
+        self._limit, self._used = size, 0
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def taken(self, pixels: int) -> Generator[None, None, None]:
-        share = min(pixels, self._limit)
+    def taken(self, size: int) -> Generator[None, None, None]:
+        share = min(size, self._limit)
         with self._changed:
             self._changed.wait_for(lambda: self._used + share <= self._limit)
             self._used += share
@@ -328,7 +370,7 @@ def plan(source: str, target: str, work: Work) -> Plan:
     left_out = Counter(passed.values())
     to.remove_leftovers()
     there = to.listing(lambda name: True)
-    known = {name: record for name, record in read_manifest(to).items() if record.status != "failed"}
+    known = {key: record for key, record in read_manifest(to).items() if record.status != "failed"}
     # results from another source are no earlier ones of this source's images
     determined = [work.settings(), weights, place.identity]
     digest = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
@@ -336,18 +378,33 @@ def plan(source: str, target: str, work: Work) -> Plan:
     unchanged: list[Record] = []
     problems: list[Record] = []
     taken: dict[str, str] = {}
+    targets = {
+        name: work.target_name(name, scale)
+        for name in found
+        if not name.startswith((MANIFEST + "/", *([inner + "/"] if inner else [])))
+    }
+    if inner == "":  # results of earlier runs beside their sources are no sources themselves
+        results = {result for name, result in targets.items() if result != name}
+        # but what was shrunk may be restored, and the other way round
+        shrinks = work.kind != "upscale"
+        earlier = (record for record in known.values() if record.source in found)
+        results |= {
+            record.target for record in earlier if (record.target_size <= record.source_size) == shrinks
+        }
+        targets = {name: result for name, result in targets.items() if name not in results}
     # of two images with one result, that which has it already keeps it
-    for name in sorted(found, key=lambda name: name not in known):
+    for name, result in sorted(targets.items(), key=lambda pair: pair not in known):
         entry = found[name]
-        if name.startswith((MANIFEST + "/", *([inner + "/"] if inner else []))):
+        if inner == "" and result == name:
+            text = f"{place.path_of(name)}: its result would take its place; name another target or format"
+            problems.append(Record(name, "failed", entry.size, entry.stamp, settings=digest, error=text))
             continue
-        result = work.target_name(name, scale)
         if result and result in taken:
             text = f"{place.path_of(name)}: its result would be {result}, as that of {taken[result]}"
             problems.append(Record(name, "failed", entry.size, entry.stamp, settings=digest, error=text))
             continue
         taken[result] = name
-        old = known.get(name)
+        old = known.get((name, result))
         at_target = there.get(result) if result else None
         fits = old is not None and old.settings == digest and old.stamp == entry.stamp != ""
         if (
@@ -360,9 +417,6 @@ def plan(source: str, target: str, work: Work) -> Plan:
             unchanged.append(replace(old, status="unchanged"))
         else:
             items.append(Item(name, entry, result, at_target, old))
-    if inner == "":  # results of an earlier run beside their sources are no sources themselves
-        items = [item for item in items if item.name not in taken]
-        unchanged = [record for record in unchanged if record.source not in taken]
     return Plan(place.url, target, work, digest, tuple(items), tuple(unchanged), tuple(problems), left_out)
 
 

@@ -3,8 +3,9 @@
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ import torch
 from car.bulk import Item, Plan, Work
 from car.errors import StorageError, UsageError
 from car.manifest import Record
-from car.places import Entry
+from car.places import Entry, Place
+from car.weights import absolute_name
 
 _GROUP_BYTES = 32 * 2**20  # of files that are handed out at once, so that groups take about as long
 _GROUP_IMAGES = 64
+_TRIES = 3  # of an image whose worker dies; Ray itself would go on for ever
 
 
 def run_on_ray(
@@ -24,7 +27,8 @@ def run_on_ray(
     """Work on a Ray cluster, or on a local one that is started for the purpose.
 
     Ray Data restarts workers that die and hands their images out again; as targets are written all or nothing
-    and compared with what is there, that loses and repeats nothing. It holds back reading while results wait,
+    and compared with what is there, that loses and repeats nothing; an image at which three workers died has
+    failed. It holds back reading while results wait,
     and grows and shrinks the number of workers within the cluster, which may grow itself.
 
     Args:
@@ -59,13 +63,18 @@ def run_on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     gpus = 1 if todo.work.device.startswith("cuda") else 0
+    # workers have working folders of their own
+    source, target = Place(todo.source).absolute, Place(todo.target).absolute
+    work = replace(todo.work, model=None if todo.work.model is None else absolute_name(todo.work.model))
     try:
         most = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        actor: Any = ray.remote(_Tries)
+        tries = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         results = ray.data.from_items(
             [{"group": json.dumps(group)} for group in groups], override_num_blocks=len(groups)
         ).map_batches(
             _RayWorker,
-            fn_constructor_args=(todo.source, todo.target, asdict(todo.work), todo.digest, threads),
+            fn_constructor_args=(source, target, asdict(work), todo.digest, threads, tries),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(groups))),
             num_cpus=threads,
@@ -97,12 +106,29 @@ def _groups(items: Iterable[Item]) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
+class _Tries:
+    """An actor: how often work on each image was begun that has not ended, as the worker died."""
+
+    def __init__(self) -> None:
+        self._begun = Counter[str]()
+
+    def begin(self, name: str) -> int:
+        self._begun[name] += 1
+        return self._begun[name]
+
+    def end(self, name: str) -> None:
+        del self._begun[name]
+
+
 class _RayWorker:
     """An actor: the model is loaded when it starts."""
 
-    def __init__(self, source: str, target: str, work: dict[str, Any], digest: str, threads: int) -> None:
+    def __init__(
+        self, source: str, target: str, work: dict[str, Any], digest: str, threads: int, tries: Any
+    ) -> None:
         torch.set_num_threads(threads)
         self._worker = Plan(source, target, Work(**work), digest, (), (), ()).worker()
+        self._tries = tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         out: list[str] = []
@@ -113,9 +139,20 @@ class _RayWorker:
                 there = values["there"] and Entry(**values["there"])
                 item = Item(values["name"], Entry(**values["entry"]), values["target"], there, known)
                 try:
-                    records.append(asdict(self._worker(item)))
+                    records.append(asdict(self._record_of(item)))
                 except StorageError as error:
                     records.append({"fatal": str(error)})
                     break
             out.append(json.dumps(records, allow_nan=False))
         return {"records": out}
+
+    def _record_of(self, item: Item) -> Record:
+        import ray
+
+        begun: Any = ray.get(self._tries.begin.remote(item.name))
+        if begun > _TRIES:
+            text = f"{self._worker.source.path_of(item.name)}: the process at work on it died {_TRIES} times"
+            return self._worker.failure(item, text)
+        record = self._worker(item)
+        self._tries.end.remote(item.name)
+        return record

@@ -34,6 +34,12 @@ DEFAULT_MAX_PIXELS = 400_000_000
 MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused before they are read, as a file is read whole."""
 
+MAX_DECODED_BYTES = 8 * 2**30
+"""Deep TIFFs whose samples take more are refused before they are decoded: each pixel may have 16 of 8 bytes.
+
+Any picture of 400 megapixels with up to four samples of 32 bits is within it.
+"""
+
 _FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -55,6 +61,7 @@ _TIFF_KINDS = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK,
 _TIFF_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 _FIRST_FRAME = "only the first of several frames is used"
+_MAX_TILE_EXCESS = 256 * 2**20  # bytes of a TIFF's tile beyond its picture
 _MAX_TIFF_CHANNELS = 16  # a few bytes can claim 65,535 samples a pixel
 _limit_lock = threading.Lock()
 # What they log about damaged files would reach stderr where no handler is set up; others still get it.
@@ -151,8 +158,7 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 with _no_pillow_limit():
                     image.load_prepare()  # asks for the limit a second time
-            deep = image.format == "PNG" and len(content) > 28 and content[24] == 16
-            picture = _picture(image, _decode_deep_png(content) if deep else None)
+            picture = _picture(image, _decode_deep_png(content) if _is_deep_png(content) else None)
             return replace(picture, lossy=picture.lossy or _is_lossy_webp(content))
 
 
@@ -180,11 +186,41 @@ def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
                 return image.width, image.height
 
 
+def pixel_bytes(content: bytes, name: str) -> int:
+    """Return the bytes of a pixel that decoding the content of a picture file makes, at least those of RGB.
+
+    Raises:
+        ImageError: there is no such header.
+    """
+    if content[:4] in _TIFF_SIGNATURES:
+        with one_line_errors(name, "cannot be read"), tifffile.TiffFile(io.BytesIO(content)) as tiff:
+            page: Any = tiff.pages.first
+            return max(3, page.samplesperpixel) * _sample_bytes(page)
+    return 6 if _is_deep_png(content) else 3
+
+
+def _is_deep_png(content: bytes) -> bool:
+    return content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 28 and content[24] == 16
+
+
 def _tiff_size(page: Any) -> tuple[int, int]:
     width, height = page.imagewidth, page.imagelength
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
         raise ImageError("its width or height is no number")
     return width, height
+
+
+def check_tiff_tiles(page: Any) -> None:
+    """Raise `ImageError` where a tile claims far more than the picture, as it is decoded as a whole."""
+    if not page.is_tiled:  # strips are cut to the picture
+        return
+    pixels, claimed = page.imagewidth * page.imagelength, page.tilewidth * page.tilelength * page.tiledepth
+    if (claimed - pixels) * page.samplesperpixel * _sample_bytes(page) > _MAX_TILE_EXCESS:
+        raise ImageError(f"tiles of {page.tilewidth} x {page.tilelength} are too large for the picture")
+
+
+def _sample_bytes(page: Any) -> int:
+    return -(-page.bitspersample // 8)
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -323,7 +359,8 @@ def _without_metadata(content: bytes) -> bytes:
 def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | None:
     """Read a TIFF of more than 8 bits a channel; None for all others, which are left to Pillow."""
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = file.pages.first
+        page: Any = file.pages.first
+        check_tiff_tiles(page)
         if page.bitspersample <= 8:
             return None
         check_size(*_tiff_size(page), name, max_pixels)
@@ -335,6 +372,9 @@ def _read_deep_tiff(content: bytes, name: str, max_pixels: int) -> Picture | Non
             raise ImageError(f"{name}: TIFF of kind {kind} with {page.bitspersample} bits is not supported")
         if page.samplesperpixel > _MAX_TIFF_CHANNELS:
             raise ImageError(f"{name}: {page.samplesperpixel} channels are too many")
+        size = page.imagewidth * page.imagelength * page.samplesperpixel * _sample_bytes(page)
+        if size > MAX_DECODED_BYTES:
+            raise ImageError(f"{name}: its samples take {size} bytes, over the limit of {MAX_DECODED_BYTES}")
         array = page.asarray()
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
             array = np.moveaxis(array, 0, 2)

@@ -18,6 +18,7 @@ MANIFEST = "_manifest"
 """Folder below the target with the parts of the manifest."""
 
 _FLUSH = (2.0, 60.0)  # seconds between parts: at first, at most
+_JOINED_BYTES = 256 * 10**6  # of parts that are put together: those of a long run stay several files
 
 
 @dataclass(frozen=True)
@@ -89,41 +90,54 @@ class Record:
         return (
             all(isinstance(getattr(self, name), str) for name in texts)
             and all(type(note) is str for note in self.notes)
-            and all(type(n) is int for n in (self.source_bytes, self.target_bytes))
-            and all(len(size) == 2 and all(type(n) is int for n in size) for size in sizes)
-            and all(m is None or (type(m) in (int, float) and math.isfinite(m)) for m in measures)
+            and all(map(_is_count, (self.source_bytes, self.target_bytes)))
+            and all(len(size) == 2 and all(map(_is_count, size)) for size in sizes)
+            and all(m is None or _is_count(m) or (type(m) is float and math.isfinite(m)) for m in measures)
         )
 
 
-def read_manifest(target: Place) -> dict[str, Record]:
-    """Return the last record of each source that was done, or how it failed if it never was.
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63  # as Parquet can hold it
+
+
+def read_manifest(target: Place) -> dict[tuple[str, str], Record]:
+    """Return the last record of each result that was made, by the names of source and target.
+
+    The name of the target is empty where none is written, and for a source that failed and was never done.
 
     Raises:
         StorageError: a part cannot be read.
     """
-    records: dict[str, Record] = {}
+    records: dict[tuple[str, str], Record] = {}
+    failed: dict[tuple[str, str], Record] = {}
     for name in target.listing(lambda name: name.startswith(MANIFEST + "/") and name.endswith(".jsonl")):
-        for line in target.read(name).splitlines():
+        for line in target.lines(name):
             try:
                 record = Record.from_dict(json.loads(line))
-            except (ValueError, TypeError, RecursionError):  # not ours, or damaged: as if it were not there
+            except (
+                ValueError,
+                TypeError,
+                ArithmeticError,
+                RecursionError,
+            ):  # not ours, or damaged: as if it were not there
                 continue
-            if record is None:
-                continue
-            # what made a result is not forgotten because its source was damaged for a while
-            if record.status != "failed" or record.source not in records:
-                records[record.source] = record
-    return records
+            if record is not None:
+                kept = failed if record.status == "failed" else records
+                kept[record.source, record.target] = record
+    # what made a result is not forgotten because its source was damaged for a while
+    done = {source for source, _ in records}
+    return records | {key: record for key, record in failed.items() if record.source not in done}
 
 
 class ManifestWriter:
-    """Writes records in parts, as buckets know no appending, and makes one file of them at the end."""
+    """Writes records in parts, as buckets know no appending, and makes larger files of them."""
 
     def __init__(self, target: Place) -> None:
-        self._target, self._parts = target, list[str]()
+        self._target = target
         self._run = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
+        self._files = 0
         self._waiting: list[str] = []
-        self._written: list[str] = []
+        self._parts: dict[str, bytes] = {}
         self._pause, self._last = _FLUSH[0], time.monotonic()
 
     def add(self, record: Record) -> None:
@@ -132,19 +146,32 @@ class ManifestWriter:
         Raises:
             StorageError: it cannot be.
         """
-        self._waiting.append(json.dumps(asdict(record), allow_nan=False))
+        self._waiting.append(json.dumps(asdict(record), allow_nan=False) + "\n")
         if time.monotonic() - self._last > self._pause:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
-            name = f"{MANIFEST}/{self._run}-{len(self._parts):06d}.jsonl"
-            self._target.write(name, ("\n".join(self._waiting) + "\n").encode())
-            self._parts.append(name)
-            self._written += self._waiting
+            content = "".join(self._waiting).encode()
+            if sum(map(len, self._parts.values())) + len(content) > _JOINED_BYTES:
+                self._join()
+            self._parts[self._write(content)] = content
             self._waiting = []
         self._pause = min(self._pause * 1.5, _FLUSH[1])
         self._last = time.monotonic()
+
+    def _write(self, content: bytes) -> str:
+        name = f"{MANIFEST}/{self._run}-{self._files:06d}.jsonl"
+        self._target.write(name, content)
+        self._files += 1
+        return name
+
+    def _join(self) -> None:
+        if len(self._parts) > 1:
+            self._write(b"".join(self._parts.values()))
+            for part in self._parts:
+                self._target.remove(part)
+        self._parts = {}
 
     def close(self) -> None:
         """Write what is left and put the parts together.
@@ -153,11 +180,7 @@ class ManifestWriter:
             StorageError: they cannot be written.
         """
         self._flush()
-        if len(self._parts) > 1:
-            whole = f"{MANIFEST}/{self._run}.jsonl"
-            self._target.write(whole, ("\n".join(self._written) + "\n").encode())
-            for part in self._parts:
-                self._target.remove(part)
+        self._join()
 
 
 def export_manifest(records: Iterable[Record], path: Path) -> None:

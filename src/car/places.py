@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import io
 import os
 import re
 import stat
@@ -24,8 +25,12 @@ from car.images import MAX_FILE_BYTES, TEMPORARY, atomic_write
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
 # after one of these nothing else can be written to the place either
 _FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_LINE_BYTES = 2**20
 _LEFTOVER_AGE = 3600  # seconds; no file takes as long to write
-_STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+_STAMPS = (
+    *("ETag", "etag", "md5Hash", "LastModified", "last_modified"),
+    *("mtime", "modificationTime", "modify", "created"),
+)
 # kinds of what a local listing passes over
 _HIDDEN_FILE, _HIDDEN_FOLDER, _LINKED_FOLDER = "hidden files", "hidden folders", "links to folders"
 _DEAD_LINK, _SPECIAL_FILE = "links that lead nowhere", "pipes, sockets and devices"
@@ -33,7 +38,7 @@ _DEAD_LINK, _SPECIAL_FILE = "links that lead nowhere", "pipes, sockets and devic
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a place: its size in bytes and something that changes when its content does."""
+    """A file in a place: its size in bytes and what changes when its content does, "" where unknown."""
 
     size: int
     stamp: str
@@ -71,6 +76,11 @@ class Place:
         """What is the same for each way to write this place."""
         root = os.path.realpath(self._root) if self.is_local else self._root
         return f"{type(self._fs).__name__}:{root}"
+
+    @property
+    def absolute(self) -> str:
+        """What names this place whatever the working folder is."""
+        return self._root if self.is_local else self.url
 
     def path_of(self, name: str) -> str:
         """Return what stands for `name` in messages."""
@@ -138,10 +148,11 @@ class Place:
     def _remote_files(self) -> Iterator[tuple[str, Entry]]:
         self._fs.invalidate_cache()
         for path, about in self._fs.find(self._root, detail=True).items():
-            stamp = next((str(about[key]) for key in _STAMPS if key in about), "")
+            size = int(about.get("size") or 0)
+            known = next((about[key] for key in _STAMPS if about.get(key)), None)
             name = path[len(self._root) :].lstrip("/")
             if name:
-                yield name, Entry(int(about.get("size") or 0), f"{about.get('size')}-{stamp}")
+                yield name, Entry(size, f"{size}-{known}" if known else "")
 
     def prepare(self) -> None:
         """Make a local folder, so that one that cannot be written to is known before any work.
@@ -184,18 +195,33 @@ class Place:
             raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
         raise StorageError(f"{self.path_of(name)}: {size} bytes are over the limit of {MAX_FILE_BYTES}")
 
-    def read_if_there(self, name: str) -> bytes | None:
-        """Return the content of a file, or None where there is none.
+    def lines(self, name: str) -> Iterator[bytes]:
+        """Yield the lines of a file of any size; one that is too long comes in pieces.
 
         Raises:
-            StorageError: it is there and cannot be read.
+            StorageError: it cannot be read.
+        """
+        path = self._path(name)
+        try:
+            with Path(path).open("rb") if self.is_local else io.BufferedReader(self._fs.open(path)) as file:
+                while line := file.readline(_LINE_BYTES):
+                    yield line
+        except Exception as error:
+            raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
+
+    def size_of(self, name: str) -> int | None:
+        """Return the bytes of a file that a result would replace, or None where there is none.
+
+        Raises:
+            StorageError: it cannot be told, it is no regular file, or a link there leads out of this place.
         """
         path = self._path(name)
         try:
             if self.is_local:
-                return Path(path).read_bytes() if Path(path).exists() else None
+                self._check_target(Path(path))
+                return Path(path).stat().st_size
             self._fs.invalidate_cache()
-            return self._fs.cat_file(path) if self._fs.exists(path) else None
+            return int(self._fs.info(path).get("size") or 0)
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -210,7 +236,8 @@ class Place:
         path = self._path(name)
         try:
             if self.is_local:
-                self._make_folder(Path(path).parent)
+                self._check_target(Path(path))
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
                 atomic_write(path, content)
                 return
             protocol = self._fs.protocol
@@ -222,13 +249,16 @@ class Place:
             cause = error.__cause__ if isinstance(error, ImageError) else error
             raise StorageError(
                 f"{self.path_of(name)}: cannot be written ({_why(cause or error)})",
-                fatal=isinstance(cause, OSError) and cause.errno in _FATAL,
+                fatal=isinstance(cause, OSError)
+                and (cause.errno in _FATAL or (isinstance(cause, PermissionError) and not self.is_local)),
             ) from error
 
-    def _make_folder(self, folder: Path) -> None:
-        if not folder.resolve().is_relative_to(Path(self._root).resolve()):
-            raise ImageError(f"a link leads to {folder.resolve()}, out of {self.url}")
-        folder.mkdir(parents=True, exist_ok=True)
+    def _check_target(self, path: Path) -> None:
+        real = path.resolve()
+        if not real.is_relative_to(Path(self._root).resolve()):
+            raise ImageError(f"a link leads to {real}, out of {self.url}")
+        if real.exists() and not real.is_file():  # a pipe would be read for ever
+            raise ImageError("not a regular file")
 
     def _write_and_rename(self, path: str, content: bytes) -> None:
         folder, _, last = path.rpartition("/")

@@ -25,6 +25,7 @@ from car.images import (
     Picture,
     atomic_write,
     check_size,
+    check_tiff_tiles,
     checked_profile,
     header_size,
     one_line_errors,
@@ -147,7 +148,7 @@ def restore_file(
     strips = target.suffix.lower() in (".tif", ".tiff")
     if need > memory and not strips:
         raise ImageError(
-            f"{target}: {width}x{height} pixels take about {_gigabytes(need)}, over {_gigabytes(memory)}; "
+            f"{target}: {width}x{height} pixels take about {gigabytes(need)}, over {gigabytes(memory)}; "
             "restore to a .tif file, which is written in strips, or raise --memory"
         )
     if need <= memory or picture.alpha is not None or codec.turned(picture) != 1:
@@ -163,7 +164,8 @@ def restore_file(
     return Done((picture.width, picture.height), (width, height), notes)
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
+    """Say a number of bytes."""
     return f"{count / 1e9:.1f} GB of memory"
 
 
@@ -235,6 +237,7 @@ def _open_strips(path: Path) -> Generator["_Strips | str", None, None]:
 
 def _tiff_strips(file: tifffile.TiffFile) -> _Strips | str:
     page: Any = file.pages.first
+    check_tiff_tiles(page)
     kinds = tifffile.PHOTOMETRIC
     colours = {kinds.RGB: 3, kinds.MINISBLACK: 1, kinds.MINISWHITE: 1}.get(page.photometric)
     turned = page.tags.valueof(_TURN_TAG, default=1) != 1

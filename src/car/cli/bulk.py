@@ -258,8 +258,6 @@ def _run(
     todo = plan(source, target, work)
     with _progress(todo, as_json or quiet) as on_record:
         summary, records = run(todo, engine=engine, on_record=on_record)
-    if manifest is not None:
-        export_manifest(records, manifest)
     if as_json:
         print_json(asdict(summary))
     elif not quiet:
@@ -270,6 +268,8 @@ def _run(
         error_line(f"{summary.stopped}; stopped, run the same command again to go on")
     elif summary.failed:
         error_line(f"{summary.failed} of {summary.found} images failed; the others are done")
+    if manifest is not None:  # last, as it may fail
+        export_manifest(records, manifest)
     if summary.stopped or summary.failed:
         raise typer.Exit(1)
 

@@ -21,6 +21,7 @@ __all__ = [
     "ManifestEntry",
     "ModelInfo",
     "ModelName",
+    "absolute_name",
     "default_model",
     "find",
     "list_models",
@@ -153,6 +154,14 @@ def find(
         f"made with weights {short_hash or '(not said which)'} of {model}, which this version does not ship "
         f"and `car pull` did not fetch; {remedy}"
     )
+
+
+def absolute_name(name: ModelName) -> ModelName:
+    """Return what names the same model whatever the working folder is."""
+    files = name if isinstance(name, tuple) else str(name).split(",")
+    if len(files) == 2 and not (isinstance(name, str) and Path(name).exists()):
+        return Path(files[0]).absolute(), Path(files[1]).absolute()
+    return Path(str(name)).absolute() if str(name).endswith(".safetensors") else name
 
 
 def load(name: ModelName) -> LoadedModel:
