@@ -56,6 +56,18 @@ def test_ssim_agrees_with_scikit_image(seed: int, border: int) -> None:
     assert ssim(a, b, border=border) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("pixels", [1, 300, 1000])
+def test_a_picture_in_strips_measures_what_the_whole_does(
+    pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = torch.rand(2, 2, 3, 41, 53, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    b = (a + 0.1 * b).clamp(0, 1)
+    whole = psnr(a, b, border=2), psnr(a, b, on_luma=False), ssim(a, b, border=3)
+    monkeypatch.setattr("car.metrics._STRIP_PIXELS", pixels)
+    strips = psnr(a, b, border=2), psnr(a, b, on_luma=False), ssim(a, b, border=3)
+    assert strips == pytest.approx(whole, rel=1e-12)
+
+
 def test_luma_range_is_studio_swing() -> None:
     assert luma(torch.zeros(3, 1, 1)).item() * 255 == pytest.approx(16)
     assert luma(torch.ones(3, 1, 1)).item() * 255 == pytest.approx(235.859)

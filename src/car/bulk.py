@@ -45,7 +45,7 @@ Kind = Literal["downscale", "upscale", "evaluate"]
 
 _TILE = 256  # LR pixels a side; smaller than usual, as several images are in work, and just as fast
 _COPIES = 6  # of its pixels that an image in work takes, roughly: array, decoder, what is made of it, encoder
-_PSNR, _EVALUATE = 110, 220  # bytes a pixel that measuring takes beside them, mostly float64
+_MEASURING = 45  # bytes a pixel that it takes beside them
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Worker:
             ImageError: it is more than all that is allowed.
         """
         work = self.work
-        measuring = _EVALUATE if work.kind == "evaluate" else _PSNR if work.psnr else 0
+        measuring = _MEASURING if work.kind == "evaluate" or work.psnr else 0
         need = width * height * (a_pixel * _COPIES + measuring)
         if need > work.memory:
             advice = "raise --memory"

@@ -8,12 +8,14 @@ quality assessment: from error visibility to structural similarity", IEEE TIP 13
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 
 LUMA_WEIGHTS = (65.738 / 255, 129.057 / 255, 25.064 / 255)
 _LUMA_OFFSET = 16 / 255
+_STRIP_PIXELS = 2**20
 
 
 def luma(image: torch.Tensor) -> torch.Tensor:
@@ -36,11 +38,14 @@ def psnr(a: torch.Tensor, b: torch.Tensor, *, border: int = 0, on_luma: bool = T
         ValueError: shapes differ, are not RGB, or nothing is left inside the border.
     """
     _check(a, b)
-    difference = a.double() - b.double()
-    if on_luma:
-        weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
-        difference = (difference * weights).sum(dim=-3, keepdim=True)
-    mean_square = _shave(difference, border).square().mean().item()
+    total, count = 0.0, 0
+    for x, y in _strips(_shave(a, border), _shave(b, border)):
+        difference = x.double() - y.double()
+        if on_luma:
+            weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
+            difference = (difference * weights).sum(dim=-3, keepdim=True)
+        total, count = total + difference.square().sum().item(), count + difference.numel()
+    mean_square = total / count
     return math.inf if mean_square == 0 else -10 * math.log10(mean_square)
 
 
@@ -51,9 +56,18 @@ def ssim(a: torch.Tensor, b: torch.Tensor, *, border: int = 0) -> float:
         ValueError: as `psnr`, or fewer than 11 pixels a side are left inside the border.
     """
     _check(a, b)
-    x, y = (_shave(luma(image.double()), border) * 255 for image in (a, b))
-    if min(x.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs 11x11 pixels inside the border, got {tuple(x.shape[-2:])}")
+    a, b = _shave(a, border), _shave(b, border)
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f"SSIM needs 11x11 pixels inside the border, got {tuple(a.shape[-2:])}")
+    total, count = 0.0, 0
+    for x, y in _strips(a, b, more=10):
+        similarity = _similarity(*(luma(image.double()) * 255 for image in (x, y)))
+        total, count = total + similarity.sum().item(), count + similarity.numel()
+    return total / count
+
+
+def _similarity(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the SSIM of all full windows of luma ``[..., 1, H, W]``, 0 to 255."""
     x, y = (image.reshape(-1, 1, *image.shape[-2:]) for image in (x, y))
     taps = torch.arange(11, dtype=torch.float64, device=x.device) - 5
     window = torch.exp(-taps.square() / (2 * 1.5**2))
@@ -66,10 +80,20 @@ def ssim(a: torch.Tensor, b: torch.Tensor, *, border: int = 0) -> float:
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+    return ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
         (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
     )
-    return similarity.mean().item()
+
+
+def _strips(
+    a: torch.Tensor, b: torch.Tensor, *, more: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield rows of both at a time, as float64 takes a multiple of what pictures do; `more` are shared."""
+    height, width = a.shape[-2:]
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height - more, rows):
+        part = slice(top, top + rows + more)
+        yield a[..., part, :], b[..., part, :]
 
 
 def _check(a: torch.Tensor, b: torch.Tensor) -> None:
