@@ -30,6 +30,7 @@ CASES = [
     for family in FAMILIES
     for what in ("downscale", "upscale")
 ]
+CASES[2:2] = [f"car_plus_large_x4 {what}" for what in ("downscale", "upscale")]
 CASES += [f"op {kind} {what}" for what in ("forward", "forward+backward") for kind in ("fast", "reference")]
 
 

@@ -208,24 +208,13 @@ def test_registry_refuses_duplicates_and_suggests() -> None:
     with pytest.raises(UsageError, match="did you mean 'car_plus_x4'"):
         create("car_pluss_x4")
     families = {"car", "car_codec", "car_lite", "car_plus", "car_small"}
-    controls = {"car_lite_bicubic", "car_small_bicubic"}
-    assert set(model_names(controls=False)) == {f"{f}_x{s}" for f in families for s in (2, 4)}
-    assert set(model_names()) == {f"{f}_x{s}" for f in families | controls for s in (2, 4)}
-
-
-def test_weights_of_an_earlier_architecture_build_that() -> None:
-    old = car.load("car_plus_x4.v4").rescaler
-    new = create("car_plus_x4")
-    assert new.state_dict().keys() > {key for key in old.state_dict() if ".trunk.1." in key}
-    assert new.geometry.halo_up > old.geometry.halo_up
-    assert create("car_plus_x4", new.state_dict().keys()).geometry == new.geometry
-    assert create("car_plus_x4", old.state_dict().keys()).geometry == old.geometry
-    # what fits nothing is measured against the newest
-    assert create("car_plus_x4", ["downscaler.trunk.0.weight"]).geometry == new.geometry
+    controls, large = {"car_lite_bicubic", "car_small_bicubic"}, {"car_plus_large_x4"}
+    assert set(model_names(controls=False)) == {f"{f}_x{s}" for f in families for s in (2, 4)} | large
+    assert set(model_names()) == {f"{f}_x{s}" for f in families | controls for s in (2, 4)} | large
 
 
 def test_deepened_weights_compute_what_they_did() -> None:
-    old, new = car.load("car_plus_x4.v4").rescaler, create("car_plus_x4")
+    old, new = car.load("car_plus_x4").rescaler, create("car_plus_large_x4")
     weights = old.state_dict()
     names = set(weights)
     new.load_state_dict(deepened(weights, new))

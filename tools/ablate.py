@@ -3,12 +3,11 @@
     python tools/ablate.py car_plus_x4 --data photos/ --out runs/ablate luma_weight=0,1 rounding=soft ema=0
     python tools/ablate.py car_plus_x4 --data photos/ --out runs/ablate network=48_9_9,couplings,car_lite_x4
 
-The first run is the recipe as it is, but for what --base changes in all; `network` takes, there too, a model
-or one of tools/variants.py. Numbers are validation PSNR on luma and of the LR against the bicubic LR, on
-centre crops of images held out of training; the test sets are not looked at. Runs should have the same part
-of the machine to themselves, such as a core each. Those that are there already are not done again. With
---page the table goes into that file, between ``<!-- ablation MODEL -->`` and ``<!-- end of ablation MODEL
--->``.
+The first run is the recipe as it is, but for what --base changes in all; `network` takes a model or one of
+tools/variants.py. Numbers are validation PSNR on luma and of the LR against the bicubic LR, on centre crops
+of images held out of training; the test sets are not looked at. Runs should have the same part of the machine
+to themselves, such as a core each. Those that are there already are not done again. With --page the table
+goes into that file, between ``<!-- ablation MODEL -->`` and ``<!-- end of ablation MODEL -->``.
 """
 
 import argparse
@@ -57,9 +56,9 @@ def main() -> None:
         label = ", ".join(f"{name} = {value}" for name, value in run.items())
         out = options.out.joinpath(options.model, *options.base, label.replace(" ", "") or "recipe")
         if not (out / "curves.png").exists():
-            changes = base | run
-            network = changes.pop("network", options.model)
-            recipe = recipe_for(options.model, minutes=options.minutes, **changes)
+            changes = {name: value for name, value in run.items() if name != "network"}
+            recipe = recipe_for(options.model, minutes=options.minutes, **(base | changes))
+            network = run.get("network", options.model)
             recipe = replace(recipe, model=variants.get(network, network))
             train(recipe, options.data, out, cache=options.cache or options.out / "cache")
         last = read_log(out)[-1]

@@ -103,7 +103,7 @@ def accuracy(scale: int, sets: dict[str, str], *, costs: bool) -> list[str]:
             )
         cells += [quality(row.get(name)) for name in sets]
         rows.append((row.get("Set5", [0.0])[0], cells))
-    for family in ("car_plus", "car_lite"):
+    for family in ("car_plus", "car_plus_large", "car_lite"):
         entry = newest(family).get(scale)
         if entry is None:
             continue
@@ -196,7 +196,12 @@ def page() -> str:
     ]
     for scale in (4, 2):
         lines += ["", *accuracy(scale, SHOWN, costs=True)]
-    lines += ["", "## The small pictures", "", *small_pictures(("car_plus", "car_lite", "car_codec"))]
+    lines += [
+        "",
+        "## The small pictures",
+        "",
+        *small_pictures(("car_plus", "car_plus_large", "car_lite", "car_codec")),
+    ]
     lines += ["", "## Weights in the package", ""]
     lines += ["Older weights are kept so that small pictures made with them restore.", ""]
     for entry in sorted(manifest(), key=lambda e: (e.model, e.tag)):

@@ -79,8 +79,13 @@ def main() -> None:
         "parameters": sum(p.numel() for p in loaded.rescaler.parameters()),
         "licence": options.licence,
         "data": options.data,
-        "recipe": f"car train {loaded.name} --data DATA --out RUN {' '.join(changed)} "
-        f"--minutes {recipe['minutes']:g}{start}",
+        "recipe": " ".join(
+            [
+                f"car train {loaded.name} --data DATA --out RUN",
+                *changed,
+                f"--minutes {recipe['minutes']:g}{start}",
+            ]
+        ),
         "trained": time.strftime("%Y-%m-%d"),
         "metrics": metrics,
     }

@@ -1,7 +1,6 @@
-"""Networks that were compared for `car_plus_x4`, by tools/ablate.py.
+"""Networks that `car_plus_x4` was compared with, for tools/ablate.py; none of them is shipped.
 
-Each has about the multiply-adds of "48_6_12", which that was at the time, where nothing else is said, and one
-thing is different.
+Each has about the multiply-adds of `car_plus_x4`, where nothing else is said, and one thing is different.
 """
 
 from collections.abc import Callable
@@ -168,7 +167,6 @@ def _branched(width: int) -> nn.Module:
 
 
 VARIANTS = {
-    "48_6_12": _pair(48, 6, 12),
     "48_3_15": _pair(48, 3, 15),
     "48_9_9": _pair(48, 9, 9),
     "64_3_7": _pair(64, 3, 7),

@@ -285,11 +285,8 @@ def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
 
 
 register("car_plus_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register(
-    "car_plus_x4",
-    _plus(4, width=48, depth_down=10, depth_up=14),
-    _plus(4, width=48, depth_down=6, depth_up=12),  # until v4
-)
+register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=12))
+register("car_plus_large_x4", _plus(4, width=48, depth_down=10, depth_up=14))
 register("car_codec_x2", _plus(2, width=48, depth_down=6, depth_up=6))
 register("car_codec_x4", _plus(4, width=48, depth_down=6, depth_up=12))
 register("car_lite_x2", _lite(2, width=48, depth_down=3, depth_up=6))

@@ -1,23 +1,20 @@
 """Model names to constructors."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from car.errors import UsageError, did_you_mean
 from car.models.rescaler import Rescaler
 
-_FACTORIES: dict[str, tuple[Callable[[], Rescaler], ...]] = {}
+_FACTORIES: dict[str, Callable[[], Rescaler]] = {}
 _CONTROLS: set[str] = set()
 
 
-def register(
-    name: str, factory: Callable[[], Rescaler], *earlier: Callable[[], Rescaler], control: bool = False
-) -> None:
+def register(name: str, factory: Callable[[], Rescaler], *, control: bool = False) -> None:
     """Add a model under `name` (``family_xS``).
 
     Args:
         name: unique.
         factory: builds it with fresh parameters.
-        earlier: build what the name stood for once: weights of that time still load.
         control: it exists to be compared with, not to be used: lists of models leave it out.
 
     Raises:
@@ -25,7 +22,7 @@ def register(
     """
     if name in _FACTORIES:
         raise ValueError(f"model {name!r} is already registered")
-    _FACTORIES[name] = (factory, *earlier)
+    _FACTORIES[name] = factory
     if control:
         _CONTROLS.add(name)
 
@@ -35,19 +32,12 @@ def model_names(*, controls: bool = True) -> tuple[str, ...]:
     return tuple(sorted(name for name in _FACTORIES if controls or name not in _CONTROLS))
 
 
-def create(name: str, parameters: Collection[str] | None = None) -> Rescaler:
+def create(name: str) -> Rescaler:
     """Build the model `name` with freshly initialised parameters, on the CPU.
-
-    With the names of the `parameters` of trained weights, it is what they are for: the model as it is, or,
-    where those fit, as it was earlier.
 
     Raises:
         UsageError: there is no such model; the message suggests the nearest name.
     """
     if name not in _FACTORIES:
         raise UsageError(f"no model is called {name!r}{did_you_mean(name, _FACTORIES)}")
-    for factory in _FACTORIES[name] if parameters is not None else ():
-        model = factory()
-        if model.state_dict().keys() == set(parameters or ()):
-            return model
-    return _FACTORIES[name][0]()
+    return _FACTORIES[name]()

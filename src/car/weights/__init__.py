@@ -237,7 +237,7 @@ def _load(path: Path, sha256: str | None, model: Any, tag: str | None, remedy: s
     model = model or metadata.get("model")
     if not isinstance(model, str) or model not in model_names():
         raise WeightsError(f"{path}: does not say which model it belongs to (metadata 'model': {model!r})")
-    rescaler = create(model, state.keys())
+    rescaler = create(model)
     _check_fit(path, model, rescaler.state_dict(), state)
     for key, tensor in state.items():
         if not tensor.isfinite().all():
