@@ -480,6 +480,19 @@ def test_a_picture_that_would_take_its_own_place_is_an_error(tmp_path):
     assert (again.found, again.unchanged) == (2, 2)
 
 
+def test_in_place_nothing_but_results_of_runs_there_is_replaced(tmp_path):
+    photos(tmp_path, 2)
+    assert go(tmp_path, tmp_path).done == 2
+    before = files(tmp_path)
+    work = Work("upscale", device="cpu", tile=64, overwrite=True)
+    summary = go(tmp_path, tmp_path, work)  # would restore over the originals
+    assert (summary.done, summary.failed) == (0, 2)
+    assert "would replace a/photo0.png, which no run in this place made" in summary.failures[0].error
+    assert before.items() <= files(tmp_path).items()
+    again = go(tmp_path, tmp_path, replace(DOWN, overwrite=True))
+    assert (again.unchanged, again.failed) == (2, 0)  # its own results it may
+
+
 def test_two_scales_into_one_target_are_both_remembered(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src, 2)
@@ -570,17 +583,18 @@ def test_a_file_system_that_tells_no_time_has_its_files_read(tmp_path, monkeypat
     memory.store.clear()
     content = [(Path(__file__).parent / "fixtures" / "photo.png").read_bytes() for _ in range(2)]
     content[1] = content[1][:-12] + content[1][-12:].lower()  # of the same size
-    times = iter(range(1, 100))
+    now = [1]
 
     def find(self, path, **_):
-        about = {"size": len(self.cat_file("/src/photo.png"))} | ({key: next(times)} if key else {})
+        about = {"size": len(self.cat_file("/src/photo.png"))} | ({key: now[0]} if key else {})
         return {"/src/photo.png": about}
 
     monkeypatch.setattr(MemoryFileSystem, "find", find)
     memory.pipe_file("/src/photo.png", content[0])
     assert go("memory://src", tmp_path / "dst").done == 1
     again = go("memory://src", tmp_path / "dst")
-    assert (again.unchanged, again.source_bytes) == (1, len(content[0]))
+    assert (again.unchanged, again.source_bytes) == (1, 0 if key else len(content[0]))
+    now[0] += 1
     memory.pipe_file("/src/photo.png", content[1])
     assert go("memory://src", tmp_path / "dst").done == 1
 

@@ -23,7 +23,7 @@ from car.evaluate import DATASETS
 from car.images import atomic_write
 from car.model_report import published
 from car.models import create
-from car.weights import ManifestEntry, load, manifest
+from car.weights import ManifestEntry, manifest
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
@@ -46,12 +46,8 @@ def newest(family: str) -> dict[int, ManifestEntry]:
 
 @cache
 def multiply_adds(model: str) -> tuple[float, float]:
-    """Return multiplications of shrinking and of restoring, for each HR pixel, in the convolutions.
-
-    `model` is a tag, as the name of a model may stand for a deeper network than it did, or has no weights.
-    """
-    shipped = any(model == entry.tag for entry in manifest())
-    rescaler, counts = load(model).rescaler if shipped else create(model), [0, 0]
+    """Return multiplications of shrinking and of restoring, for each HR pixel, in the convolutions."""
+    rescaler, counts = create(model), [0, 0]
     g = rescaler.geometry
     side = 64 * g.scale
 
@@ -109,7 +105,7 @@ def accuracy(scale: int, sets: dict[str, str], *, costs: bool) -> list[str]:
             continue
         cells = [f"**`{entry.model}`**", f"**{millions(entry.parameters)}**"]
         if costs:
-            cells += [f"{multiply_adds(entry.tag)[1] / 1e3:,.0f} k", speed(entry.model, "upscale")]
+            cells += [f"{multiply_adds(entry.model)[1] / 1e3:,.0f} k", speed(entry.model, "upscale")]
         cells += [f"**{q}**" if (q := quality(entry.metrics.get(name))) else "not measured" for name in sets]
         rows.append((entry.metrics["Set5"]["psnr"], cells))
     rows.sort(key=lambda row: row[0])
@@ -146,7 +142,7 @@ def small_pictures(families: tuple[str, ...]) -> list[str]:
 
 
 def card(entry: ManifestEntry) -> list[str]:
-    down, up = multiply_adds(entry.tag)
+    down, up = multiply_adds(entry.model)
     size = (PACKAGE / entry.file).stat().st_size
     lines = [
         f"### `{entry.tag}`",

@@ -403,8 +403,14 @@ def plan(source: str, target: str, work: Work) -> Plan:
             text = f"{place.path_of(name)}: its result would be {result}, as that of {taken[result]}"
             problems.append(Record(name, "failed", entry.size, entry.stamp, settings=digest, error=text))
             continue
-        taken[result] = name
         old = known.get((name, result))
+        if inner == "" and work.overwrite and result in found and old is None:
+            text = (
+                f"{place.path_of(name)}: its result would replace {result}, which no run in this place made"
+            )
+            problems.append(Record(name, "failed", entry.size, entry.stamp, settings=digest, error=text))
+            continue
+        taken[result] = name
         at_target = there.get(result) if result else None
         fits = old is not None and old.settings == digest and old.stamp == entry.stamp != ""
         if (

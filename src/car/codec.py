@@ -689,7 +689,7 @@ def as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     """
     luma = np.full(pixels.shape[:2], 32768, np.uint32)
     for channel, weight in enumerate(_GREY):
-        luma += pixels[:, :, channel] * np.uint32(weight)
+        luma += np.multiply(pixels[:, :, channel], weight, dtype=np.uint32)
     return np.repeat((luma >> 16).astype(pixels.dtype)[:, :, None], 3, axis=2)
 
 

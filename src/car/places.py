@@ -240,8 +240,7 @@ class Place:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 atomic_write(path, content)
                 return
-            protocol = self._fs.protocol
-            if _ALL_OR_NOTHING.intersection((protocol,) if isinstance(protocol, str) else protocol):
+            if self._is_bucket:
                 self._fs.pipe_file(path, content)
             else:
                 self._write_and_rename(path, content)
@@ -250,8 +249,13 @@ class Place:
             raise StorageError(
                 f"{self.path_of(name)}: cannot be written ({_why(cause or error)})",
                 fatal=isinstance(cause, OSError)
-                and (cause.errno in _FATAL or (isinstance(cause, PermissionError) and not self.is_local)),
+                and (cause.errno in _FATAL or (isinstance(cause, PermissionError) and self._is_bucket)),
             ) from error
+
+    @property
+    def _is_bucket(self) -> bool:
+        protocol = self._fs.protocol
+        return bool(_ALL_OR_NOTHING.intersection((protocol,) if isinstance(protocol, str) else protocol))
 
     def _check_target(self, path: Path) -> None:
         real = path.resolve()
