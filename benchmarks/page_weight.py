@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 import car
-from car.images import is_supported_input
 from car.metrics import psnr
+from car.pictures.images import is_supported_input
 from run import machine, publish
 
 COUNT = 24

@@ -19,10 +19,10 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageFile
 
-from car.codec import Codec, open_codec
-from car.images import decode, encode, from_pil
+from car.codec.codec import Codec, open_codec
+from car.measure.rate import installed_coders
 from car.metrics import psnr
-from car.rate import installed_coders
+from car.pictures.images import decode, encode, from_pil
 from robust import pictures_of
 from run import machine, publish
 

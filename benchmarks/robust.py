@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from car.codec import Codec, open_codec
-from car.images import Picture, decode, encode, from_pil
-from car.lr_info import LRInfo
+from car.codec.codec import Codec, open_codec
+from car.measure.rate import measured_pixels
 from car.metrics import psnr
-from car.rate import measured_pixels
+from car.pictures.images import Picture, decode, encode, from_pil
+from car.pictures.metadata import LRInfo
 from run import machine, publish
 
 # pixels cut off at the top and at the left: no multiple of a coder's blocks

@@ -106,7 +106,7 @@ def run_case(case: str) -> dict[str, Any]:
     words = case.split()
     if words[0] == "op":
         return run_op(words[1], backward=words[2] == "forward+backward")
-    from car.codec import Codec
+    from car.codec.codec import Codec
     from car.models import create
     from car.weights import LoadedModel
 

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from car.data import load_store
-from car.losses import Objective
 from car.models import create
-from car.optim import make_optimizer
-from car.recipes import RECIPES, Recipe
-from car.train import _trainer
-from car.trainer import Trainer
+from car.train.data import load_store
+from car.train.losses import Objective
+from car.train.optim import make_optimizer
+from car.train.recipes import RECIPES, Recipe
+from car.train.run import _trainer
+from car.train.trainer import Trainer
 from run import machine
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from car.lr_info import LRInfo
+from car.pictures.metadata import LRInfo
 
 INFO = LRInfo("car_plus_x4", "", 4, (96, 80))
 EXTREMES = (0, 1, 2, 7, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1)
@@ -180,9 +180,9 @@ def survive(number: int) -> str:
     Raises:
         Exception: whatever is no `CarError`: a fault of the program.
     """
-    from car.codec import codec_for_picture
+    from car.codec.codec import codec_for_picture
     from car.errors import CarError
-    from car.images import decode, encode, header_size
+    from car.pictures.images import decode, encode, header_size
 
     name, content = mutant(number)
     try:

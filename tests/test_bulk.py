@@ -20,13 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import car
-from car import bulk, manifest, places
-from car.bulk import Work, plan, run, run_here
-from car.codec import Codec
-from car.errors import ImageError, StorageError, UsageError
-from car.files import find_images
-from car.images import TEMPORARY, Picture, read, write
-from car.manifest import (
+from car.batch import local
+from car.batch.local import Work, plan, run, run_here
+from car.batch.names import find_images
+from car.batch.records import (
     MANIFEST,
     ManifestWriter,
     Record,
@@ -35,7 +32,12 @@ from car.manifest import (
     export_manifest,
     read_manifest,
 )
-from car.places import Place, check_name
+from car.codec.codec import Codec
+from car.errors import ImageError, StorageError, UsageError
+from car.files import places
+from car.files.atomic import TEMPORARY
+from car.files.places import Place, check_name
+from car.pictures.images import Picture, read, write
 
 DOWN = Work("downscale", scale=4, device="cpu", tile=64)
 
@@ -128,7 +130,7 @@ def test_records_say_what_happened(tmp_path):
 
 
 def test_evaluate_measures_as_the_command_does(tmp_path, photo):
-    from car.evaluate import round_trip
+    from car.measure.evaluate import round_trip
 
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "photo.png").write_bytes(photo.read_bytes())
@@ -348,9 +350,9 @@ def test_bad_images_are_tried_twice_and_listed(tmp_path, monkeypatch):
     photos(src, 2)
     (src / "a/bad.png").write_bytes(b"not a picture")
     tries = []
-    process = bulk.Worker._process
+    process = local.Worker._process
     monkeypatch.setattr(
-        bulk.Worker, "_process", lambda *args: (tries.append(args[1].name), process(*args))[1]
+        local.Worker, "_process", lambda *args: (tries.append(args[1].name), process(*args))[1]
     )
     summary = go(src, dst)
     assert (summary.done, summary.failed) == (2, 1)
@@ -647,7 +649,7 @@ def test_lies_in_a_manifest_do_no_harm(tmp_path):
 
 
 def test_images_in_work_stay_within_the_room():
-    room, lock, inside, most = bulk._Room(100), threading.Lock(), 0, 0
+    room, lock, inside, most = local._Room(100), threading.Lock(), 0, 0
 
     def work(pixels):
         nonlocal inside, most
@@ -926,8 +928,8 @@ def test_buckets(tmp_path, bucket):
 
 
 def test_a_long_manifest_stays_in_files_of_bounded_size_and_is_read_whatever_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "_FLUSH", (0.0, 0.0))
-    monkeypatch.setattr(manifest, "_JOINED_BYTES", 5000)
+    monkeypatch.setattr("car.batch.records._FLUSH", (0.0, 0.0))
+    monkeypatch.setattr("car.batch.records._JOINED_BYTES", 5000)
     monkeypatch.setattr(places, "MAX_FILE_BYTES", 1000)
     for url in (str(tmp_path / "dst"), "memory://dst"):
         place = Place(url)

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 import car
-from car import bulk_ray
-from car.bulk import Worker, plan, run, run_here
-from car.bulk_ray import _groups, _RayWorker, run_on_ray
-from car.places import Place
+from car.batch import ray as ray_engine
+from car.batch.local import Worker, plan, run, run_here
+from car.batch.ray import _groups, _RayWorker, run_on_ray
+from car.files.places import Place
 from test_bulk import DOWN, files, photos
 
 ray = pytest.importorskip("ray")
@@ -89,7 +89,7 @@ def test_a_picture_that_kills_its_worker_fails_alone_and_paths_are_those_of_the_
             alive = self._worker
             self._worker = Dying(alive.source.url, alive.target.url, alive.work, alive.digest)
 
-    monkeypatch.setattr(bulk_ray, "_RayWorker", DyingWorker)
+    monkeypatch.setattr(ray_engine, "_RayWorker", DyingWorker)
     todo = plan("src", "there", replace(DOWN, model="m.safetensors"))
     records = list(run_on_ray(todo, todo.items, address=cluster.address))
     failed = [record for record in records if record.status == "failed"]

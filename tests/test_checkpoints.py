@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import car
 from car.errors import CarError, ImageError, UsageError, WeightsError
-from car.images import atomic_write_all
+from car.files.atomic import atomic_write_all
 from car.models import create, registry
 from car.models.published import published_pair
 from car.weights import convert, mindspore
@@ -511,8 +511,8 @@ def test_command_line_converts_and_uses_pairs(tmp_path, photo):
 
 
 def test_training_starts_from_a_pair(pair, tmp_path, monkeypatch):
-    from car.recipes import Recipe
-    from car.train import train
+    from car.train.recipes import Recipe
+    from car.train.run import train
 
     monkeypatch.chdir(tmp_path)
     recipe = Recipe(

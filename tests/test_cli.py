@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from car import files
+from car.batch import names
+from car.batch.names import Job, Renamer, check_target, plan
 from car.errors import ImageError, UsageError
-from car.files import Job, Renamer, check_target, plan
-from car.images import inspect_info, read
 from car.models import create
+from car.pictures.images import inspect_info, read
 
 CLI = [sys.executable, "-m", "car"]
 
@@ -416,7 +416,8 @@ assert "torch" not in sys.modules
 assert {"downscale", "load"} <= set(dir(car))
 assert not hasattr(car, "_nothing") and "torch" not in sys.modules
 from car import downscale
-assert car.codec.downscale is downscale and car.images.read and car.load and not hasattr(car, "nothing")
+assert car.codec.codec.downscale is downscale and car.pictures.images.read and car.load
+assert not hasattr(car, "nothing")
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -455,4 +456,4 @@ def test_names_and_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     with pytest.raises(ImageError, match="same file"):
         check_target(Job(tmp_path / "a.png", tmp_path / "link.png"), overwrite=True)
-    assert files.find_images([str(tmp_path / "a.png")] * 2) == ([(tmp_path / "a.png", Path("a.png"))], True)
+    assert names.find_images([str(tmp_path / "a.png")] * 2) == ([(tmp_path / "a.png", Path("a.png"))], True)

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 import car
-from car.codec import Codec, as_grey, codec_for_picture, open_codec
-from car.coders import coding_of
+from car.codec.codec import Codec, as_grey, codec_for_picture, open_codec
+from car.codec.lossy import coding_of
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
-from car.images import Picture, decode, encode, from_pil, read, to_pil, write
-from car.lr_info import LRInfo
 from car.metrics import psnr
 from car.models import create, model_names
 from car.models.published import published_pair
+from car.pictures.images import Picture, decode, encode, from_pil, read, to_pil, write
+from car.pictures.metadata import LRInfo
 from car.weights import LoadedModel
 
 

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from scipy.fft import dctn
 
-from car.coders import Coding, coding_of, drawn, encoded, estimated_bits, recode
-from car.images import Picture, encode
-from car.losses import Objective
-from car.lr_info import LRInfo
+from car.codec.lossy import Coding, coding_of, drawn, encoded, estimated_bits, recode
 from car.models import create
-from car.recipes import recipe_for
+from car.pictures.images import Picture, encode
+from car.pictures.metadata import LRInfo
+from car.train.losses import Objective
+from car.train.recipes import recipe_for
 
 ALL = [Coding("JPEG", 30), Coding("JPEG", 92), Coding("WEBP", 40), Coding("AVIF", 50)]
 

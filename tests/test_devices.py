@@ -11,15 +11,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import car
-from car.codec import Codec
+from car.codec.codec import Codec
 from car.devices import resolve_device
 from car.errors import UsageError
-from car.images import read
-from car.losses import Objective
 from car.metrics import psnr
 from car.models import create, rescaler
 from car.ops import adaptive_resample_reference, reference
-from car.recipes import recipe_for
+from car.pictures.images import read
+from car.train.losses import Objective
+from car.train.recipes import recipe_for
 
 LIST = Path(__file__).parent / "fixtures" / "aten_operators.txt"
 
@@ -47,7 +47,7 @@ def operators(monkeypatch):
     found["adaptive_resample"] = set(seen.names)
     # what a device without kernels of its own runs, with autograd through the operators themselves
     monkeypatch.setattr(rescaler, "adaptive_resample", adaptive_resample_reference)
-    monkeypatch.setattr("car.losses.adaptive_resample", adaptive_resample_reference)
+    monkeypatch.setattr("car.train.losses.adaptive_resample", adaptive_resample_reference)
     for name in ("car_small_x2", "car_lite_x2", "car_plus_x2"):
         model = create(name)
         hr = torch.rand(1, 3, 32, 32, generator=rng)

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from car.codec import Codec, open_codec
+from car.codec.codec import Codec, open_codec
 from car.errors import ImageError, UsageError
-from car.evaluate import Quality, find_dataset, mean_quality, round_trip, summary
-from car.images import read
-from car.report import Caption, comparison_picture, most_telling_crop
+from car.measure.comparison import Caption, comparison_picture, most_telling_crop
+from car.measure.evaluate import Quality, find_dataset, mean_quality, round_trip, summary
+from car.pictures.images import read
 from car.weights import manifest
 
 # "bicubic down + bicubic up" of Sun & Chen 2020, table of 2x and 4x

@@ -13,7 +13,7 @@ from PIL import Image
 
 import car
 from car import export
-from car.codec import Codec
+from car.codec.codec import Codec
 from car.errors import UsageError
 from car.export import ExportError, Half, check, compare, metadata, session, to_onnx
 from car.models import create

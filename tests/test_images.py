@@ -24,10 +24,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from car import images
 from car.errors import ImageError
-from car.images import Picture, atomic_write, from_pil, header_size, inspect_info, read, to_pil, write
-from car.lr_info import MAX_METADATA_BYTES, LRInfo
+from car.files import atomic
+from car.files.atomic import atomic_write
+from car.pictures import images
+from car.pictures.images import Picture, from_pil, header_size, inspect_info, read, to_pil, write
+from car.pictures.metadata import MAX_METADATA_BYTES, LRInfo
 
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
 LOSSLESS = {"png": ("uint8", "uint16"), "tiff": ("uint8", "uint16"), "webp": ("uint8",)}
@@ -865,7 +867,8 @@ def test_warnings_of_other_threads_are_not_lost_while_a_file_is_read(
         during.append(list(warnings.filters))
 
     works = (read, inspect_info, lambda path: write(path, colour(4, 4)))
-    monkeypatch.setattr(images, "_check_regular", warn_elsewhere)
+    for module in (images, atomic):
+        monkeypatch.setattr(module, "check_regular", warn_elsewhere)
     for work in works:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -883,7 +886,7 @@ def png_with(content: bytes, kind: bytes, data: bytes) -> bytes:
 NOISY_READS = """
 import sys
 from car.errors import ImageError
-from car.images import read
+from car.pictures.images import read
 for path in sys.argv[1:]:
     try:
         read(path)

@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import car
-from car.codec import Codec
+from car.codec.codec import Codec
 from car.errors import UsageError
-from car.images import read
-from car.inspection import inspect_kernels, kernels_picture
+from car.measure.kernels import inspect_kernels, kernels_picture
 from car.models import Geometry, ResamplingDownscaler, Rescaler, create
+from car.pictures.images import read
 from car.weights import LoadedModel
 
 

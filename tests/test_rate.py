@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from car.codec import Codec, open_codec
-from car.images import coding_options, from_pil
-from car.rate import (
+from car.codec.codec import Codec, open_codec
+from car.measure.rate import (
     QUALITIES,
     bd_rate,
     curves,
@@ -26,7 +25,8 @@ from car.rate import (
     point_count,
     points,
 )
-from car.rate_report import summary_of, tables
+from car.measure.rate_report import summary_of, tables
+from car.pictures.images import coding_options, from_pil
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import car
-from car import refinement
-from car.codec import Codec, open_codec
-from car.coders import Coding, encoded
+from car.codec import effort as refinement
+from car.codec.codec import Codec, open_codec
+from car.codec.effort import MAX_CHANGE, MAX_CHANGE_CODED, STEPS, refine, refinements
+from car.codec.lossy import Coding, encoded
 from car.errors import UsageError
-from car.evaluate import round_trip
-from car.images import decode, encode, read
+from car.measure.evaluate import round_trip
 from car.metrics import psnr
-from car.refinement import MAX_CHANGE, MAX_CHANGE_CODED, STEPS, refine, refinements
+from car.pictures.images import decode, encode, read
 
 
 def restored_psnr(codec, small, hr):

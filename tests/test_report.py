@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from car.model_report import crops, error_map, published
+from car.measure.model_report import crops, error_map, published
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -124,8 +124,8 @@ def test_error_maps_are_black_where_luma_is_exact() -> None:
 
 
 def test_crops_hold_every_model(photo: Path) -> None:
-    from car.codec import open_codec
-    from car.evaluate import round_trip
+    from car.codec.codec import open_codec
+    from car.measure.evaluate import round_trip
 
     trips = [(name, round_trip(open_codec(name), photo)) for name in ("car_plus_x4", "car_codec_x4")]
     found = crops("a", trips)

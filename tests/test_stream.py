@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import car
-from car.codec import Codec, fitting_tile
+from car.codec.codec import Codec, fitting_tile
+from car.codec.large import _RowBuffer, memory_at_hand, restore_file, shrink_file
 from car.errors import ImageError, UsageError
-from car.images import Picture, read
-from car.stream import _RowBuffer, memory_at_hand, restore_file, shrink_file
+from car.pictures.images import Picture, read
 from test_images import claiming_tiff
 
 ALWAYS, NEVER = 0, 10**12  # bytes of memory with which everything goes in strips, or nothing does

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car.tiling import split
+from car.codec.tiling import split
 
 sizes = st.integers(1, 60)
 

@@ -24,19 +24,19 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import car
-from car import trainer as trainer_module
-from car.coders import Coding, encoded
-from car.data import ImageStore, load_store
+from car.codec.lossy import Coding, encoded
 from car.errors import ImageError, TrainingError, UsageError
-from car.images import read
-from car.losses import LossWatch
 from car.metrics import psnr
 from car.models import create
 from car.ops import bicubic_downscale
-from car.recipes import RECIPES, Recipe, recipe_for
-from car.runlog import read_log
-from car.train import _trainer, plan_run, train
-from car.trainer import Progress, Trainer
+from car.pictures.images import read
+from car.train import trainer as trainer_module
+from car.train.data import ImageStore, load_store
+from car.train.log import read_log
+from car.train.losses import LossWatch
+from car.train.recipes import RECIPES, Recipe, recipe_for
+from car.train.run import _trainer, plan_run, train
+from car.train.trainer import Progress, Trainer
 
 CAR = [sys.executable, "-m", "car"]
 
@@ -339,9 +339,9 @@ import json, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from car.recipes import RECIPES
-from car.train import train
-from car.trainer import Trainer
+from car.train.recipes import RECIPES
+from car.train.run import train
+from car.train.trainer import Trainer
 
 torch.set_num_threads(1)
 folder, out, cache = map(Path, sys.argv[1:4])
@@ -359,9 +359,9 @@ def train_step(self, progress):
     return step(self, progress)
 
 Trainer._mean_loss, Trainer._train_step = mean_loss, train_step
-import car.trainer
-original = car.trainer.atomic_write
-car.trainer.atomic_write = lambda path, data: (wrote.append(Path(path).name), original(path, data))
+import car.train.trainer
+original = car.train.trainer.atomic_write
+car.train.trainer.atomic_write = lambda path, data: (wrote.append(Path(path).name), original(path, data))
 seen = []
 train(recipe, [folder], out, cache=cache, device="cpu", on_progress=seen.append)
 print(json.dumps({"losses": losses, "shares": shares, "wrote": wrote, "reports": len(seen)}))

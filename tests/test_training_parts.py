@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from car.data import Crops, ImageStore, Prefetcher, split_held_out
 from car.errors import UsageError
-from car.losses import (
+from car.metrics import psnr
+from car.models import create, quantize
+from car.models.compact import ResidualBlock
+from car.models.published import AdaptiveDownscaler
+from car.ops import bicubic_downscale
+from car.train.data import Crops, ImageStore, Prefetcher, split_held_out
+from car.train.losses import (
     Objective,
     coded_bits,
     offset_distance,
@@ -20,13 +25,8 @@ from car.losses import (
     restoration_decibels,
     restoration_l1,
 )
-from car.metrics import psnr
-from car.models import create, quantize
-from car.models.compact import ResidualBlock
-from car.models.published import AdaptiveDownscaler
-from car.ops import bicubic_downscale
-from car.optim import MuonAdam, lr_factor, make_optimizer
-from car.recipes import RECIPES, Recipe, recipe_for, settings
+from car.train.optim import MuonAdam, lr_factor, make_optimizer
+from car.train.recipes import RECIPES, Recipe, recipe_for, settings
 
 
 @pytest.mark.parametrize(("scale", "crop", "batch"), [(2, 96, 24), (4, 192, 16)])

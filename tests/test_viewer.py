@@ -18,10 +18,10 @@ from safetensors.torch import load as load_tensors
 
 import car
 from browser import Site
-from car.codec import open_codec
+from car.codec.codec import open_codec
 from car.errors import UsageError
-from car.images import inspect_info
 from car.models import create
+from car.pictures.images import inspect_info
 from car.viewer import assets, shipped_web_models, web_model
 from car.weights import load
 from car.weights.convert import weights_bytes

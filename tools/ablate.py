@@ -17,9 +17,9 @@ from typing import Any
 
 from variants import register_variants
 
-from car.recipes import Recipe, recipe_for
-from car.runlog import read_log
-from car.train import train
+from car.train.log import read_log
+from car.train.recipes import Recipe, recipe_for
+from car.train.run import train
 
 
 def parsed(name: str, text: str) -> Any:

@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from car.codec import open_codec
-from car.evaluate import find_dataset, mean_quality, round_trip
-from car.files import find_images
-from car.recipes import recipe_for
-from car.runlog import read_log
-from car.train import train
+from car.batch.names import find_images
+from car.codec.codec import open_codec
+from car.measure.evaluate import find_dataset, mean_quality, round_trip
+from car.train.log import read_log
+from car.train.recipes import recipe_for
+from car.train.run import train
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "gain.json"

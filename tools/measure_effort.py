@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 import car
-from car.codec import Codec
-from car.evaluate import find_dataset
-from car.files import find_images
-from car.images import read
+from car.batch.names import find_images
+from car.codec.codec import Codec
+from car.codec.effort import STEPS, refinements
+from car.measure.evaluate import find_dataset
 from car.metrics import psnr
 from car.models import quantize
 from car.ops import bicubic_downscale
-from car.refinement import STEPS, refinements
+from car.pictures.images import read
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 SETS = ("Set5", "Set14", "BSDS100")

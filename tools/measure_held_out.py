@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.data import load_store, split_held_out
 from car.metrics import psnr
 from car.models import quantize
 from car.ops import bicubic_downscale
-from car.recipes import RECIPES
+from car.train.data import load_store, split_held_out
+from car.train.recipes import RECIPES
 from car.weights import load
 
 

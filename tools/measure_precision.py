@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 import car
-from car.codec import Codec
-from car.evaluate import find_dataset, mean_quality, round_trip
-from car.files import find_images
+from car.batch.names import find_images
+from car.codec.codec import Codec
+from car.measure.evaluate import find_dataset, mean_quality, round_trip
 
 PAGE = Path(__file__).parent.parent / "docs" / "devices.md"
 SETS = ("Set5", "Set14")

@@ -4,7 +4,7 @@
     python tools/results.py --img-dir datasets    # measures the newest weights anew first, in minutes
 
 Figures of ours come from ``src/car/weights/manifest.json`` (accuracy, as `car evaluate` measures it) and
-``benchmarks/results.json`` (speed, by `make bench`), those of others from ``src/car/published.json``.
+``benchmarks/results.json`` (speed, by `make bench`), those of others from ``src/car/measure/published.json``.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import torch
 from ship_weights import PACKAGE, measured
 from torch import nn
 
-from car.codec import open_codec
-from car.evaluate import DATASETS
-from car.images import atomic_write
-from car.model_report import published
+from car.codec.codec import open_codec
+from car.files.atomic import atomic_write
+from car.measure.evaluate import DATASETS
+from car.measure.model_report import published
 from car.models import create
 from car.weights import ManifestEntry, manifest
 

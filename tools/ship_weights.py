@@ -14,11 +14,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from car.codec import Codec
+from car.codec.codec import Codec
 from car.errors import UsageError
-from car.evaluate import find_dataset, mean_quality, round_trip
-from car.images import atomic_write
-from car.recipes import RECIPES
+from car.files.atomic import atomic_write
+from car.measure.evaluate import find_dataset, mean_quality, round_trip
+from car.train.recipes import RECIPES
 from car.weights import load
 
 PACKAGE = Path(__file__).parent.parent / "src" / "car" / "weights"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from car._version import __version__
 
 if TYPE_CHECKING:
-    from car.codec import downscale, upscale
+    from car.codec.codec import downscale, upscale
     from car.errors import CarError
     from car.weights import list_models, load
 
@@ -24,11 +24,11 @@ def __getattr__(name: str) -> Any:
     PyTorch takes seconds to import, and `car.__main__` has to be there before, to answer an interrupt.
     """
     if not name.startswith("_"):
-        from car.codec import downscale, upscale
+        from car.codec.codec import downscale, upscale
         from car.errors import CarError
         from car.weights import list_models, load
 
-        known = globals()  # by now with the modules that these import, as car.images
+        known = globals()  # by now with the modules that these import, as car.pictures
         known.update(
             downscale=downscale, upscale=upscale, CarError=CarError, list_models=list_models, load=load
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from car._version import __version__
 from car.errors import CarError, UsageError
-from car.images import atomic_write
+from car.files.atomic import atomic_write
 from car.models import quantize
 from car.ops.reference import resample_at_once
 from car.weights import LoadedModel

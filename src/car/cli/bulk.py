@@ -13,8 +13,9 @@ import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from car.bulk import Engine, Plan, Summary, Work, plan, run, run_here
-from car.bulk_ray import run_on_ray
+from car.batch.local import Engine, Plan, Summary, Work, plan, run, run_here
+from car.batch.ray import run_on_ray
+from car.batch.records import Record, check_manifest_name, check_no_other_file, export_manifest
 from car.cli.common import (
     DEFAULT_MAX_PIXELS,
     BackendOption,
@@ -39,10 +40,9 @@ from car.cli.common import (
     stderr,
     stdout,
 )
-from car.codec import chosen_backend
+from car.codec.codec import chosen_backend
 from car.errors import UsageError
-from car.manifest import Record, check_manifest_name, check_no_other_file, export_manifest
-from car.places import counted
+from car.files.places import counted
 
 bulk_app = typer.Typer(
     help="Work through folders and buckets of any size, resumable, in parallel.", no_args_is_help=True

@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from car.codec import DEFAULT_TILE as DEFAULT_TILE
-from car.codec import Backend, Precision
+from car.codec.codec import DEFAULT_TILE as DEFAULT_TILE
+from car.codec.codec import Backend, Precision
+from car.codec.large import memory_at_hand, memory_besides
 from car.errors import UsageError
-from car.images import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
-from car.stream import memory_at_hand, memory_besides
+from car.pictures.images import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
 from car.weights import ModelName
 
 

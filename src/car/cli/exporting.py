@@ -7,12 +7,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from car.batch.names import Job, Renamer, check_target, plan
 from car.cli.common import Json, Overwrite, Quiet, app, print_json, stdout
-from car.codec import Codec
+from car.codec.codec import Codec
 from car.errors import UsageError
 from car.export import DEFAULT_OPSET, OPSETS, Half, Storage, check, to_onnx
-from car.files import Job, Renamer, check_target, plan
-from car.images import atomic_write, read
+from car.files.atomic import atomic_write
+from car.pictures.images import read
 from car.weights import load
 
 _PIXELS = 2048  # of the side of a picture that is compared

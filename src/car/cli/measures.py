@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from car import evaluate as evaluation
+from car.batch.names import Job, check_target, find_images, means_folder
 from car.cli.common import (
     DEFAULT_MAX_PIXELS,
     DEFAULT_TILE,
@@ -36,11 +36,12 @@ from car.cli.common import (
     progress,
     stdout,
 )
-from car.codec import open_codec
+from car.codec.codec import open_codec
 from car.errors import CarError, UsageError
-from car.files import Job, check_target, find_images, means_folder
-from car.images import Picture, atomic_write, from_pil, write
-from car.report import Caption, comparison_picture
+from car.files.atomic import atomic_write
+from car.measure import evaluate as evaluation
+from car.measure.comparison import Caption, comparison_picture
+from car.pictures.images import Picture, from_pil, write
 
 
 @app.command("compare")

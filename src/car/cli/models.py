@@ -8,10 +8,10 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from car.batch.names import Job, check_target, means_folder
 from car.cli.common import Json, Overwrite, Quiet, app, print_json, shown, stderr, stdout
 from car.errors import UsageError
-from car.files import Job, check_target, means_folder
-from car.images import atomic_write_all
+from car.files.atomic import atomic_write_all
 from car.weights import list_models, load, manifest
 from car.weights.convert import pair_files, read_pair, weights_bytes
 from car.weights.pull import pull

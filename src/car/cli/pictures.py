@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from car.batch.names import Job, Plan, Renamer, check_target, means_folder, plan
 from car.cli.common import (
     DEFAULT_MAX_PIXELS,
     BackendOption,
@@ -39,13 +40,12 @@ from car.cli.common import (
     stderr,
     stdout,
 )
-from car.codec import Codec, model_for_picture, open_codec
-from car.coders import coding_of
+from car.codec.codec import Codec, model_for_picture, open_codec
+from car.codec.large import Done, restore_file, shrink_file
+from car.codec.lossy import coding_of
 from car.errors import CarError, ImageError, UsageError
-from car.files import Job, Plan, Renamer, check_target, means_folder, plan
-from car.images import Picture, check_suffix, from_pil, inspect_info, read, write
-from car.inspection import inspect_kernels, kernels_picture
-from car.stream import Done, restore_file, shrink_file
+from car.measure.kernels import inspect_kernels, kernels_picture
+from car.pictures.images import Picture, check_suffix, from_pil, inspect_info, read, write
 from car.weights import ModelName, default_model, list_models
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from car import evaluate as evaluation
+from car.batch.names import find_images
 from car.cli.common import (
     DEFAULT_MAX_PIXELS,
     DEFAULT_TILE,
@@ -26,13 +26,14 @@ from car.cli.common import (
     progress,
     stdout,
 )
-from car.codec import open_codec
+from car.codec.codec import open_codec
 from car.errors import CarError, UsageError
-from car.files import find_images
-from car.images import atomic_write_all, read
-from car.pages import Crops, page
-from car.rate import Decoded, Point, curves, installed_coders, measured_pixels, point_count, points
-from car.rate_report import body, equal_bytes_crops, plot, points_csv, summary_of, tables
+from car.files.atomic import atomic_write_all
+from car.measure import evaluate as evaluation
+from car.measure.pages import Crops, page
+from car.measure.rate import Decoded, Point, curves, installed_coders, measured_pixels, point_count, points
+from car.measure.rate_report import body, equal_bytes_crops, plot, points_csv, summary_of, tables
+from car.pictures.images import read
 from car.weights import default_model
 
 _NAMES = ("index.html", "points.csv", "summary.json", "tables.md", "psnr.png", "ms_ssim.png")

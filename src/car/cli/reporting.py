@@ -8,8 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from car import evaluate as evaluation
-from car import pages
+from car.batch.names import Job, check_target, find_images
 from car.cli.common import (
     DEFAULT_MAX_PIXELS,
     DEFAULT_TILE,
@@ -24,14 +23,16 @@ from car.cli.common import (
     progress,
     stdout,
 )
-from car.codec import Codec, open_codec
+from car.codec.codec import Codec, open_codec
 from car.errors import CarError, UsageError
-from car.files import Job, check_target, find_images
-from car.images import atomic_write, read
-from car.model_report import Measured, body, crops, measured
-from car.rate import Point, curves, point_count, points
-from car.rate_report import body as rate_body
-from car.rate_report import plot, summary_of
+from car.files.atomic import atomic_write
+from car.measure import evaluate as evaluation
+from car.measure import pages
+from car.measure.model_report import Measured, body, crops, measured
+from car.measure.rate import Point, curves, point_count, points
+from car.measure.rate_report import body as rate_body
+from car.measure.rate_report import plot, summary_of
+from car.pictures.images import read
 from car.weights import list_models
 
 _CODERS = ("JPEG", "AVIF")

@@ -31,8 +31,8 @@ from car.cli.common import (
     progress,
     stdout,
 )
-from car.codec import open_codec
-from car.coders import coding_of
+from car.codec.codec import open_codec
+from car.codec.lossy import coding_of
 from car.errors import UsageError
 from car.gallery import build, megabytes, plan_gallery
 from car.weights import default_model

@@ -11,7 +11,6 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from car import train as training
 from car.cli.common import (
     DeviceId,
     Json,
@@ -25,12 +24,13 @@ from car.cli.common import (
     stderr,
     stdout,
 )
-from car.data import TRAINING_SETS, find_training_set
 from car.errors import UsageError
-from car.recipes import RECIPES, Recipe, recipe_for, settings
-from car.runlog import CURVES, read_log
-from car.trainer import STATE, RunPlan
-from car.trainer import Progress as TrainingProgress
+from car.train import run as training
+from car.train.data import TRAINING_SETS, find_training_set
+from car.train.log import CURVES, read_log
+from car.train.recipes import RECIPES, Recipe, recipe_for, settings
+from car.train.trainer import STATE, RunPlan
+from car.train.trainer import Progress as TrainingProgress
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:

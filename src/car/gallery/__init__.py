@@ -15,10 +15,11 @@ from typing import Any
 from urllib.parse import quote
 
 from car._version import __version__
-from car.codec import Codec
+from car.batch.names import Plan, Renamer, plan
+from car.codec.codec import Codec
 from car.errors import CarError, ImageError, UsageError
-from car.files import Plan, Renamer, plan
-from car.images import DEFAULT_MAX_PIXELS, atomic_write, decode, encode, one_line_errors
+from car.files.atomic import atomic_write
+from car.pictures.images import DEFAULT_MAX_PIXELS, decode, encode, one_line_errors
 from car.viewer import assets, web_model
 
 MANIFEST = "gallery.json"
@@ -110,7 +111,7 @@ def build(
         codec: of a model whose upscaler the viewer knows.
         title: of the page.
         description: a line below it.
-        quality: see `car.images.write`.
+        quality: see `car.pictures.images.write`.
         overwrite: whether a folder that is no gallery may be written into; what lies there stays even so.
         max_pixels: larger photographs are refused.
         on_picture: called after each.

@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from car.codec import Codec, open_codec, why_unknown
+from car.codec.codec import Codec, open_codec, why_unknown
 from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
-from car.evaluate import round_trip_of
-from car.images import (
-    INPUT_SUFFIXES,
-    atomic_write,
-    check_size,
-    decode,
-    encode,
-    header_size,
-    is_supported_input,
-)
-from car.places import check_name
+from car.files.atomic import atomic_write
+from car.files.places import check_name
+from car.measure.evaluate import round_trip_of
+from car.pictures.images import INPUT_SUFFIXES, check_size, decode, encode, header_size, is_supported_input
 from car.serve.settings import Settings
 from car.weights import default_model, find, list_models, load
 from car.weights.store import pulled_models

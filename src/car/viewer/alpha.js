@@ -1,4 +1,4 @@
-// Opacity is enlarged on its own, bicubically (a = -1/2), as in car/codec.py.
+// Opacity is enlarged on its own, bicubically (a = -1/2), as in car/codec/codec.py.
 
 /**
  * @param {number} distance

@@ -1,4 +1,4 @@
-// Small picture files: what they say about themselves (car/lr_info.py), and their pixels, unchanged.
+// Small picture files: what they say about themselves (car/pictures/metadata.py), and their pixels, unchanged.
 
 /**
  * @typedef {object} Info what a small picture says about itself

@@ -1,4 +1,4 @@
-// Geometry of tiles, as in car/tiling.py: all in pixels of the small picture.
+// Geometry of tiles, as in car/codec/tiling.py: all in pixels of the small picture.
 
 /**
  * @typedef {object} Region [top, bottom) x [left, right)

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from car._version import __version__
 from car.errors import UsageError, WeightsError, did_you_mean
-from car.images import atomic_write
+from car.files.atomic import atomic_write
 from car.models import model_names
 from car.weights import load_file, manifest
 from car.weights.convert import MAX_CHECKPOINT_BYTES, PAIR_SUFFIXES, read_pair, weights_bytes

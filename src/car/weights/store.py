@@ -10,7 +10,7 @@ from typing import Any
 import platformdirs
 
 from car.errors import UsageError, WeightsError
-from car.images import atomic_write
+from car.files.atomic import atomic_write
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")

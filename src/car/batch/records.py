@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from car.errors import UsageError
-from car.images import atomic_write
-from car.places import Place
+from car.files.atomic import atomic_write
+from car.files.places import Place
 
 MANIFEST = "_manifest"
 """Folder below the target with the parts of the manifest."""

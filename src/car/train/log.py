@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 
 from car.errors import TrainingError
-from car.images import atomic_write
+from car.files.atomic import atomic_write
 
 LOG = "log.jsonl"
 CURVES = "curves.png"

@@ -20,19 +20,19 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from car.coders import Coding, drawn, encoded, recode
-from car.data import Crops, ImageStore, Prefetcher
+from car.codec.lossy import Coding, drawn, encoded, recode
 from car.errors import ImageError, TrainingError, UsageError
-from car.images import atomic_write
-from car.losses import LossWatch, Objective
+from car.files.atomic import atomic_write
 from car.metrics import psnr
 from car.models import Rescaler, create, quantize
 from car.models.compact import deepened
 from car.models.published import AdaptiveDownscaler
 from car.ops import bicubic_downscale
-from car.optim import lr_factor, make_optimizer
-from car.recipes import BUDGETS, Recipe
-from car.runlog import RunLog, read_log, write_curves
+from car.train.data import Crops, ImageStore, Prefetcher
+from car.train.log import RunLog, read_log, write_curves
+from car.train.losses import LossWatch, Objective
+from car.train.optim import lr_factor, make_optimizer
+from car.train.recipes import BUDGETS, Recipe
 from car.weights import load
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from car.errors import ImageError, TrainingError, UsageError, did_you_mean
-from car.images import atomic_write, is_supported_input, read
+from car.files.atomic import atomic_write
+from car.pictures.images import is_supported_input, read
 
 TRAINING_SETS = {"DIV2KHR": ("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR")}
 """Names of the usual training sets: where their images to train and to validate on lie."""

@@ -21,11 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from car.codec import Backend, Codec, Precision, model_for_picture, open_codec
-from car.coders import Coding, coding_of
+from car.batch.records import MANIFEST, ManifestWriter, Record, read_manifest
+from car.codec.codec import Backend, Codec, Precision, model_for_picture, open_codec
+from car.codec.large import gigabytes
+from car.codec.lossy import Coding, coding_of
 from car.errors import CarError, ImageError, StorageError, UsageError
-from car.evaluate import round_trip_of
-from car.images import (
+from car.files.places import Entry, Place, open_source
+from car.measure.evaluate import round_trip_of
+from car.metrics import psnr
+from car.pictures.images import (
     DEFAULT_MAX_PIXELS,
     Picture,
     check_size,
@@ -35,10 +39,6 @@ from car.images import (
     is_supported_input,
     pixel_bytes,
 )
-from car.manifest import MANIFEST, ManifestWriter, Record, read_manifest
-from car.metrics import psnr
-from car.places import Entry, Place, open_source
-from car.stream import gigabytes
 from car.weights import ModelName, list_models
 
 Kind = Literal["downscale", "upscale", "evaluate"]

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.codec import Codec
+from car.codec.codec import Codec
 from car.errors import ImageError, UsageError
-from car.images import read
 from car.models import KernelDownscaler
+from car.pictures.images import read
 
 _SIDE = 512  # HR pixels a side that are looked at, from the middle of the image
 

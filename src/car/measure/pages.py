@@ -23,7 +23,7 @@ class Crops:
 
 def page(title: str, summary: str, body: Iterable[str]) -> bytes:
     """Return an HTML page of parts made by the functions below; `title` and `summary` are plain text."""
-    text = resources.files("car").joinpath("pages.html").read_text(encoding="utf-8")
+    text = resources.files("car.measure").joinpath("templates/pages.html").read_text(encoding="utf-8")
     values = {"title": html.escape(title), "summary": html.escape(summary), "body": "\n".join(body)}
     for name, value in values.items():
         text = text.replace("{{" + name + "}}", value)

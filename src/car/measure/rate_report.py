@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from car import pages
 from car.errors import UsageError
-from car.pages import Crops
-from car.rate import Curve, Decoded, Point, bd_rate, below, gain_at_equal_bytes, hull
-from car.report import most_telling_crop
+from car.measure import pages
+from car.measure.comparison import most_telling_crop
+from car.measure.pages import Crops
+from car.measure.rate import Curve, Decoded, Point, bd_rate, below, gain_at_equal_bytes, hull
 
 _CROP = 192
 _UNKNOWN = "not known, as too few points lie there or too little PSNR is common to both"
@@ -139,7 +139,7 @@ def plot(curves: Sequence[Curve], measure: str, title: str) -> bytes:
 
 
 def body(found: dict[str, Any], plots: Sequence[bytes], looks: Sequence[Crops]) -> list[str]:
-    """Return the parts of an HTML page of what `summary_of` returned; see `car.pages`."""
+    """Return the parts of an HTML page of what `summary_of` returned; see `car.measure.pages`."""
     parts = [pages.heading("Rate and distortion"), *(pages.plot(content, "plot") for content in plots)]
     coders = sorted({coder for row in found["differences"] for coder in row["bd_rate"]})
     parts.append(

@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from car.errors import ImageError, StorageError, UsageError
-from car.images import MAX_FILE_BYTES, TEMPORARY, atomic_write
+from car.files.atomic import MAX_FILE_BYTES, TEMPORARY, atomic_write
 
 # a write to these shows at once or not at all; elsewhere it goes under a temporary name first
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
@@ -184,7 +184,7 @@ class Place:
         """Return the content of a file.
 
         Raises:
-            StorageError: it cannot be read, or is over `car.images.MAX_FILE_BYTES`.
+            StorageError: it cannot be read, or is over `car.files.atomic.MAX_FILE_BYTES`.
         """
         path = self._path(name)
         try:

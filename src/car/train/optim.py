@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from car.models import Rescaler
-from car.recipes import Recipe
+from car.train.recipes import Recipe
 
 
 class MuonAdam(torch.optim.Optimizer):

@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.coders import Coding
+from car.codec.effort import STEPS, refine
+from car.codec.lossy import Coding
+from car.codec.tiling import split
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError
 from car.export import session, session_possible
-from car.images import Picture, from_pil, read, to_pil
-from car.lr_info import LRInfo
 from car.models import Rescaler
 from car.ops import bicubic_resize
-from car.refinement import STEPS, refine
-from car.tiling import split
+from car.pictures.images import Picture, from_pil, read, to_pil
+from car.pictures.metadata import LRInfo
 from car.weights import LoadedModel, ModelName, default_model, find, load
 
 DEFAULT_TILE = 512
@@ -62,7 +62,7 @@ class Codec:
         memory: bytes that one tile may take; only asked for where `tile` is None.
         precision: ``bf16`` and ``fp16`` are faster where the hardware has them, and change single pixels by
             several levels; docs/devices.md has what that costs.
-        effort: 0 to 9, of shrinking: above 0 the small picture is refined, see `car.refinement`. Restoring
+        effort: 0 to 9, of shrinking: above 0 the small picture is refined, see `car.codec.effort`. Restoring
             takes no longer.
         coding: how the small file will be coded, where that loses something and effort is to know it.
         backend: of restoring; onnxruntime is faster on a CPU (docs/export.md), and moves single values by a

@@ -4,16 +4,13 @@ Pixel values are never changed on the way in or out, except where a format force
 """
 
 import contextlib
-import errno
 import io
 import logging
 import os
-import re
-import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,13 +23,11 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from car.errors import ImageError, did_you_mean
-from car.lr_info import LRInfo
+from car.files.atomic import MAX_FILE_BYTES, atomic_write, check_regular
+from car.pictures.metadata import LRInfo
 
 DEFAULT_MAX_PIXELS = 400_000_000
 """Larger images are refused before they are decoded: a few bytes can claim billions of pixels."""
-
-MAX_FILE_BYTES = 4 * 2**30
-"""Larger files are refused before they are read, as a file is read whole."""
 
 MAX_DECODED_BYTES = 8 * 2**30
 """Deep TIFFs whose samples take more are refused before they are decoded: each pixel may have 16 of 8 bytes.
@@ -134,7 +129,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
     """
     path = Path(path)
     with one_line_errors(str(path), "cannot be read"):
-        _check_regular(path, str(path))
+        check_regular(path, str(path))
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"{path}: {path.stat().st_size} bytes are over the limit of {MAX_FILE_BYTES}")
         content = path.read_bytes()
@@ -173,7 +168,7 @@ def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
     name = name or str(source)
     with one_line_errors(name, "cannot be read"):
         if isinstance(source, Path):
-            _check_regular(source, name)
+            check_regular(source, name)
         with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
             start = file.read(4)
             if not start:
@@ -241,7 +236,7 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
     """
     path = Path(path)
     with one_line_errors(str(path), "cannot be read"):
-        _check_regular(path, str(path))
+        check_regular(path, str(path))
         with path.open("rb") as file:
             start = file.read(4)
             if not start:
@@ -273,12 +268,6 @@ def _without_pixels(file: BinaryIO) -> io.BytesIO:
             length = 0
         file.seek(length + 4, os.SEEK_CUR)
     return io.BytesIO(b"".join([*kept, _chunk(b"IDAT", b""), _chunk(b"IEND", b"")]))
-
-
-def _check_regular(path: Path, name: str) -> None:
-    # a device or pipe would be read for ever, or replaced by a file
-    if path.exists() and not path.is_file():
-        raise ImageError(f"{name}: is a folder" if path.is_dir() else f"{name}: is not a regular file")
 
 
 @contextlib.contextmanager
@@ -653,63 +642,6 @@ def encode(
         raise ImageError(f"{name}: quality must be from 1 to 100, not {quality}")
     with one_line_errors(name, "cannot be written"):
         return _encode(picture, _FORMATS[Path(name).suffix.lower()], info, quality)
-
-
-TEMPORARY = re.compile(r"\..{1,30}\.[0-9a-f]{12}\.tmp~", re.DOTALL)
-"""Names of files that are being written, or were when a program was killed."""
-
-_Content = bytes | Callable[[BinaryIO], None]
-
-
-def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
-    """Write a file under a temporary name beside `path` and rename it when it is complete.
-
-    Args:
-        path: the file; its folder must exist.
-        data: the content, or a function that writes it to the open file.
-
-    Raises:
-        ImageError: it cannot be written, as where a link is there that leads nowhere. Whatever happens, an
-            existing file stays whole and no temporary file is left.
-    """
-    atomic_write_all({path: data})
-
-
-def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mapping[Path, bytes]) -> None:
-    """Write files that belong together as `atomic_write` does; none is renamed before all are complete."""
-    ready: list[tuple[Path, Path]] = []
-    name = ""
-    try:
-        for path, data in contents.items():
-            name = os.fspath(path)
-            # through a symbolic link, as any program would write
-            target = Path(os.path.realpath(path))
-            _check_regular(target, name)
-            if Path(path).is_symlink() and not target.exists():
-                # nobody sees in the link where the file would appear
-                raise FileExistsError(errno.EEXIST, "a link is there that leads nowhere")
-            # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all
-            # threads; only the start of the name, as the whole must not pass 255 bytes
-            temporary = target.with_name(f".{target.name[:30]}.{secrets.token_hex(6)}.tmp~")
-            file = temporary.open("x+b")
-            ready.append((temporary, target))
-            with file:
-                if isinstance(data, bytes):
-                    file.write(data)
-                else:
-                    data(file)
-                file.flush()
-                os.fsync(file.fileno())
-        while ready:
-            temporary, target = ready[0]
-            os.replace(temporary, target)  # noqa: PTH105 - tests break it by name
-            ready.pop(0)
-    except OSError as error:
-        raise ImageError(f"{name}: cannot be written ({error.strerror or error})") from error
-    finally:
-        for temporary, _ in ready:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def to_pil(picture: Picture, *, info: LRInfo | None = None) -> Image.Image:

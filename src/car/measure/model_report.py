@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from car import pages
-from car.codec import Codec
-from car.evaluate import DATASETS, ImageRecord, RoundTrip, mean_quality
+from car.codec.codec import Codec
+from car.measure import pages
+from car.measure.comparison import most_telling_crop
+from car.measure.evaluate import DATASETS, ImageRecord, RoundTrip, mean_quality
+from car.measure.pages import Crops
 from car.metrics import LUMA_WEIGHTS
-from car.pages import Crops
-from car.report import most_telling_crop
 
 _CROP = 192
 _FULL_ERROR = 32  # levels of luma error at which an error map is white
@@ -49,12 +49,12 @@ def measured(codec: Codec, images: str, records: Sequence[ImageRecord]) -> Measu
 
 def published(scale: int) -> list[dict[str, Any]]:
     """Return the published rows for `scale`: system, parameters and ``[PSNR, SSIM]`` for each known set."""
-    rows = json.loads(resources.files("car").joinpath("published.json").read_text(encoding="utf-8"))
+    rows = json.loads(resources.files("car.measure").joinpath("published.json").read_text(encoding="utf-8"))
     return [row for row in rows if row["scale"] == scale]
 
 
 def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str], machine: str) -> list[str]:
-    """Return the parts of the page; see `car.pages`.
+    """Return the parts of the page; see `car.measure.pages`.
 
     Args:
         found: what was measured, each model on each set.

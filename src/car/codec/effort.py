@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from car.coders import MEANS_AND_HEADERS, Coding, encoded, estimated_bits, recode
+from car.codec.lossy import MEANS_AND_HEADERS, Coding, encoded, estimated_bits, recode
+from car.codec.tiling import split
 from car.metrics import LUMA_WEIGHTS
 from car.models import Rescaler, quantize
-from car.tiling import split
 
 STEPS = (0, 3, 4, 6, 9, 13, 18, 24, 32, 48)
 """Gradient steps of each level of effort, 0 to 9."""

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.codec import Codec
+from car.codec.codec import Codec
 from car.errors import ImageError, UsageError
-from car.images import Picture, coding_options, decode, encode
 from car.metrics import psnr, ssim
+from car.pictures.images import Picture, coding_options, decode, encode
 
 QUALITIES: dict[str, tuple[int, ...]] = {
     "JPEG": (1, 3, 5, 10, 20, 30, 40, 50, 60, 75, 85, 92, 96),

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from car.bulk import Item, Plan, Work
+from car.batch.local import Item, Plan, Work
+from car.batch.records import Record
 from car.errors import StorageError, UsageError
-from car.manifest import Record
-from car.places import Entry, Place
+from car.files.places import Entry, Place
 from car.weights import absolute_name
 
 _GROUP_BYTES = 32 * 2**20  # of files that are handed out at once, so that groups take about as long

@@ -17,13 +17,12 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from car.codec import Codec, as_grey
+from car.codec.codec import Codec, as_grey
 from car.errors import ImageError
-from car.images import (
+from car.files.atomic import MAX_FILE_BYTES, atomic_write
+from car.pictures.images import (
     DEFAULT_MAX_PIXELS,
-    MAX_FILE_BYTES,
     Picture,
-    atomic_write,
     check_size,
     check_tiff_tiles,
     checked_profile,
@@ -94,7 +93,7 @@ def shrink_file(
         target: a picture file.
         memory: bytes.
         max_pixels: larger pictures are refused.
-        quality: see `car.images.write`.
+        quality: see `car.pictures.images.write`.
         overwrite: whether `target` may be replaced.
 
     Raises:
@@ -136,7 +135,7 @@ def restore_file(
         target: a picture file; to be written in strips it must be a TIFF.
         memory: bytes.
         size: (width, height), see `Codec.restore`.
-        quality: see `car.images.write`.
+        quality: see `car.pictures.images.write`.
         overwrite: whether `target` may be replaced.
 
     Raises:

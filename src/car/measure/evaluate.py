@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.codec import Codec
+from car.codec.codec import Codec
 from car.errors import ImageError, UsageError, did_you_mean
-from car.images import Picture, read
 from car.metrics import psnr, ssim
 from car.models import quantize
 from car.ops import bicubic_downscale, bicubic_resize
+from car.pictures.images import Picture, read
 
 DATASETS = {
     "Set5": "Set5",

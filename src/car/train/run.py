@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from car.data import ImageStore, load_store, split_held_out
 from car.devices import resolve_device
 from car.errors import ImageError, TrainingError, UsageError
 from car.models import create
-from car.recipes import Recipe
-from car.trainer import Progress, RunPlan, Trainer
+from car.train.data import ImageStore, load_store, split_held_out
+from car.train.recipes import Recipe
+from car.train.trainer import Progress, RunPlan, Trainer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
-from car.coders import MEANS_AND_HEADERS, Coding, estimated_bits, recode
+from car.codec.lossy import MEANS_AND_HEADERS, Coding, estimated_bits, recode
 from car.metrics import LUMA_WEIGHTS
 from car.models import BicubicDownscaler, ResamplingDownscaler, Rescaler, quantize
 from car.ops import adaptive_resample, bicubic_downscale
-from car.recipes import Recipe
+from car.train.recipes import Recipe
 
 
 def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float) -> torch.Tensor:

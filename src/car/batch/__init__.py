@@ -1,0 +1,1 @@
+"""Many pictures at once: which ones, their records, on one machine or many."""

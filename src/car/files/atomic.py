@@ -1,0 +1,78 @@
+"""Files as wholes: written completely or not at all, and read up to a limit."""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from car.errors import ImageError
+
+MAX_FILE_BYTES = 4 * 2**30
+"""Larger files are refused before they are read, as a file is read whole."""
+
+TEMPORARY = re.compile(r"\..{1,30}\.[0-9a-f]{12}\.tmp~", re.DOTALL)
+"""Names of files that are being written, or were when a program was killed."""
+
+_Content = bytes | Callable[[BinaryIO], None]
+
+
+def check_regular(path: Path, name: str) -> None:
+    """Raise `ImageError` for a folder, device or pipe."""
+    # a device or pipe would be read for ever, or replaced by a file
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{name}: is a folder" if path.is_dir() else f"{name}: is not a regular file")
+
+
+def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
+    """Write a file under a temporary name beside `path` and rename it when it is complete.
+
+    Args:
+        path: the file; its folder must exist.
+        data: the content, or a function that writes it to the open file.
+
+    Raises:
+        ImageError: it cannot be written, as where a link is there that leads nowhere. Whatever happens, an
+            existing file stays whole and no temporary file is left.
+    """
+    atomic_write_all({path: data})
+
+
+def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mapping[Path, bytes]) -> None:
+    """Write files that belong together as `atomic_write` does; none is renamed before all are complete."""
+    ready: list[tuple[Path, Path]] = []
+    name = ""
+    try:
+        for path, data in contents.items():
+            name = os.fspath(path)
+            # through a symbolic link, as any program would write
+            target = Path(os.path.realpath(path))
+            check_regular(target, name)
+            if Path(path).is_symlink() and not target.exists():
+                # nobody sees in the link where the file would appear
+                raise FileExistsError(errno.EEXIST, "a link is there that leads nowhere")
+            # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all
+            # threads; only the start of the name, as the whole must not pass 255 bytes
+            temporary = target.with_name(f".{target.name[:30]}.{secrets.token_hex(6)}.tmp~")
+            file = temporary.open("x+b")
+            ready.append((temporary, target))
+            with file:
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    data(file)
+                file.flush()
+                os.fsync(file.fileno())
+        while ready:
+            temporary, target = ready[0]
+            os.replace(temporary, target)  # noqa: PTH105 - tests break it by name
+            ready.pop(0)
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be written ({error.strerror or error})") from error
+    finally:
+        for temporary, _ in ready:
+            with contextlib.suppress(OSError):
+                temporary.unlink()

@@ -1,0 +1,1 @@
+"""What a model does to pictures, in numbers, plots and pages."""
