@@ -70,7 +70,7 @@ def check_seams(large: Path, small: Path, restored: Path, scale: int) -> int:
     """Compare regions of the results with untiled work; return the largest difference in levels of 255."""
     import car
     from car.codec.codec import Codec
-    from car.pictures.images import read
+    from car.pictures.read import read
 
     codec = Codec(car.load(f"car_plus_x{scale}"), tile=4096)
     geometry = codec.loaded.rescaler.geometry

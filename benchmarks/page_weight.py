@@ -21,7 +21,7 @@ from PIL import Image
 
 import car
 from car.metrics import psnr
-from car.pictures.images import is_supported_input
+from car.pictures.formats import is_supported_input
 from run import machine, publish
 
 COUNT = 24

@@ -22,7 +22,8 @@ from PIL import Image, ImageFile
 from car.codec.codec import Codec, open_codec
 from car.measure.rate import installed_coders
 from car.metrics import psnr
-from car.pictures.images import decode, encode, from_pil
+from car.pictures.read import decode, from_pil
+from car.pictures.write import encode
 from robust import pictures_of
 from run import machine, publish
 

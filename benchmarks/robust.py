@@ -19,8 +19,10 @@ from PIL import Image
 from car.codec.codec import Codec, open_codec
 from car.measure.rate import measured_pixels
 from car.metrics import psnr
-from car.pictures.images import Picture, decode, encode, from_pil
 from car.pictures.metadata import LRInfo
+from car.pictures.picture import Picture
+from car.pictures.read import decode, from_pil
+from car.pictures.write import encode
 from run import machine, publish
 
 # pixels cut off at the top and at the left: no multiple of a coder's blocks

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 def make(folder: Path, count: int) -> set[str]:
     """Write pictures in a tree; return the names of those that no program could read."""
     from car.errors import CarError
-    from car.pictures.images import decode
+    from car.pictures.read import decode
 
     broken: set[str] = set()
     for n in range(count):
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=5)
     options = parser.parse_args()
-    from car.pictures.images import read
+    from car.pictures.read import read
 
     with tempfile.TemporaryDirectory() as temporary:
         source, target = Path(temporary, "source"), Path(temporary, "target")

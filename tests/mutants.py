@@ -182,7 +182,8 @@ def survive(number: int) -> str:
     """
     from car.codec.codec import codec_for_picture
     from car.errors import CarError
-    from car.pictures.images import decode, encode, header_size
+    from car.pictures.read import decode, header_size
+    from car.pictures.write import encode
 
     name, content = mutant(number)
     try:

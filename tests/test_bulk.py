@@ -37,7 +37,9 @@ from car.errors import ImageError, StorageError, UsageError
 from car.files import places
 from car.files.atomic import TEMPORARY
 from car.files.places import Place, check_name
-from car.pictures.images import Picture, read, write
+from car.pictures.picture import Picture
+from car.pictures.read import read
+from car.pictures.write import write
 
 DOWN = Work("downscale", scale=4, device="cpu", tile=64)
 

@@ -23,7 +23,7 @@ from car.batch import names
 from car.batch.names import Job, Renamer, check_target, plan
 from car.errors import ImageError, UsageError
 from car.models import create
-from car.pictures.images import inspect_info, read
+from car.pictures.read import inspect_info, read
 
 CLI = [sys.executable, "-m", "car"]
 
@@ -416,7 +416,7 @@ assert "torch" not in sys.modules
 assert {"downscale", "load"} <= set(dir(car))
 assert not hasattr(car, "_nothing") and "torch" not in sys.modules
 from car import downscale
-assert car.codec.codec.downscale is downscale and car.pictures.images.read and car.load
+assert car.codec.codec.downscale is downscale and car.pictures.read.read and car.load
 assert not hasattr(car, "nothing")
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -24,8 +24,10 @@ from car.errors import ImageError, UsageError, WeightsError
 from car.metrics import psnr
 from car.models import create, model_names
 from car.models.published import published_pair
-from car.pictures.images import Picture, decode, encode, from_pil, read, to_pil, write
 from car.pictures.metadata import LRInfo
+from car.pictures.picture import Picture
+from car.pictures.read import decode, from_pil, read
+from car.pictures.write import encode, to_pil, write
 from car.weights import LoadedModel
 
 

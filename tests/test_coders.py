@@ -11,8 +11,9 @@ from scipy.fft import dctn
 
 from car.codec.lossy import Coding, coding_of, drawn, encoded, estimated_bits, recode
 from car.models import create
-from car.pictures.images import Picture, encode
 from car.pictures.metadata import LRInfo
+from car.pictures.picture import Picture
+from car.pictures.write import encode
 from car.train.losses import Objective
 from car.train.recipes import recipe_for
 

@@ -17,7 +17,7 @@ from car.errors import UsageError
 from car.metrics import psnr
 from car.models import create, rescaler
 from car.ops import adaptive_resample_reference, reference
-from car.pictures.images import read
+from car.pictures.read import read
 from car.train.losses import Objective
 from car.train.recipes import recipe_for
 

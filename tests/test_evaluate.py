@@ -15,7 +15,7 @@ from car.codec.codec import Codec, open_codec
 from car.errors import ImageError, UsageError
 from car.measure.comparison import Caption, comparison_picture, most_telling_crop
 from car.measure.evaluate import Quality, find_dataset, mean_quality, round_trip, summary
-from car.pictures.images import read
+from car.pictures.read import read
 from car.weights import manifest
 
 # "bicubic down + bicubic up" of Sun & Chen 2020, table of 2x and 4x

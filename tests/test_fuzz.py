@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from car.pictures.images import decode
+from car.pictures.read import decode
 from mutants import mutant, originals, survive
 
 

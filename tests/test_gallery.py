@@ -23,7 +23,7 @@ import car
 from browser import Site
 from car.errors import UsageError
 from car.gallery import plan_gallery
-from car.pictures.images import inspect_info
+from car.pictures.read import inspect_info
 
 HOSTILE = '"><img src=x onerror=alert(1)> & 100% #1?.png'
 

@@ -27,9 +27,11 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from car.errors import ImageError
 from car.files import atomic
 from car.files.atomic import atomic_write
-from car.pictures import images
-from car.pictures.images import Picture, from_pil, header_size, inspect_info, read, to_pil, write
+from car.pictures.formats import png_chunk
 from car.pictures.metadata import MAX_METADATA_BYTES, LRInfo
+from car.pictures.picture import Picture
+from car.pictures.read import decode, from_pil, header_size, inspect_info, read
+from car.pictures.write import to_pil, write
 
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
 LOSSLESS = {"png": ("uint8", "uint16"), "tiff": ("uint8", "uint16"), "webp": ("uint8",)}
@@ -401,7 +403,7 @@ def test_metadata_that_lies_is_ignored_with_a_note(changes: dict[str, object], t
     text = json.dumps(GOOD | changes)
     with pytest.raises(ImageError):
         LRInfo.from_json(text)
-    info = images.PngImagePlugin.PngInfo()
+    info = PngImagePlugin.PngInfo()
     info.add_text("car", text)
     Image.new("RGB", (3, 3)).save(tmp_path / "a.png", pnginfo=info)
     back = read(tmp_path / "a.png")
@@ -867,7 +869,7 @@ def test_warnings_of_other_threads_are_not_lost_while_a_file_is_read(
         during.append(list(warnings.filters))
 
     works = (read, inspect_info, lambda path: write(path, colour(4, 4)))
-    for module in (images, atomic):
+    for module in (sys.modules[read.__module__], atomic):
         monkeypatch.setattr(module, "check_regular", warn_elsewhere)
     for work in works:
         with warnings.catch_warnings(record=True) as caught:
@@ -880,13 +882,13 @@ def test_warnings_of_other_threads_are_not_lost_while_a_file_is_read(
 
 def png_with(content: bytes, kind: bytes, data: bytes) -> bytes:
     """Return a PNG with one more chunk behind its header."""
-    return content[:33] + images._chunk(kind, data) + content[33:]
+    return content[:33] + png_chunk(kind, data) + content[33:]
 
 
 NOISY_READS = """
 import sys
 from car.errors import ImageError
-from car.pictures.images import read
+from car.pictures.read import read
 for path in sys.argv[1:]:
     try:
         read(path)
@@ -961,7 +963,7 @@ def test_what_a_format_loses_is_said(tmp_path: Path) -> None:
 
 
 def test_text_of_the_caller_does_not_displace_the_metadata(tmp_path: Path) -> None:
-    text = images.PngImagePlugin.PngInfo()
+    text = PngImagePlugin.PngInfo()
     text.add_text("Author", "me")
     chunks = list(text.chunks)
     to_pil(colour(4, 4), info=INFO).save(tmp_path / "a.png", pnginfo=text)
@@ -1004,14 +1006,14 @@ def test_a_tiff_of_a_few_bytes_that_claims_much_is_refused_before_it_is_decoded(
     with monkeypatch.context() as patch:
         patch.setattr(tifffile.TiffPage, "asarray", decoded)
         with pytest.raises(ImageError, match=r"f\.tif: its samples take 51200000000 bytes, over the limit"):
-            images.decode(claiming_tiff((20000, 20000), 16, 64, kind=3), "f.tif")
+            decode(claiming_tiff((20000, 20000), 16, 64, kind=3), "f.tif")
         for bits in (8, 16):
             content = claiming_tiff((100, 100), 1, bits, tile=(65536, 65536))
             with pytest.raises(ImageError, match=r"f\.tif: tiles of 65536 x 65536 are too large"):
-                images.decode(content, "f.tif")
+                decode(content, "f.tif")
         assert not asked
         for bits, kind in ((16, 1), (32, 3)):
             with pytest.raises(ImageError, match="not enough memory"):
-                images.decode(claiming_tiff((20000, 20000), 3, bits, kind), "f.tif")
+                decode(claiming_tiff((20000, 20000), 3, bits, kind), "f.tif")
         assert asked == [(20000, 20000, 3)] * 2
-    assert not images.decode(claiming_tiff((100, 100), 1, 16, tile=(512, 512)), "f.tif").pixels.any()
+    assert not decode(claiming_tiff((100, 100), 1, 16, tile=(512, 512)), "f.tif").pixels.any()

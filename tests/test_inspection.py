@@ -16,7 +16,7 @@ from car.codec.codec import Codec
 from car.errors import UsageError
 from car.measure.kernels import inspect_kernels, kernels_picture
 from car.models import Geometry, ResamplingDownscaler, Rescaler, create
-from car.pictures.images import read
+from car.pictures.read import read
 from car.weights import LoadedModel
 
 

@@ -26,7 +26,8 @@ from car.measure.rate import (
     points,
 )
 from car.measure.rate_report import summary_of, tables
-from car.pictures.images import coding_options, from_pil
+from car.pictures.formats import coding_options
+from car.pictures.read import from_pil
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from car.codec.lossy import Coding, encoded
 from car.errors import UsageError
 from car.measure.evaluate import round_trip
 from car.metrics import psnr
-from car.pictures.images import decode, encode, read
+from car.pictures.read import decode, read
+from car.pictures.write import encode
 
 
 def restored_psnr(codec, small, hr):

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import car
-from car.pictures.images import inspect_info
+from car.pictures.read import inspect_info
 from car.weights import load
 
 httpx = pytest.importorskip("httpx")

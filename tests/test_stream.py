@@ -12,9 +12,11 @@ from PIL import Image
 
 import car
 from car.codec.codec import Codec, fitting_tile
-from car.codec.large import _RowBuffer, memory_at_hand, restore_file, shrink_file
+from car.codec.large import memory_at_hand, restore_file, shrink_file
 from car.errors import ImageError, UsageError
-from car.pictures.images import Picture, read
+from car.pictures.picture import Picture
+from car.pictures.read import read
+from car.pictures.strips import RowBuffer
 from test_images import claiming_tiff
 
 ALWAYS, NEVER = 0, 10**12  # bytes of memory with which everything goes in strips, or nothing does
@@ -182,7 +184,7 @@ def test_too_many_pixels_are_refused_before_they_are_read(tmp_path, codec):
 def test_row_buffer_gives_any_window_that_moves_down(blocks, moves):
     whole = np.arange(sum(blocks))[:, None, None] * np.ones((1, 2, 3), int)
     edges = np.cumsum([0, *blocks])
-    rows = _RowBuffer(whole[a:b] for a, b in pairwise(edges))
+    rows = RowBuffer(whole[a:b] for a, b in pairwise(edges))
     top = bottom = 0
     for step, length in moves:
         top, bottom = min(top + step, len(whole) - 1), max(bottom, min(top + step + length, len(whole)))

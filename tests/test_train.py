@@ -29,7 +29,7 @@ from car.errors import ImageError, TrainingError, UsageError
 from car.metrics import psnr
 from car.models import create
 from car.ops import bicubic_downscale
-from car.pictures.images import read
+from car.pictures.read import read
 from car.train import trainer as trainer_module
 from car.train.data import ImageStore, load_store
 from car.train.log import read_log

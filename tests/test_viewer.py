@@ -21,7 +21,7 @@ from browser import Site
 from car.codec.codec import open_codec
 from car.errors import UsageError
 from car.models import create
-from car.pictures.images import inspect_info
+from car.pictures.read import inspect_info
 from car.viewer import assets, shipped_web_models, web_model
 from car.weights import load
 from car.weights.convert import weights_bytes

@@ -25,7 +25,7 @@ from car.measure.evaluate import find_dataset
 from car.metrics import psnr
 from car.models import quantize
 from car.ops import bicubic_downscale
-from car.pictures.images import read
+from car.pictures.read import read
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 SETS = ("Set5", "Set14", "BSDS100")

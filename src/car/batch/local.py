@@ -29,16 +29,10 @@ from car.errors import CarError, ImageError, StorageError, UsageError
 from car.files.places import Entry, Place, open_source
 from car.measure.evaluate import round_trip_of
 from car.metrics import psnr
-from car.pictures.images import (
-    DEFAULT_MAX_PIXELS,
-    Picture,
-    check_size,
-    decode,
-    encode,
-    header_size,
-    is_supported_input,
-    pixel_bytes,
-)
+from car.pictures.formats import is_supported_input
+from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
+from car.pictures.read import decode, header_size, pixel_bytes
+from car.pictures.write import encode
 from car.weights import ModelName, list_models
 
 Kind = Literal["downscale", "upscale", "evaluate"]

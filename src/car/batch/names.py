@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from car.errors import ImageError, UsageError
-from car.pictures.images import is_supported_input
+from car.pictures.formats import is_supported_input
 
 
 @dataclass(frozen=True)

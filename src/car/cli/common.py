@@ -17,7 +17,7 @@ from car.codec.codec import DEFAULT_TILE as DEFAULT_TILE
 from car.codec.codec import Backend, Precision
 from car.codec.large import memory_at_hand, memory_besides
 from car.errors import UsageError
-from car.pictures.images import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
+from car.pictures.picture import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
 from car.weights import ModelName
 
 

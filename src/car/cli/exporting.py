@@ -13,7 +13,7 @@ from car.codec.codec import Codec
 from car.errors import UsageError
 from car.export import DEFAULT_OPSET, OPSETS, Half, Storage, check, to_onnx
 from car.files.atomic import atomic_write
-from car.pictures.images import read
+from car.pictures.read import read
 from car.weights import load
 
 _PIXELS = 2048  # of the side of a picture that is compared

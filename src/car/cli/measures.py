@@ -41,7 +41,9 @@ from car.errors import CarError, UsageError
 from car.files.atomic import atomic_write
 from car.measure import evaluate as evaluation
 from car.measure.comparison import Caption, comparison_picture
-from car.pictures.images import Picture, from_pil, write
+from car.pictures.picture import Picture
+from car.pictures.read import from_pil
+from car.pictures.write import write
 
 
 @app.command("compare")

@@ -45,7 +45,10 @@ from car.codec.large import Done, restore_file, shrink_file
 from car.codec.lossy import coding_of
 from car.errors import CarError, ImageError, UsageError
 from car.measure.kernels import inspect_kernels, kernels_picture
-from car.pictures.images import Picture, check_suffix, from_pil, inspect_info, read, write
+from car.pictures.formats import check_suffix
+from car.pictures.picture import Picture
+from car.pictures.read import from_pil, inspect_info, read
+from car.pictures.write import write
 from car.weights import ModelName, default_model, list_models
 
 

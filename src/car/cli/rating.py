@@ -33,7 +33,7 @@ from car.measure import evaluate as evaluation
 from car.measure.pages import Crops, page
 from car.measure.rate import Decoded, Point, curves, installed_coders, measured_pixels, point_count, points
 from car.measure.rate_report import body, equal_bytes_crops, plot, points_csv, summary_of, tables
-from car.pictures.images import read
+from car.pictures.read import read
 from car.weights import default_model
 
 _NAMES = ("index.html", "points.csv", "summary.json", "tables.md", "psnr.png", "ms_ssim.png")

@@ -32,7 +32,7 @@ from car.measure.model_report import Measured, body, crops, measured
 from car.measure.rate import Point, curves, point_count, points
 from car.measure.rate_report import body as rate_body
 from car.measure.rate_report import plot, summary_of
-from car.pictures.images import read
+from car.pictures.read import read
 from car.weights import list_models
 
 _CODERS = ("JPEG", "AVIF")

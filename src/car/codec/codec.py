@@ -17,25 +17,22 @@ from PIL import Image
 from car.codec.effort import STEPS, refine
 from car.codec.lossy import Coding
 from car.codec.tiling import split
+from car.codec.turns import BACK, fits, found_turn, swapped
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError
 from car.export import session, session_possible
 from car.models import Rescaler
 from car.ops import bicubic_resize
-from car.pictures.images import Picture, from_pil, read, to_pil
 from car.pictures.metadata import LRInfo
+from car.pictures.picture import Picture
+from car.pictures.read import from_pil, read
+from car.pictures.write import to_pil
 from car.weights import LoadedModel, ModelName, default_model, find, load
 
 DEFAULT_TILE = 512
 """LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
 
 _LEAST_TILE = 64
-_PIECE = 128  # LR pixels a side by which it is found out how a picture was turned
-_PLACES = 16  # along each axis, at most, where such a piece is looked for
-# by what factor, and by how many squared 8-bit levels more, the error of the next way of turning must be
-# above that of the best for the pixels to tell which it was
-_CLEARLY = 1.1, 0.02
-_BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # EXIF orientations: what undoes each
 
 Precision = Literal["float32", "bf16", "fp16"]
 """Arithmetic of the networks; float32 is exact to within a rounding error on every device."""
@@ -152,7 +149,7 @@ class Codec:
             if not clear:
                 way = "clockwise" if turned == 6 else "anticlockwise"
                 notes += (f"which way is not clear from its pixels: taken for a quarter {way}",)
-            as_made = picture.turn(_BACK[turned])
+            as_made = picture.turn(BACK[turned])
             large = self.restore(as_made, (height, width) if turned >= 5 else (width, height))
             return replace(large.turn(turned), notes=notes)
         full = (picture.width * self.scale, picture.height * self.scale)
@@ -200,15 +197,15 @@ class Codec:
         if size is None:
             size = full
             if picture.info is not None and picture.info.scale == s:
-                swapped = _swapped(picture.info.size)
-                if picture.turned < 5 and _fits(picture.info.size, full, s):
+                other_way = swapped(picture.info.size)
+                if picture.turned < 5 and fits(picture.info.size, full, s):
                     size = picture.info.size
-                elif _fits(swapped, full, s):
-                    size = swapped
+                elif fits(other_way, full, s):
+                    size = other_way
                     if picture.turned < 5:
                         notes += ("the picture was turned after it was made",)
                         lossy = picture.lossy or self.loaded.name.startswith("car_codec_")
-                        if swapped != full and lossy:
+                        if other_way != full and lossy:
                             # what a lossy coder leaves does not tell which way: which side was filled up?
                             size = full
                             notes += (f"its size is {full[0]}x{full[1]}, as it is not known what to cut off",)
@@ -218,7 +215,7 @@ class Codec:
                         f"its present size ({full[0]}x{full[1]}) instead of "
                         f"{picture.info.size[0]}x{picture.info.size[1]}",
                     )
-        elif not _fits(size, full, s):
+        elif not fits(size, full, s):
             raise UsageError(
                 f"a picture of {picture.width}x{picture.height} restores to {full[0]}x{full[1]} "
                 f"or up to {s - 1} pixels less, not to {size[0]}x{size[1]}"
@@ -231,30 +228,7 @@ class Codec:
 
     def _turn(self, picture: Picture) -> tuple[int, bool]:
         """Return what `turned` does, and whether it is clear."""
-        if picture.info is None or picture.info.scale != self.scale:
-            return 1, True
-        if picture.turned != 1:
-            return picture.turned, True
-        full = (picture.width * self.scale, picture.height * self.scale)
-        if _fits(picture.info.size, full, self.scale) or not _fits(
-            _swapped(picture.info.size), full, self.scale
-        ):
-            return 1, True
-        # one of the four that swap the sides: the one in which shrinking gives back what was restored
-        piece = Picture(np.ascontiguousarray(_busiest_piece(picture.pixels)), None, False, None, None, ())
-
-        def change(turned: int) -> float:
-            made = piece.turn(_BACK[turned]).pixels
-            again = self._plainly_shrunk(self.upscale_pixels(made))
-            return float(
-                np.square((again.astype(np.float64) - made) * (255 / np.iinfo(made.dtype).max)).mean()
-            )
-
-        changes = {turned: change(turned) for turned in (5, 6, 7, 8)}
-        least, next_least = sorted(changes.values())[:2]
-        clear = next_least > _CLEARLY[0] * least + _CLEARLY[1]
-        # hardly a program mirrors a picture as it turns it
-        return min(changes if clear else (6, 8), key=changes.__getitem__), clear
+        return found_turn(picture, self.scale, lambda made: self._plainly_shrunk(self.upscale_pixels(made)))
 
     def downscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Shrink RGB ``[H, W, 3]``, uint8 or uint16, to ``[ceil(H/s), ceil(W/s), 3]`` of the same dtype."""
@@ -691,22 +665,3 @@ def as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     for channel, weight in enumerate(_GREY):
         luma += np.multiply(pixels[:, :, channel], weight, dtype=np.uint32)
     return np.repeat((luma >> 16).astype(pixels.dtype)[:, :, None], 3, axis=2)
-
-
-def _busiest_piece(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the piece of ``[H, W, 3]`` with the most variance: of a flat one, every turn is alike."""
-    tops, lefts = (
-        np.linspace(0, max(n - _PIECE, 0), min(_PLACES, -(-n // _PIECE)), dtype=int) for n in pixels.shape[:2]
-    )
-    pieces = (pixels[top : top + _PIECE, left : left + _PIECE] for top in tops for left in lefts)
-    return max(pieces, key=lambda piece: float(piece.var(axis=(0, 1)).sum()))
-
-
-def _swapped(size: tuple[int, int]) -> tuple[int, int]:
-    return size[1], size[0]
-
-
-def _fits(size: tuple[int, int], full: tuple[int, int], scale: int) -> bool:
-    if not isinstance(size, tuple) or [type(n) for n in size] != [int, int]:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"size must be (width, height) in pixels, got {size!r}")
-    return all(0 <= whole - wanted < scale and wanted > 0 for wanted, whole in zip(size, full, strict=True))

@@ -4,10 +4,8 @@ TIFF and BigTIFF are read and written strip by strip. Other formats are read so 
 (extra ``stream``); without it they are decoded as a whole.
 """
 
-import importlib.util
 import os
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,24 +17,15 @@ from numpy.typing import NDArray
 
 from car.codec.codec import Codec, as_grey
 from car.errors import ImageError
-from car.files.atomic import MAX_FILE_BYTES, atomic_write
-from car.pictures.images import (
-    DEFAULT_MAX_PIXELS,
-    Picture,
-    check_size,
-    check_tiff_tiles,
-    checked_profile,
-    header_size,
-    one_line_errors,
-    read,
-    write,
-)
+from car.files.atomic import atomic_write
+from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size, one_line_errors
+from car.pictures.read import header_size, read
+from car.pictures.strips import RowBuffer, Strips, open_strips
+from car.pictures.write import write
 
 _WHOLE = 16  # bytes a pixel of 8 bit while a whole picture is read or written: array, Pillow's copy, encoder
 _STRIP = 64  # rows of a strip of a TIFF that is written
-_BLOCK = 256  # rows that are asked of pyvips at once
 _BIGTIFF = 2**32 - 2**26
-_ICC_TAG, _TURN_TAG = 34675, 274
 
 
 @dataclass(frozen=True)
@@ -93,7 +82,7 @@ def shrink_file(
         target: a picture file.
         memory: bytes.
         max_pixels: larger pictures are refused.
-        quality: see `car.pictures.images.write`.
+        quality: see `car.pictures.write.write`.
         overwrite: whether `target` may be replaced.
 
     Raises:
@@ -103,8 +92,8 @@ def shrink_file(
     width, height = header_size(source)
     if width * height * _WHOLE > memory and not codec.effort:
         check_size(width, height, str(source), max_pixels)
-        with _open_strips(source) as strips:
-            if isinstance(strips, _Strips):
+        with open_strips(source) as strips:
+            if isinstance(strips, Strips):
                 small, notes = _shrink_strips(codec, strips)
                 info = codec.info(width, height, grey=strips.grey)
                 notes += write(target, small, info=info, quality=quality, overwrite=overwrite)
@@ -135,7 +124,7 @@ def restore_file(
         target: a picture file; to be written in strips it must be a TIFF.
         memory: bytes.
         size: (width, height), see `Codec.restore`.
-        quality: see `car.pictures.images.write`.
+        quality: see `car.pictures.write.write`.
         overwrite: whether `target` may be replaced.
 
     Raises:
@@ -168,148 +157,10 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB of memory"
 
 
-# --- reading ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Strips:
-    """An open picture: blocks of rows ``[n, width, 1 or 3]``, uint8 or uint16, from the top."""
-
-    width: int
-    height: int
-    grey: bool
-    icc: bytes | None
-    notes: tuple[str, ...]
-    blocks: Iterator[NDArray[Any]]
-
-
-class _RowBuffer:
-    """Give any rows of a picture that comes once, from the top, as long as the asking moves downwards."""
-
-    def __init__(self, blocks: Iterator[NDArray[Any]]) -> None:
-        self._blocks = blocks
-        self._kept: list[NDArray[Any]] = []
-        self._top = 0  # of what is kept
-
-    def __call__(self, top: int, bottom: int) -> NDArray[Any]:
-        while self._kept and self._top + len(self._kept[0]) <= top:
-            self._top += len(self._kept.pop(0))
-        have = self._top + sum(map(len, self._kept))
-        while have < bottom:
-            block = next(self._blocks, None)
-            if block is None:
-                raise ImageError("the picture ends before its last row")
-            if have + len(block) <= top:
-                self._top += len(block)
-            else:
-                self._kept.append(np.repeat(block, 3, axis=2) if block.shape[2] == 1 else block)
-            have += len(block)
-        return np.concatenate(self._kept)[top - self._top : bottom - self._top]
-
-
-def _shrink_strips(codec: Codec, strips: _Strips) -> tuple[Picture, tuple[str, ...]]:
-    rows = _RowBuffer(strips.blocks)
+def _shrink_strips(codec: Codec, strips: Strips) -> tuple[Picture, tuple[str, ...]]:
+    rows = RowBuffer(strips.blocks)
     small = np.concatenate(list(codec.downscale_strips(rows, strips.height, strips.width)))
     return Picture(small, None, False, strips.icc, None, ()), strips.notes
-
-
-@contextmanager
-def _open_strips(path: Path) -> Generator["_Strips | str", None, None]:
-    """Open a picture for reading from the top, or give the reason why it must be decoded as a whole.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        start = file.read(4)
-    with one_line_errors(str(path), "cannot be read"):
-        if start[:2] in (b"II", b"MM"):
-            with tifffile.TiffFile(path) as file:
-                yield _tiff_strips(file)
-        elif importlib.util.find_spec("pyvips") is None:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ImageError(f"{path.stat().st_size} bytes are over the limit of {MAX_FILE_BYTES}")
-            yield "pyvips, which reads other formats than TIFF in strips, is not installed"
-        else:
-            yield _vips_strips(path)
-
-
-def _tiff_strips(file: tifffile.TiffFile) -> _Strips | str:
-    page: Any = file.pages.first
-    check_tiff_tiles(page)
-    kinds = tifffile.PHOTOMETRIC
-    colours = {kinds.RGB: 3, kinds.MINISBLACK: 1, kinds.MINISWHITE: 1}.get(page.photometric)
-    turned = page.tags.valueof(_TURN_TAG, default=1) != 1
-    for bad, why in (
-        (
-            colours is None or page.samplesperpixel != colours,
-            "only grey and RGB without alpha come in strips",
-        ),
-        (page.dtype not in (np.uint8, np.uint16), "only 8 and 16 bit come in strips"),
-        (page.bitspersample not in (8, 16), "only 8 and 16 bit come in strips"),
-        (page.planarconfig != tifffile.PLANARCONFIG.CONTIG and colours != 1, "its colours are stored apart"),
-        (turned, "it is stored turned"),
-        (page.imagedepth != 1, "it has depth"),
-        (not page.is_tiled and page.rowsperstrip > max(4096, page.imagelength // 8), "it is one strip"),
-    ):
-        if bad:
-            return why
-    notes: list[str] = ["only the first of several frames is used"] if len(file.pages) > 1 else []
-    icc = checked_profile(page.tags.valueof(_ICC_TAG), "RGB" if colours == 3 else "GRAY", notes)
-    if icc is not None and colours == 1:
-        notes.append("its grey colour profile was dropped")
-        icc = None
-    inverted = np.iinfo(page.dtype).max if page.photometric == kinds.MINISWHITE else None
-    blocks = _tiff_blocks(page, inverted)
-    return _Strips(page.imagewidth, page.imagelength, colours == 1, icc, tuple(notes), blocks)
-
-
-def _tiff_blocks(page: Any, inverted: int | None) -> Iterator[NDArray[Any]]:
-    row: NDArray[Any] | None = None
-    top = 0
-    for data, (_, _, y, x, _), shape in page.segments(maxworkers=1):
-        height = shape[1]
-        if row is None or y != top:
-            if row is not None:
-                yield row
-            row, top = np.zeros((min(height, page.imagelength - y), page.imagewidth, shape[3]), page.dtype), y
-        if data is not None:  # None stands for a segment that was left out, which is black
-            part = data[0, : len(row), : page.imagewidth - x]
-            row[:, x : x + part.shape[1]] = part if inverted is None else inverted - part
-    if row is not None:
-        yield row
-
-
-def _vips_strips(path: Path) -> _Strips | str:
-    import pyvips
-
-    image: Any = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
-    kinds = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3}
-    fields = image.get_fields()
-    turned = "orientation" in fields and image.get("orientation") != 1
-    for bad, why in (
-        (kinds.get(image.interpretation) != image.bands, "only grey and RGB without alpha come in strips"),
-        (image.format not in ("uchar", "ushort"), "only 8 and 16 bit come in strips"),
-        (turned, "it is stored turned"),
-        ("n-pages" in fields and image.get("n-pages") > 1, "it has several frames"),
-    ):
-        if bad:
-            return why
-    notes: list[str] = []
-    profile = image.get("icc-profile-data") if "icc-profile-data" in fields else None
-    icc = checked_profile(profile, "RGB" if image.bands == 3 else "GRAY", notes)
-    if icc is not None and image.bands == 1:
-        return "it is grey with a colour profile"
-    dtype = np.uint8 if image.format == "uchar" else np.uint16
-
-    def blocks() -> Iterator[NDArray[Any]]:
-        region = pyvips.Region.new(image)
-        for top in range(0, image.height, _BLOCK):
-            count = min(_BLOCK, image.height - top)
-            data: Any = region.fetch(0, top, image.width, count)
-            yield np.frombuffer(data, dtype).reshape(count, image.width, image.bands)
-
-    return _Strips(image.width, image.height, image.bands == 1, icc, tuple(notes), blocks())
 
 
 # --- writing ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from PIL import Image
 
-from car.pictures.images import coding_options, format_of, is_lossy, made_for_loss
+from car.pictures.formats import coding_options, format_of, is_lossy, made_for_loss
 
 CoderName = Literal["JPEG", "WEBP", "AVIF"]
 
@@ -39,7 +39,7 @@ _DRAWN: dict[CoderName, tuple[float, int, int]] = {
 
 @dataclass(frozen=True)
 class Coding:
-    """A lossy coder as `car.pictures.images.write` uses it for small pictures.
+    """A lossy coder as `car.pictures.write.write` uses it for small pictures.
 
     Attributes:
         coder: Pillow's name.
@@ -89,7 +89,7 @@ def drawn(seed: int, step: int) -> Coding:
 
 
 def encoded(rgb: np.ndarray, coding: Coding) -> bytes:
-    """Return the file of RGB ``[h, w, 3]`` uint8, as `pictures.images.write` makes it, without metadata."""
+    """Return the file of RGB ``[h, w, 3]`` uint8, as `pictures.write.write` makes it, without metadata."""
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, coding.coder, **coding.options)
     return buffer.getvalue()

@@ -19,7 +19,9 @@ from car.batch.names import Plan, Renamer, plan
 from car.codec.codec import Codec
 from car.errors import CarError, ImageError, UsageError
 from car.files.atomic import atomic_write
-from car.pictures.images import DEFAULT_MAX_PIXELS, decode, encode, one_line_errors
+from car.pictures.picture import DEFAULT_MAX_PIXELS, one_line_errors
+from car.pictures.read import decode
+from car.pictures.write import encode
 from car.viewer import assets, web_model
 
 MANIFEST = "gallery.json"
@@ -111,7 +113,7 @@ def build(
         codec: of a model whose upscaler the viewer knows.
         title: of the page.
         description: a line below it.
-        quality: see `car.pictures.images.write`.
+        quality: see `car.pictures.write.write`.
         overwrite: whether a folder that is no gallery may be written into; what lies there stays even so.
         max_pixels: larger photographs are refused.
         on_picture: called after each.

@@ -18,7 +18,8 @@ from car.errors import ImageError, UsageError, did_you_mean
 from car.metrics import psnr, ssim
 from car.models import quantize
 from car.ops import bicubic_downscale, bicubic_resize
-from car.pictures.images import Picture, read
+from car.pictures.picture import Picture
+from car.pictures.read import read
 
 DATASETS = {
     "Set5": "Set5",

@@ -12,7 +12,7 @@ from PIL import Image
 from car.codec.codec import Codec
 from car.errors import ImageError, UsageError
 from car.models import KernelDownscaler
-from car.pictures.images import read
+from car.pictures.read import read
 
 _SIDE = 512  # HR pixels a side that are looked at, from the middle of the image
 

@@ -22,7 +22,10 @@ from PIL import Image
 from car.codec.codec import Codec
 from car.errors import ImageError, UsageError
 from car.metrics import psnr, ssim
-from car.pictures.images import Picture, coding_options, decode, encode
+from car.pictures.formats import coding_options
+from car.pictures.picture import Picture
+from car.pictures.read import decode
+from car.pictures.write import encode
 
 QUALITIES: dict[str, tuple[int, ...]] = {
     "JPEG": (1, 3, 5, 10, 20, 30, 40, 50, 60, 75, 85, 92, 96),

@@ -12,7 +12,10 @@ from car.errors import CarError, ImageError, StorageError, UsageError, did_you_m
 from car.files.atomic import atomic_write
 from car.files.places import check_name
 from car.measure.evaluate import round_trip_of
-from car.pictures.images import INPUT_SUFFIXES, check_size, decode, encode, header_size, is_supported_input
+from car.pictures.formats import INPUT_SUFFIXES, is_supported_input
+from car.pictures.picture import check_size
+from car.pictures.read import decode, header_size
+from car.pictures.write import encode
 from car.serve.settings import Settings
 from car.weights import default_model, find, list_models, load
 from car.weights.store import pulled_models

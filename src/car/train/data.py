@@ -16,7 +16,8 @@ from PIL import Image
 
 from car.errors import ImageError, TrainingError, UsageError, did_you_mean
 from car.files.atomic import atomic_write
-from car.pictures.images import is_supported_input, read
+from car.pictures.formats import is_supported_input
+from car.pictures.read import read
 
 TRAINING_SETS = {"DIV2KHR": ("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR")}
 """Names of the usual training sets: where their images to train and to validate on lie."""

@@ -1,0 +1,155 @@
+"""A decoded picture: its value, limits, depth, grey and alpha."""
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from car.errors import ImageError
+from car.pictures.formats import EXTRA_CHANNELS, TIFF_ALPHA
+from car.pictures.metadata import LRInfo
+
+DEFAULT_MAX_PIXELS = 400_000_000
+"""Larger images are refused before they are decoded: a few bytes can claim billions of pixels."""
+MAX_DECODED_BYTES = 8 * 2**30
+"""Deep TIFFs whose samples take more are refused before they are decoded: each pixel may have 16 of 8 bytes.
+
+Any picture of 400 megapixels with up to four samples of 32 bits is within it.
+"""
+Pixels = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright.
+
+    Attributes:
+        pixels: RGB ``[H, W, 3]``, uint8 or uint16; grey is repeated.
+        alpha: ``[H, W]`` of the same dtype, or None.
+        grey: the source had one colour channel, and so will what is written.
+        icc: the RGB ICC profile of the pixels; None stands for sRGB.
+        info: what a small picture says about itself.
+        notes: what the user should know about how it was read.
+        turned: the EXIF orientation, 1 to 8, that was applied to make it upright.
+        damage: what is wrong with what it says about itself, where `info` is None for that.
+        lossy: the file that it was read from is JPEG, AVIF or lossy WebP.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None
+    grey: bool
+    icc: bytes | None
+    info: LRInfo | None
+    notes: tuple[str, ...]
+    turned: int = 1
+    damage: str | None = None
+    lossy: bool = False
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.pixels.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.pixels.shape[1]
+
+    def turn(self, orientation: int) -> "Picture":
+        """Return it as a reader shows it that finds this EXIF orientation, 1 to 8, in its file."""
+        alpha = None if self.alpha is None else upright(self.alpha[:, :, None], orientation)[:, :, 0]
+        return replace(self, pixels=upright(self.pixels, orientation), alpha=alpha, turned=1)
+
+
+@contextlib.contextmanager
+def one_line_errors(name: str, what: str) -> Generator[None, None, None]:
+    """Turn whatever a decoder or the system raises into an `ImageError` of one line."""
+    # decoders meet damaged files with almost any exception
+    try:
+        yield
+    except ImageError as error:
+        if str(error).startswith(name):
+            raise
+        raise ImageError(f"{name}: {error}") from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: {what} ({reason[:200]})") from error
+
+
+def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    """Raise `ImageError` where a picture has more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels is over the limit of {max_pixels}; "
+            "raise it with --max-pixels (max_pixels) if you trust the file"
+        )
+
+
+def full_range(array: Pixels, bits: int) -> Pixels:
+    """Return samples of `bits` bits over all of their type: unstretched, 12 would look almost black."""
+    if array.dtype == np.uint16 and bits < 16:
+        return np.round(array * (65535 / (2**bits - 1))).astype(np.uint16)
+    return to_unsigned(array)
+
+
+def with_declared_alpha(array: Pixels, colours: int, extras: tuple[int, ...], notes: list[str]) -> Pixels:
+    """Return the colours of ``[H, W, C]`` and, where the TIFF names one, its straight alpha."""
+    alpha = next((n for n, kind in enumerate(extras) if kind in TIFF_ALPHA), None)
+    if array.shape[2] > colours + (alpha is not None):
+        notes.append(EXTRA_CHANNELS)
+    if alpha is None or colours + alpha >= array.shape[2]:
+        return array[:, :, :colours]
+    array = array[:, :, [*range(colours), colours + alpha]]
+    if extras[alpha] == tifffile.EXTRASAMPLE.ASSOCALPHA:
+        largest = np.iinfo(array.dtype).max
+        opacity = np.maximum(array[:, :, -1:], 1) / largest
+        array[:, :, :-1] = np.minimum(np.round(array[:, :, :-1] / opacity), largest)
+    return array
+
+
+def to_unsigned(array: Pixels) -> Pixels:
+    """Map what a file may hold to uint8 or uint16 without losing levels that those can have.
+
+    Integers of 32 bits hold pictures of 8 or 16, and only the largest of them tells which: a picture of 8 bit
+    would be almost black where 65535 is white.
+    """
+    if array.dtype.name in ("uint8", "uint16"):
+        return array
+    low, high = array.min(), array.max()
+    if array.dtype.kind in "iu" and low >= 0 and high <= 65535:
+        return array.astype(np.uint8 if array.dtype.itemsize > 2 and high <= 255 else np.uint16)
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:
+        return np.round(array * 65535).astype(np.uint16)
+    raise ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
+
+
+def upright(array: Pixels, orientation: int) -> Pixels:
+    """Return ``[H, W, C]`` as a reader shows it that finds this EXIF orientation, 1 to 8."""
+    # EXIF 2.3, tag 274: 5 to 8 swap the axes; the others are flips
+    if orientation >= 5:
+        array = array.transpose(1, 0, 2)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(array[::rows, ::columns])
+
+
+def file_array(picture: Picture) -> Pixels:
+    """Return ``[H, W]`` grey, or ``[H, W, C]``, as files hold it."""
+    channels = [picture.pixels[:, :, :1] if picture.grey else picture.pixels]
+    if picture.alpha is not None:
+        channels.append(picture.alpha[:, :, None])
+    array = np.concatenate(channels, axis=2) if len(channels) > 1 else channels[0]
+    return np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def eight_bit(array: Pixels) -> Pixels:
+    """Round uint16 to uint8."""
+    return np.round(array / 257).astype(np.uint8)

@@ -1,0 +1,221 @@
+"""Pictures to files and PIL images, with the metadata that lets a small picture be restored.
+
+Pixel values are never changed on the way out, except where a format forces it, and then a note says so.
+"""
+
+import io
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image, PngImagePlugin
+
+from car.errors import ImageError
+from car.files.atomic import atomic_write
+from car.pictures.formats import (
+    DESCRIPTION,
+    FORMATS,
+    XMP,
+    check_suffix,
+    coding_options,
+    is_lossy,
+    made_for_loss,
+    png_chunk,
+)
+from car.pictures.metadata import LRInfo
+from car.pictures.picture import Picture, Pixels, eight_bit, file_array, one_line_errors
+
+
+def write(
+    path: str | os.PathLike[str],
+    picture: Picture,
+    *,
+    info: LRInfo | None = None,
+    quality: int | None = None,
+    overwrite: bool = True,
+) -> tuple[str, ...]:
+    """Write a picture in the format that the name's ending says; all or nothing.
+
+    Args:
+        path: an existing file is replaced at the very end, or kept where `overwrite` is False.
+        picture: 16-bit pixels stay 16-bit in PNG and TIFF and are rounded to 8 bit elsewhere.
+        info: stored in the metadata, for small pictures.
+        quality: 1 to 100 for JPEG, WebP (lossless without it) and AVIF; a note says where it has no meaning.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        Notes that the user should see: what was lost or cannot be stored.
+
+    Raises:
+        ImageError: unknown ending, a format that cannot hold the picture, or the file cannot be written.
+    """
+    path = Path(path)
+    check_suffix(path)
+    with one_line_errors(str(path), "cannot be written"):
+        if not overwrite and path.exists():
+            raise ImageError(f"{path} exists; --overwrite replaces it")
+        data, notes = encode(picture, str(path), info=info, quality=quality)
+        atomic_write(path, data)
+    return notes
+
+
+def encode(
+    picture: Picture, name: str, *, info: LRInfo | None = None, quality: int | None = None
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return what `write` would put into a file of this name, and its notes.
+
+    Raises:
+        ImageError: as `write`.
+    """
+    check_suffix(Path(name))
+    if quality is not None and not 1 <= quality <= 100:
+        raise ImageError(f"{name}: quality must be from 1 to 100, not {quality}")
+    with one_line_errors(name, "cannot be written"):
+        return _encode(picture, FORMATS[Path(name).suffix.lower()], info, quality)
+
+
+def to_pil(picture: Picture, *, info: LRInfo | None = None) -> Image.Image:
+    """Return a PIL image; colour is 8-bit, as PIL has no deeper colour (16-bit grey without alpha stays).
+
+    With `info`, its ``save`` stores the metadata in every format that can carry it.
+    """
+    array = file_array(picture)
+    if array.dtype == np.uint16 and array.ndim == 3:
+        array = eight_bit(array)
+    image = Image.fromarray(array)
+    if picture.icc is not None:
+        image.info["icc_profile"] = picture.icc
+    if info is None:
+        return image
+    small = _SmallImage()
+    small.__dict__.update(image.__dict__)
+    small.info["car"] = info.to_json()
+    return small
+
+
+class _SmallImage(Image.Image):
+    """A PIL image whose `save` writes the metadata; whatever is derived from it is a plain image."""
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        """Save as PIL does, with the metadata of the small picture."""
+        text = self.info.get("car")
+        if text is None:
+            return super().save(fp, format, **params)
+        info = LRInfo.from_json(text)
+        name = getattr(fp, "name", fp)
+        suffix = Path(os.fsdecode(name)).suffix.lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
+        kind = (format or FORMATS.get(suffix, "")).upper()
+        if kind == "PNG":
+            params["pnginfo"] = _png_text(info, params.get("pnginfo"))
+        elif kind == "WEBP":
+            params.setdefault("lossless", True)
+        if kind == "JPEG":
+            params.setdefault("comment", info.to_comment())
+        elif kind in ("WEBP", "AVIF"):
+            if "exif" in params:  # of the caller
+                params.setdefault("xmp", info.to_xmp())
+            else:
+                params["exif"] = _exif(info)
+        elif kind == "TIFF":
+            params.setdefault("tiffinfo", {XMP: info.to_xmp()})
+        return super().save(fp, format, **params)
+
+
+def _png_text(info: LRInfo, others: PngImagePlugin.PngInfo | None = None) -> PngImagePlugin.PngInfo:
+    text = PngImagePlugin.PngInfo()
+    if others is not None:
+        text.chunks.extend(others.chunks)  # a copy: the caller may use them for other pictures
+    text.add_text("car", info.to_json())
+    return text
+
+
+def _exif(info: LRInfo) -> bytes:
+    """Return an EXIF block whose description is the comment that JPEG files carry: shorter than XMP."""
+    exif = Image.Exif()
+    exif[DESCRIPTION] = info.to_comment().decode()
+    return exif.tobytes()
+
+
+def _encode(
+    picture: Picture, kind: str, info: LRInfo | None, quality: int | None
+) -> tuple[bytes, tuple[str, ...]]:
+    array, notes = file_array(picture), list[str]()
+    trained_for_loss = info is not None and made_for_loss(info.model)
+    if quality is not None and kind not in ("JPEG", "WEBP", "AVIF"):
+        notes.append(f"{kind} has no quality: the setting was not used")
+    if picture.icc is not None and kind in ("BMP", "GIF"):
+        notes.append(f"{kind} cannot carry a colour profile: its colours may look different")
+    if array.dtype == np.uint16:
+        if kind == "PNG":
+            return _encode_deep_png(array, picture.icc, info), tuple(notes)
+        if kind != "TIFF":
+            array = eight_bit(array)
+            notes.append(f"{kind} holds 8 bit: the picture was rounded from 16 bit")
+    if kind == "TIFF":
+        return _encode_tiff(array, picture, info), tuple(notes)
+    if kind in ("JPEG", "BMP", "GIF") and picture.alpha is not None:
+        if picture.alpha.min() < np.iinfo(picture.alpha.dtype).max:
+            raise ImageError(
+                f"{kind} cannot keep the transparency of this picture; PNG, WebP, AVIF and TIFF can"
+            )
+        array = array[:, :, :-1] if array.shape[2] == 4 else array[:, :, 0]
+    lossy = kind == "GIF" or is_lossy(f"x.{kind}", quality)
+    if info and kind in ("BMP", "GIF"):
+        notes.append(f"{kind} cannot carry metadata: name the model and the size to restore this picture")
+    if info and lossy and not trained_for_loss:
+        notes.append(
+            f"{kind} is lossy here; a small picture restores well from a lossless file only (PNG, WebP, TIFF)"
+        )
+    # small files are kept and sent: they are worth the time of the strongest compression
+    chosen = coding_options(kind, quality, restored=trained_for_loss)
+    if kind == "PNG":
+        chosen["optimize"] = info is not None
+    if picture.icc is not None and kind not in ("BMP", "GIF"):
+        chosen["icc_profile"] = picture.icc
+    if info and kind == "PNG":
+        chosen["pnginfo"] = _png_text(info)
+    elif info and kind == "JPEG":
+        chosen["comment"] = info.to_comment()
+    elif info and kind in ("WEBP", "AVIF"):
+        chosen["exif"] = _exif(info)
+    image = Image.fromarray(np.ascontiguousarray(array))
+    if kind == "GIF" and image.getcolors(256) is None:
+        notes.append("GIF holds 256 colours: the picture was reduced to them")
+    if kind in ("WEBP", "AVIF") and image.mode in ("L", "LA"):
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **chosen)
+    return buffer.getvalue(), tuple(notes)
+
+
+def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
+    buffer = io.BytesIO()
+    xmp = info.to_xmp() if info else b""
+    tifffile.imwrite(
+        buffer,
+        array,
+        photometric="minisblack" if picture.grey else "rgb",
+        planarconfig="contig" if array.ndim == 3 else None,
+        extrasamples=["unassalpha"] if picture.alpha is not None else None,
+        compression="zlib",
+        predictor=True,
+        iccprofile=picture.icc,
+        extratags=[(XMP, 1, len(xmp), xmp, True)] if info else [],
+        metadata=None,
+    )
+    return buffer.getvalue()
+
+
+def _encode_deep_png(array: Pixels, icc: bytes | None, info: LRInfo | None) -> bytes:
+    encoded = imagecodecs.png_encode(array, level=6)
+    chunks = b""
+    if icc is not None:
+        chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
+    if info:
+        chunks += png_chunk(b"tEXt", b"car\0" + info.to_json().encode("latin-1"))
+    header = 8 + 25  # signature and IHDR
+    return bytes(encoded[:header] + chunks + encoded[header:])
