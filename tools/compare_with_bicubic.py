@@ -6,8 +6,8 @@ r"""What does a learned downscaler gain over the same upscaler trained just as l
 Trains the model and its control (``car_small_bicubic_x2``) by their recipes, one after the other; the control
 for as many steps, and again for as many steps as it does in the time that the model took (a step without a
 kernel generator takes less; ``car train MODEL --dry-run`` measures it). Measures all on the test sets by the
-paper protocol, adds the result to ``docs/gain.json`` and the table to ``docs/training.md``. The runs resume
-like any other: the same command goes on after an interrupt.
+paper protocol, adds the result to ``docs/research/gain.json`` and the table to ``docs/research/training.md``.
+The runs resume like any other: the same command goes on after an interrupt.
 
     python tools/compare_with_bicubic.py car_lite_x2 --runs runs/lite runs/control --img-dir datasets
 
@@ -28,8 +28,8 @@ from car.train.recipes import recipe_for
 from car.train.run import train
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "docs" / "gain.json"
-PAGE = ROOT / "docs" / "training.md"
+RESULTS = ROOT / "docs" / "research" / "gain.json"
+PAGE = ROOT / "docs" / "research" / "training.md"
 BEGIN, END = "<!-- gain: made by tools/compare_with_bicubic.py -->", "<!-- end of gain -->"
 
 

@@ -1,4 +1,4 @@
-"""Measure every level of `car downscale --effort`, and write the tables in docs/models.md.
+"""Measure every level of `car downscale --effort`, and write the tables in docs/research/effort.md.
 
     python tools/measure_effort.py car_plus_x4 --img-dir datasets [--images 20]
 
@@ -27,7 +27,7 @@ from car.models import quantize
 from car.ops import bicubic_downscale
 from car.pictures.read import read
 
-PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+PAGE = Path(__file__).parent.parent / "docs" / "research" / "effort.md"
 SETS = ("Set5", "Set14", "BSDS100")
 
 
