@@ -40,7 +40,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     added: list[inspect.Parameter] = []
     for name, (kind, text, flags) in settings().items():
         flag = f"--{name.replace('_', '-')}"
-        many, choice = name == "hold_out", name == "orientations"
+        many, choice = name in ("hold_out", "emphasis"), name == "orientations"
         annotation: Any = list[str] if many else int if choice else kind
         names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag, *flags)
         option = typer.Option(*names, help=text, rich_help_panel="Settings, where not as in the recipe")
@@ -129,8 +129,8 @@ def train_command(
         if scale is None:
             raise UsageError("name a model, or --scale for the published recipe")
         model = f"car_x{scale}"
-    hold_out = changes.pop("hold_out", None)
-    recipe = recipe_for(model, hold_out=tuple(hold_out) if hold_out else None, **changes)
+    lists = {name: tuple(changes.pop(name, None) or ()) or None for name in ("hold_out", "emphasis")}
+    recipe = recipe_for(model, **lists, **changes)
     if scale is not None and not model.endswith(f"_x{scale}"):
         raise UsageError(f"{model} is not a model of scale {scale}")
     if not data:
@@ -172,12 +172,15 @@ def train_command(
     def on_progress(state: TrainingProgress) -> None:
         nonlocal newest
         bar.update(decoding, visible=False)
-        if state.psnr is not None:
-            newest = f", {state.psnr:.2f} dB"
+        found = state.validation
+        if found is not None:
+            newest = f", {found.psnr:.2f} dB"
             if not hidden:
                 bar.console.print(
                     f"{state.seconds / 60:.1f} min, step {state.step}: loss {state.loss:.4f}, "
-                    f"validation PSNR {state.psnr:.2f} dB, LR to bicubic {state.lr_psnr:.2f} dB"
+                    f"validation PSNR on luma {found.psnr:.2f}, RGB {found.psnr_rgb:.2f}, chroma "
+                    f"{found.psnr_chroma:.2f} dB; small picture to bicubic, luma {found.lr_psnr:.2f}, RGB "
+                    f"{found.lr_psnr_rgb:.2f} dB"
                 )
         speed = f"{state.images_per_second:.1f} images/s"
         text = f"step {state.step}, loss {state.loss:.4f}{newest}, {speed}"

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
+from car.metrics import LUMA_WEIGHTS
 from car.models.registry import register
 from car.models.rescaler import BicubicDownscaler, Geometry, KernelDownscaler, Rescaler
 from car.ops import bicubic_downscale, bicubic_resize
@@ -53,7 +54,8 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
     """Return weights for `model` that compute what those of a shallower one do.
 
     Blocks that `weights` lack come last in their half and are those of `model`, which must be as it was
-    built: identities. Weights of another kind come back as they are, or with names that fit nothing.
+    built: identities. A missing corrector is that of `model` too, and changes nothing. Weights of another kind
+    come back as they are, or with names that fit nothing.
     """
     state = model.state_dict()
     for half in ("downscaler", "upscaler"):
@@ -69,6 +71,8 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
             }
             between = [f"{half}.trunk.{n}." for n in range(ends[0], ends[1])]
             weights |= {key: value for key, value in state.items() if key.startswith(tuple(between))}
+    if not any(key.startswith("corrector.") for key in weights):
+        weights = weights | {key: value for key, value in state.items() if key.startswith("corrector.")}
     return weights
 
 
@@ -90,6 +94,79 @@ class CompactUpscaler(nn.Module):
         residual = F.pixel_shuffle(self.trunk(lr - 0.5), self.scale)
         base = F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
         return base + residual.to(base.dtype)
+
+    def error_and_gradient(self, lr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the error of what is restored, and the gradient of its weighted square for `lr`.
+
+        Written out as a forward pass, so that it can be exported and needs no automatic differentiation. It
+        is exact but for the LR's outermost pixels, which the bilinear enlargement repeats beyond the border.
+
+        Args:
+            lr: RGB ``[B, 3, h, w]`` in [0, 1].
+            hr: RGB ``[B, 3, s*h, s*w]``.
+
+        Returns:
+            The error ``[B, 3, s*h, s*w]``, restored minus `hr`, and the gradient ``[B, 3, h, w]`` of half the
+            sum of its squares, those of luma counted in full and those of RGB by half.
+        """
+        first, *blocks, head = self.trunk
+        x, positive = first(lr - 0.5), list[torch.Tensor]()
+        for block in blocks:
+            hidden = block.conv1(x)
+            positive.append(hidden > 0)
+            x = x + block.conv2(F.leaky_relu(hidden, 0.2))
+        residual = F.pixel_shuffle(head(x), self.scale)
+        base = F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        error = base + residual.to(base.dtype) - hr
+        luma = error.new_tensor(LUMA_WEIGHTS)
+        metric = torch.outer(luma, luma) + 0.5 * torch.eye(3, dtype=error.dtype, device=error.device)
+        pull = F.conv2d(error, metric[:, :, None, None])
+        gradient = _pulled_back(F.pixel_unshuffle(pull, self.scale), head)
+        for block, mask in zip(reversed(blocks), reversed(positive), strict=True):
+            hidden = _pulled_back(gradient, block.conv2)
+            gradient = gradient + _pulled_back(torch.where(mask, hidden, 0.2 * hidden), block.conv1)
+        s = self.scale
+        profile = 1 - (torch.arange(2 * s, dtype=pull.dtype, device=pull.device) - (s - 0.5)).abs() / s
+        window = torch.outer(profile, profile).expand(3, 1, -1, -1)
+        through_base = F.conv2d(pull, window, stride=s, padding=s // 2, groups=3)
+        return error, through_base + _pulled_back(gradient, first).to(pull.dtype)
+
+
+def _pulled_back(gradient: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+    """Return the gradient for what went into a 3x3 convolution from that for what came out of it."""
+    return F.conv2d(gradient, conv.weight.transpose(0, 1).flip(2, 3), padding=1)
+
+
+class Corrector(nn.Module):
+    """Correct an LR picture by what its upscaler makes of it.
+
+    ::
+
+        LR --upscaler--> error, gradient --+
+        HR, LR ----------------------------+-- conv -> [residual block] x depth -> conv --(+ LR)--> LR
+
+    A downscaler does not know what the upscaler will do with its pixels. Gradient steps on the LR gain half
+    a decibel and more (`car.codec.effort`). This is one such step, of learned direction and length. Training
+    passes no gradient through the first look: upscaler and downscaler learn from the final restored image.
+    """
+
+    def __init__(self, scale: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.trunk = residual_trunk(
+            6 * scale**2 + 6, width, depth, zero_init(nn.Conv2d(width, 3, 3, padding=1))
+        )
+
+    def forward(self, hr: torch.Tensor, lr: torch.Tensor, upscaler: CompactUpscaler) -> torch.Tensor:
+        with torch.no_grad():
+            error, gradient = upscaler.error_and_gradient(lr.detach().clamp(0, 1), hr)
+        pixels = [F.pixel_unshuffle(x, self.scale) for x in (_ERROR_GAIN * error, hr - 0.5)]
+        change = self.trunk(torch.cat([gradient, *pixels, lr - 0.5], dim=1))
+        return lr + _CORRECTION * change.to(lr.dtype)
+
+
+# bring errors to about the size of pixels, and what the trunk says to about the size of a correction
+_ERROR_GAIN, _CORRECTION = 4.0, 0.1
 
 
 class ResidualDownscaler(nn.Module):
@@ -260,11 +337,14 @@ def _geometry(scale: int, depth_down: int, depth_up: int, *, reach: int) -> Geom
     )
 
 
-def _plus(scale: int, width: int, depth_down: int, depth_up: int) -> Callable[[], Rescaler]:
+def _plus(
+    scale: int, width: int, depth_down: int, depth_up: int, depth_corrector: int = 0
+) -> Callable[[], Rescaler]:
     return lambda: Rescaler(
         ResidualDownscaler(scale, width, depth_down),
         CompactUpscaler(scale, width, depth_up),
         _geometry(scale, depth_down, depth_up, reach=2 * scale),
+        Corrector(scale, width, depth_corrector) if depth_corrector else None,
     )
 
 
@@ -285,7 +365,7 @@ def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
 
 
 register("car_plus_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=12))
+register("car_plus_x4", _plus(4, width=48, depth_down=10, depth_up=14, depth_corrector=6))
 register("car_plus_large_x4", _plus(4, width=48, depth_down=10, depth_up=14))
 register("car_codec_x2", _plus(2, width=48, depth_down=6, depth_up=6))
 register("car_codec_x4", _plus(4, width=48, depth_down=6, depth_up=12))

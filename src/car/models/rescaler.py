@@ -37,15 +37,23 @@ class Rescaler(nn.Module):
 
         HR [B,3,H,W] --downscaler--> LR [B,3,H/s,W/s] --quantize--> 8-bit LR --upscaler--> HR [B,3,H,W]
 
-    Both halves take and give RGB, NCHW, floating point, nominally in [0, 1] but not clamped (clamping
-    and rounding are `quantize`, kept apart so that training and coding round in the same way). Both are
-    differentiable and run wherever their parameters are.
+    A `corrector` changes the LR once more, by what the upscaler would make of it. Both halves take and give
+    RGB, NCHW, floating point, nominally in [0, 1] but not clamped (clamping and rounding are `quantize`, kept
+    apart so that training and coding round in the same way). Both are differentiable and run wherever their
+    parameters are.
     """
 
-    def __init__(self, downscaler: nn.Module, upscaler: nn.Module, geometry: Geometry) -> None:
+    def __init__(
+        self,
+        downscaler: nn.Module,
+        upscaler: nn.Module,
+        geometry: Geometry,
+        corrector: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.downscaler = downscaler
         self.upscaler = upscaler
+        self.corrector = corrector
         self.geometry = geometry
 
     def downscale(self, hr: torch.Tensor) -> torch.Tensor:
@@ -62,7 +70,8 @@ class Rescaler(nn.Module):
             raise ValueError(
                 f"HR size must be a multiple of {g.multiple} and at least {g.min_size}, got {height}x{width}"
             )
-        return self.downscaler(hr)
+        lr = self.downscaler(hr)
+        return lr if self.corrector is None else self.corrector(hr, lr, self.upscaler)
 
     def upscale(self, lr: torch.Tensor) -> torch.Tensor:
         """Restore RGB ``[B, 3, h, w]`` (8-bit values / 255) to ``[B, 3, s*h, s*w]``; not clamped.

@@ -68,6 +68,15 @@ def _record(line: str) -> dict[str, Any] | None:
     return record if whole else None
 
 
+_CURVES = {
+    "psnr": "restored, luma",
+    "psnr_rgb": "restored, RGB",
+    "psnr_chroma": "restored, chroma",
+    "lr_psnr": "small picture to bicubic, luma",
+    "lr_psnr_rgb": "small picture to bicubic, RGB",
+}
+
+
 def write_curves(out: Path) -> Path:
     """Draw loss and validation PSNR over the steps of the run in `out` as ``curves.png``.
 
@@ -81,13 +90,12 @@ def write_curves(out: Path) -> Path:
         raise TrainingError(f"{out}: no {LOG} to draw")
     figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, names, unit in zip(
-        figure.subplots(1, 2), (("loss",), ("psnr", "lr_psnr")), ("loss", "PSNR on luma, dB"), strict=True
+        figure.subplots(1, 2), (("loss",), tuple(_CURVES)), ("loss", "PSNR, dB"), strict=True
     ):
         for name in names:
             points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
             if points:
-                label = {"psnr": "restored", "lr_psnr": "small picture to bicubic"}.get(name, name)
-                axes.plot(*zip(*points, strict=True), marker=".", label=label)
+                axes.plot(*zip(*points, strict=True), marker=".", label=_CURVES.get(name, name))
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.grid(alpha=0.3)

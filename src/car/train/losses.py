@@ -1,6 +1,7 @@
 """The training objective and its terms; images in units of the [0, 1] range."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
@@ -12,36 +13,64 @@ from car.models import BicubicDownscaler, ResamplingDownscaler, Rescaler, quanti
 from car.ops import adaptive_resample, bicubic_downscale
 from car.train.recipes import Recipe
 
+# Cb and Cr of BT.601 in studio swing, as LUMA_WEIGHTS
+CHROMA_WEIGHTS = ((-37.797 / 255, -74.203 / 255, 112 / 255), (112 / 255, -93.786 / 255, -18.214 / 255))
 
-def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float) -> torch.Tensor:
-    """Return ``(1 - w) * L1(RGB) + w * L1(luma)``, a scalar mean over the batch; both ``[B, 3, H, W]``.
 
-    A share of luma trades colour accuracy, which the eye and the tables weigh little, for detail.
-    """
+@dataclass(frozen=True)
+class Shares:
+    """How much luma and chroma count in the loss of a restored image; what is left to 1 is RGB's share."""
+
+    luma: float = 0.0
+    chroma: float = 0.0
+
+    @property
+    def rgb(self) -> float:
+        """The share of RGB."""
+        return 1 - self.luma - self.chroma
+
+
+def _planes(difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return luma ``[B, 1, H, W]`` and chroma ``[B, 2, H, W]`` of a difference of RGB ``[B, 3, H, W]``."""
+    matrix = difference.new_tensor((LUMA_WEIGHTS, *CHROMA_WEIGHTS))
+    planes = F.conv2d(difference, matrix[:, :, None, None])
+    return planes[:, :1], planes[:, 1:]
+
+
+def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, shares: Shares) -> torch.Tensor:
+    """Return the mean absolute errors of RGB, luma and chroma of ``[B, 3, H, W]``, weighed by their shares."""
     difference = restored - hr
-    if luma_weight == 0:
-        return difference.abs().mean()
-    weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
-    luma = (difference * weights).sum(dim=1)
-    return (1 - luma_weight) * difference.abs().mean() + luma_weight * luma.abs().mean()
+    luma, chroma = (plane.abs().mean() for plane in _planes(difference))
+    return shares.rgb * difference.abs().mean() + shares.luma * luma + shares.chroma * chroma
 
 
 _PERFECT = 1e-6  # squared error, 60 dB, below which less hardly counts
 _LOG10 = 0.01 * math.log10(2)  # of a logarithm to base 2: ten decibels a factor of ten, in kilodecibels
 
 
-def restoration_decibels(restored: torch.Tensor, hr: torch.Tensor, luma_weight: float) -> torch.Tensor:
-    """Return ``(1 - w) * d(RGB) + w * d(luma)``, d how far crops are from 60 dB, a mean in kilodecibels.
+def restoration_decibels(restored: torch.Tensor, hr: torch.Tensor, shares: Shares) -> torch.Tensor:
+    """Return how far crops are from 60 dB in RGB, luma and chroma, by their shares, a mean in kilodecibels.
 
     Tables average decibels over images; so does this over crops. A sum of errors looks at the hardest crops
     alone, while here a per cent less error counts the same everywhere.
     """
     difference = restored - hr
-    weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
-    luma = (difference * weights).sum(dim=1)
-    rgb, luma = difference.square().mean(dim=(1, 2, 3)), luma.square().mean(dim=(1, 2))
-    far = [_LOG10 * torch.log2(1 + error / _PERFECT).mean() for error in (rgb, luma)]
-    return (1 - luma_weight) * far[0] + luma_weight * far[1]
+    far = [
+        _LOG10 * torch.log2(1 + plane.square().mean(dim=(1, 2, 3)) / _PERFECT).mean()
+        for plane in (difference, *_planes(difference))
+    ]
+    return shares.rgb * far[0] + shares.luma * far[1] + shares.chroma * far[2]
+
+
+_LEAST = 10**-9.9  # squared error, 99 dB
+
+
+def decibels(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float, float]:
+    """Return PSNR in dB, at most 99, over RGB, luma and both chroma planes of two images ``[B, 3, H, W]``."""
+    difference = a.double() - b.double()
+    planes = (difference, *_planes(difference))
+    rgb, luma, chroma = (-10 * math.log10(max(x.square().mean().item(), _LEAST)) for x in planes)
+    return rgb, luma, chroma
 
 
 def out_of_range(lr: torch.Tensor) -> torch.Tensor:
@@ -123,6 +152,7 @@ class Objective(nn.Module):
         self.model, self.recipe = model, recipe
         self.learn_downscaler = True
         self.restoration = recipe.restoration
+        self.shares = Shares(recipe.luma_weight, recipe.chroma_weight)
         self.coding: Coding | None = None
         """The lossy coder of the next step, in a recipe with `coded`."""
 
@@ -143,7 +173,7 @@ class Objective(nn.Module):
         with torch.autocast(hr.device.type, enabled=False):
             lr, restored = lr.float(), restored.float()
             measure = restoration_l1 if self.restoration == "l1" else restoration_decibels
-            loss = measure(restored, hr, recipe.luma_weight)
+            loss = measure(restored, hr, self.shares)
             if isinstance(down, BicubicDownscaler):
                 return loss
             if recipe.fidelity_weight or recipe.gradient_weight:
@@ -174,7 +204,7 @@ class Objective(nn.Module):
         restored = self.model.upscale(decoded)
         with torch.autocast(hr.device.type, enabled=False):
             lr = lr.float()
-            loss = restoration_decibels(restored.float(), hr, recipe.luma_weight)
+            loss = restoration_decibels(restored.float(), hr, self.shares)
             if recipe.rate_weight:
                 bits = estimated_bits(lr, steps, subsampled=coding.subsampled)
                 loss = loss + recipe.rate_weight * _LOG10 * torch.log2(1 + bits / MEANS_AND_HEADERS)

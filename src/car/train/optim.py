@@ -90,7 +90,12 @@ def make_optimizer(model: Rescaler, recipe: Recipe) -> torch.optim.Optimizer:
 
     Every parameter group's ``lr`` is its peak, to be scaled by `lr_factor`.
     """
-    halves = [(model.downscaler, recipe.downscaler_lr), (model.upscaler, 1.0)]
+    halves: list[tuple[nn.Module, float]] = [
+        (model.downscaler, recipe.downscaler_lr),
+        (model.upscaler, 1.0),
+    ]
+    if model.corrector is not None:
+        halves.append((model.corrector, recipe.corrector_lr))
     if recipe.optimizer == "muon":
         return MuonAdam(
             halves,

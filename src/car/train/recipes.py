@@ -1,6 +1,7 @@
 """How models are trained, as data: one dataclass of settings, one committed recipe for each model."""
 
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatch
 from typing import Any, Literal, TypeVar
 
 from car.errors import UsageError, did_you_mean
@@ -38,6 +39,9 @@ class Recipe:
     shrunk: float = _setting(
         0.0, "Share of the crops that come from the image shrunk by 1 to 2, which are sharper, 0 to 1."
     )
+    emphasis: tuple[str, ...] = _setting(
+        (), "PATTERN=FACTOR: draw images whose name matches so many times as often; repeatable."
+    )
     orientations: Literal[4, 8] = _setting(8, "Flips only (4), or flips and quarter turns (8).")
 
     restoration: Literal["l1", "decibels"] = _setting(
@@ -47,6 +51,7 @@ class Recipe:
         0.0, "Share of a training that goes by l1 first, then by --restoration; none with --init or --coded."
     )
     luma_weight: float = _setting(0.5, "Share of luma in the loss of the restored image, 0 to 1.")
+    chroma_weight: float = _setting(0.0, "Share of chroma (Cb and Cr) in the same; RGB has what is left.")
     fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
     gradient_weight: float = _setting(
         0.0, "Pull of the LR's gradients towards those of the bicubic LR (L1): keeps its PNG small."
@@ -72,6 +77,7 @@ class Recipe:
     lr: float = _setting(1e-3, "Peak learning rate of Adam.", "--base-lr")
     muon_lr: float = _setting(5e-3, "Peak learning rate of Muon.")
     downscaler_lr: float = _setting(1.0, "Factor on the learning rates of the downscaler.")
+    corrector_lr: float = _setting(1.0, "Factor on the learning rates of the corrector, where there is one.")
     downscaler_delay: float = _setting(
         0.0, "Share of the training during which the downscaler stays as it is while the upscaler learns."
     )
@@ -85,7 +91,9 @@ class Recipe:
     clip: float = _setting(0.5, "Largest norm of the gradient; 0 for no limit.")
     ema: float = _setting(0.998, "Decay a step of the averaged weights that are kept; 0 for no average.")
 
-    precision: Literal["float32", "bf16", "fp16"] = _setting("bf16", "Arithmetic of the networks.")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = _setting(
+        "auto", "Arithmetic of the networks; auto is bf16 where the device is fast at it, else float32."
+    )
     channels_last: bool = _setting(True, "Lay activations out with channels last.")
     compile: bool = _setting(False, "Compile the networks with torch.compile (needs a C++ compiler).")
     accumulate: int = _setting(1, "Split each step's crops into so many parts, for less memory.")
@@ -106,6 +114,24 @@ class Recipe:
         (), "Pattern of image names kept for validation, beside eight that are spread evenly; repeatable."
     )
     seed: int = _setting(0, "Of initial weights and crops.")
+
+    def emphasis_of(self, name: str) -> float:
+        """Return how many times as often the image called `name` is drawn, by the first pattern that fits.
+
+        Raises:
+            UsageError: an entry of `emphasis` is not PATTERN=FACTOR with a positive factor.
+        """
+        for entry in self.emphasis:
+            pattern, equals, factor = entry.rpartition("=")
+            try:
+                value = float(factor)
+            except ValueError:
+                value = 0.0
+            if not (equals and 0 < value <= _MOST):
+                raise UsageError(f"emphasis = {entry!r}: must be PATTERN=FACTOR, the factor above 0")
+            if fnmatch(name, pattern):
+                return value
+        return 1.0
 
     def validate(self) -> None:
         """Raise `UsageError` where a value makes no sense."""
@@ -129,9 +155,14 @@ class Recipe:
             "shrunk": (0 <= self.shrunk <= 1, "0 to 1"),
             "l1_share": (0 <= self.l1_share <= 1, "0 to 1"),
             "luma_weight": (0 <= self.luma_weight <= 1, "0 to 1"),
+            "chroma_weight": (
+                0 <= self.chroma_weight <= 1 - self.luma_weight + 1e-9,
+                f"0 to 1 - luma_weight = {1 - self.luma_weight:g}",
+            ),
             "lr": (0 < self.lr <= 10, "above 0 and at most 10"),
             "muon_lr": (0 < self.muon_lr <= 10, "above 0 and at most 10"),
             "downscaler_lr": (0 < self.downscaler_lr <= 1000, "above 0 and at most 1000"),
+            "corrector_lr": (0 < self.corrector_lr <= 1000, "above 0 and at most 1000"),
             "beta2": (0 <= self.beta2 < 1, "0 to less than 1"),
             "eps": (0 < self.eps <= 1, "above 0 and at most 1"),
             "warmup": (0 <= self.warmup < 1, "0 to less than 1"),
@@ -155,6 +186,7 @@ class Recipe:
         for name, (good, rule) in rules.items():
             if not good:
                 raise UsageError(f"{name} = {getattr(self, name)}: must be {rule} for {self.model}")
+        self.emphasis_of("")
         if self.coded and self.restoration != "decibels":
             raise UsageError("--coded needs --restoration decibels")
         if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
@@ -213,11 +245,13 @@ _PLUS = Recipe(
     crop=128,
     grey=0.05,
     shrunk=0.3,
+    emphasis=("*structure512/*=2",),
     restoration="decibels",
     l1_share=0.7,
-    luma_weight=0.75,
-    fidelity_weight=0.012,
-    rate_weight=0.0004,
+    luma_weight=0.4,
+    chroma_weight=0.2,
+    fidelity_weight=0.04,
+    rate_weight=0.0008,
     ema=0.999,
     hold_out=_DEMO,
 )

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from car.devices import resolve_device
+from car.devices import fast_bf16, resolve_device
 from car.errors import ImageError, TrainingError, UsageError
 from car.models import create
 from car.train.data import ImageStore, load_store, split_held_out
@@ -123,7 +123,7 @@ def _trainer(
     own_state = not is_initialized()
     lock = FileLock(out / ".lock", timeout=0)
     try:
-        accelerator = _accelerator(recipe, device)
+        accelerator = _accelerator(recipe, device, on_note or _ignore)
         note = on_note if on_note and accelerator.is_main_process else _ignore
         out.mkdir(parents=True, exist_ok=True)
         if accelerator.is_main_process:
@@ -150,25 +150,31 @@ def _trainer(
             AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
 
 
-def _accelerator(recipe: Recipe, name: str) -> "Accelerator":
+def _accelerator(recipe: Recipe, name: str, note: Callable[[str], None]) -> "Accelerator":
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     device = resolve_device(name)
     if device.index:
         raise UsageError(f"cannot train on {name} by number: use CUDA_VISIBLE_DEVICES={device.index}")
-    if recipe.precision == "fp16" and device.type == "cpu":
-        raise UsageError("precision fp16 needs an accelerator; bf16 works on the CPU")
+    precision = recipe.precision
+    if precision == "auto":
+        precision = "bf16" if fast_bf16(device) else "float32"
+        note(f"precision {precision}, which is fast on this device")
+    elif precision == "bf16" and not fast_bf16(device):
+        note("this device has no instructions for bf16: float32 is 10 to 20 times as fast")
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("precision fp16 needs an accelerator; float32 works on every CPU")
     try:
         accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision={"float32": "no"}.get(recipe.precision, recipe.precision),
+            mixed_precision={"float32": "no"}.get(precision, precision),
             dynamo_backend="inductor" if recipe.compile else None,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(find_unused_parameters=recipe.downscaler_delay > 0)
             ],
         )
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"cannot train on {name} in {recipe.precision}: {error}") from error
+        raise UsageError(f"cannot train on {name} in {precision}: {error}") from error
     if accelerator.device.type != device.type:
         raise UsageError(f"cannot train on {name}: {accelerator.device.type} is what accelerate finds")
     shares = accelerator.num_processes * recipe.accumulate

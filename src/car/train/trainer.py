@@ -11,26 +11,26 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
 from car.codec.lossy import Coding, drawn, encoded, recode
 from car.errors import ImageError, TrainingError, UsageError
 from car.files.atomic import atomic_write
-from car.metrics import psnr
 from car.models import Rescaler, create, quantize
 from car.models.compact import deepened
 from car.models.published import AdaptiveDownscaler
 from car.ops import bicubic_downscale
 from car.train.data import Crops, ImageStore, Prefetcher
 from car.train.log import RunLog, read_log, write_curves
-from car.train.losses import LossWatch, Objective
+from car.train.losses import LossWatch, Objective, Shares, decibels
 from car.train.optim import lr_factor, make_optimizer
 from car.train.recipes import BUDGETS, Recipe
 from car.weights import load
@@ -45,16 +45,30 @@ _VALIDATED = (Coding("JPEG", 30), Coding("WEBP", 30), Coding("JPEG", 60), Coding
 
 
 @dataclass(frozen=True)
+class Validation:
+    """PSNR in dB of restored images, on luma, RGB and chroma, and of the LR against the bicubic one.
+
+    `score`, by which the best weights are kept, weighs the first three as the loss does.
+    """
+
+    score: float
+    psnr: float
+    psnr_rgb: float
+    psnr_chroma: float
+    lr_psnr: float
+    lr_psnr_rgb: float
+
+
+@dataclass(frozen=True)
 class Progress:
-    """What a running training reports every few steps, with both PSNR (dB) after a validation."""
+    """What a running training reports every few steps, with `validation` after one."""
 
     step: int
     seconds: float
     done: float  # 0 to 1
     loss: float
     images_per_second: float
-    psnr: float | None
-    lr_psnr: float | None
+    validation: Validation | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,7 @@ class Trainer:
             orientations=recipe.orientations,
             grey=recipe.grey,
             shrunk=recipe.shrunk,
+            emphasis=recipe.emphasis_of,
             seed=recipe.seed,
         )
         share = recipe.batch // accelerator.num_processes
@@ -207,7 +222,7 @@ class Trainer:
                     validated_step = mark_step = self.step
                     continue
                 speed = (self.step - mark_step) * self.recipe.batch / max(now - mark, 1e-9)
-                state = Progress(self.step, self.seconds, done, loss, speed, None, None)
+                state = Progress(self.step, self.seconds, done, loss, speed)
                 if report:
                     report(state)
                 if validate or finished:
@@ -218,7 +233,7 @@ class Trainer:
                 mark, mark_step = time.monotonic(), self.step
             elif finished and self._unreported():
                 # killed after its last step, or its files were deleted since: the state has all of it
-                state = Progress(self.step, self.seconds, done, self.watch.mean, 0.0, None, None)
+                state = Progress(self.step, self.seconds, done, self.watch.mean, 0.0)
                 state = self._report(state, log, may_fail=False)
                 if report:
                     report(state)
@@ -335,11 +350,11 @@ class Trainer:
 
     def _report(self, state: Progress, log: RunLog | None, *, may_fail: bool) -> Progress:
         """Validate, write the weights and the log."""
-        restored, small, pictures = self._validate()
+        found, pictures = self._validate()
         if log:
             try:
                 self._write_weights(LATEST)
-                if restored > self.best:
+                if found.score > self.best:
                     self._write_weights(BEST)
                 log.add(
                     {
@@ -347,8 +362,7 @@ class Trainer:
                         "epoch": round(state.step / self.crops.epoch_steps, 3),
                         "seconds": round(state.seconds, 1),
                         "loss": state.loss,
-                        "psnr": restored,
-                        "lr_psnr": small,
+                        **asdict(found),
                         "lr": lr_factor(self.recipe, state.done) * self.recipe.lr * 0.5**self.rollbacks,
                         "images_per_second": round(state.images_per_second, 2),
                     }
@@ -358,8 +372,8 @@ class Trainer:
                 if not may_fail:
                     raise
                 self.note(f"weights or log could not be written, which is tried again: {error}")
-        self.best = max(self.best, restored)
-        return replace(state, psnr=restored, lr_psnr=small)
+        self.best = max(self.best, found.score)
+        return replace(state, validation=found)
 
     def _write_weights(self, name: str) -> None:
         weights = {k: v.contiguous().cpu() for k, v in self.average.state_dict().items()}
@@ -373,15 +387,14 @@ class Trainer:
         atomic_write(self.out / name, save(weights, metadata))
 
     @torch.inference_mode()
-    def _validate(self) -> tuple[float, float, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-        """Return mean luma PSNR of restored images and of the LR against bicubic, and a few pictures.
+    def _validate(self) -> tuple[Validation, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+        """Return PSNR of restored images and of the LR against bicubic on average, and a few pictures.
 
-        Both are measured on centre crops, of which each process takes its share. With a lossy coder, the
-        first is that of what is restored from coded LR images, less what the recipe says that their bytes
-        above those of coded bicubic ones are worth.
+        All are measured on centre crops, of which each process takes its share. With a lossy coder, the score
+        is less what the recipe says that the bytes above those of coded bicubic ones are worth.
         """
         accelerator, geometry = self.accelerator, self.model.geometry
-        sums = np.zeros(2)
+        sums = np.zeros(len(fields(Validation)))
         pictures: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         unit = math.lcm(8, geometry.multiple)
         first, processes = accelerator.process_index, accelerator.num_processes
@@ -402,15 +415,11 @@ class Trainer:
                     10 * self.recipe.rate_weight * math.log10(_bytes(small, coding) / _bytes(bicubic, coding))
                 )
             restored, hr = quantize(self.average.upscale(lr)).cpu(), hr.cpu()
-            sums += (
-                min(psnr(restored, hr, border=geometry.scale), 99.0) - price,
-                min(psnr(small, bicubic), 99.0),
-            )
+            sums += _measured(restored, hr, small, bicubic, self._inner_objective.shares, price)
             if len(pictures) < 3:
                 pictures.append((hr[0], small[0], restored[0]))
         total: Any = accelerator.reduce(torch.from_numpy(sums).float().to(accelerator.device), "sum")
-        mean = (total / len(self.validation.images)).tolist()
-        return mean[0], mean[1], pictures
+        return Validation(*(total / len(self.validation.images)).tolist()), pictures
 
     @contextmanager
     def _signals_wait(self) -> Generator[None]:
@@ -452,7 +461,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
-                "recipe": asdict(self.recipe) | {"hold_out": list(self.recipe.hold_out)},
+                "recipe": _jsonable(self.recipe),
                 "step": self.step,
                 "seconds": self.seconds,
                 "rollbacks": self.rollbacks,
@@ -480,7 +489,7 @@ class Trainer:
         path = self.out / STATE
         try:
             state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-            saved = Recipe(**(state["recipe"] | {"hold_out": tuple(state["recipe"]["hold_out"])}))
+            saved = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in state["recipe"].items()})
         except Exception as error:
             rest = (
                 f"; --init {self.out / LATEST} starts from its weights"
@@ -539,6 +548,10 @@ def _fresh_model(recipe: Recipe) -> Rescaler:
     return model
 
 
+def _jsonable(recipe: Recipe) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}
+
+
 def _spread(store: ImageStore, count: int) -> ImageStore:
     """Return `count` images evenly spread over `store`, or all of them for 0."""
     total = len(store.names)
@@ -546,6 +559,23 @@ def _spread(store: ImageStore, count: int) -> ImageStore:
         return store
     chosen = {store.names[i * total // count] for i in range(count)}
     return store.subset(lambda name: name in chosen)
+
+
+def _measured(
+    restored: torch.Tensor,
+    hr: torch.Tensor,
+    small: torch.Tensor,
+    bicubic: torch.Tensor,
+    shares: Shares,
+    price: float,
+) -> NDArray[np.float64]:
+    """Return the values of `Validation` for one image, each at most 99 dB."""
+    scale = hr.shape[-1] // small.shape[-1]
+    inside = (..., slice(scale, -scale), slice(scale, -scale))
+    rgb, luma, chroma = decibels(restored[inside], hr[inside])
+    lr_rgb, lr_luma, _ = decibels(small, bicubic)
+    score = shares.luma * luma + shares.chroma * chroma + shares.rgb * rgb - price
+    return np.array([score, luma, rgb, chroma, lr_luma, lr_rgb])
 
 
 def _bytes(lr: torch.Tensor, coding: Coding) -> int:
