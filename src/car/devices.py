@@ -57,7 +57,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Return whether `device` has instructions for bf16; without, it is 10 to 20 times slower than float32."""
+    """Return whether `device` has instructions for bf16, which is 10 to 20 times slower without them."""
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)

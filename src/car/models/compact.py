@@ -11,6 +11,7 @@ JPEG, WebP or AVIF.
 """
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
@@ -54,8 +55,8 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
     """Return weights for `model` that compute what those of a shallower one do.
 
     Blocks that `weights` lack come last in their half and are those of `model`, which must be as it was
-    built: identities. A missing corrector is that of `model` too, and changes nothing. Weights of another kind
-    come back as they are, or with names that fit nothing.
+    built: identities. A missing corrector is that of `model` too, and changes nothing. Weights of another
+    kind come back as they are, or with names that fit nothing.
     """
     state = model.state_dict()
     for half in ("downscaler", "upscaler"):
@@ -95,6 +96,10 @@ class CompactUpscaler(nn.Module):
         base = F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
         return base + residual.to(base.dtype)
 
+    def _layers(self) -> tuple[nn.Conv2d, list[ResidualBlock], nn.Conv2d]:
+        first, *blocks, head = cast("list[Any]", list(self.trunk))
+        return first, blocks, head
+
     def error_and_gradient(self, lr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the error of what is restored, and the gradient of its weighted square for `lr`.
 
@@ -109,7 +114,7 @@ class CompactUpscaler(nn.Module):
             The error ``[B, 3, s*h, s*w]``, restored minus `hr`, and the gradient ``[B, 3, h, w]`` of half the
             sum of its squares, those of luma counted in full and those of RGB by half.
         """
-        first, *blocks, head = self.trunk
+        first, blocks, head = self._layers()
         x, positive = first(lr - 0.5), list[torch.Tensor]()
         for block in blocks:
             hidden = block.conv1(x)
@@ -365,7 +370,7 @@ def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
 
 
 register("car_plus_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register("car_plus_x4", _plus(4, width=48, depth_down=10, depth_up=14, depth_corrector=6))
+register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=12))
 register("car_plus_large_x4", _plus(4, width=48, depth_down=10, depth_up=14))
 register("car_codec_x2", _plus(2, width=48, depth_down=6, depth_up=6))
 register("car_codec_x4", _plus(4, width=48, depth_down=6, depth_up=12))

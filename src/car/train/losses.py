@@ -38,7 +38,7 @@ def _planes(difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, shares: Shares) -> torch.Tensor:
-    """Return the mean absolute errors of RGB, luma and chroma of ``[B, 3, H, W]``, weighed by their shares."""
+    """Return the absolute errors of RGB, luma and chroma of ``[B, 3, H, W]``, weighed by their shares."""
     difference = restored - hr
     luma, chroma = (plane.abs().mean() for plane in _planes(difference))
     return shares.rgb * difference.abs().mean() + shares.luma * luma + shares.chroma * chroma

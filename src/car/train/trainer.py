@@ -489,7 +489,7 @@ class Trainer:
         path = self.out / STATE
         try:
             state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-            saved = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in state["recipe"].items()})
+            saved = _recipe(state["recipe"])
         except Exception as error:
             rest = (
                 f"; --init {self.out / LATEST} starts from its weights"
@@ -546,6 +546,12 @@ def _fresh_model(recipe: Recipe) -> Rescaler:
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{recipe.model} with {recipe.freeze} frozen has nothing to train")
     return model
+
+
+def _recipe(values: dict[str, Any]) -> Recipe:
+    """Return the recipe of which `_jsonable` gave `values`."""
+    tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Recipe(**tuples)
 
 
 def _jsonable(recipe: Recipe) -> dict[str, Any]:
