@@ -6,7 +6,7 @@ import torch
 import car
 from car.errors import UsageError
 from car.models import Rescaler, create, model_names, quantize, register
-from car.models.compact import MatchedDownscaler, deepened
+from car.models.compact import CompactUpscaler, Corrector, MatchedDownscaler, deepened
 from car.models.published import EDSR, KernelGenerator, _ReturningClamp, published_pair
 from car.ops import adaptive_resample, bicubic_downscale
 
@@ -189,6 +189,47 @@ def test_lite_changes_colours_as_asked_where_pixels_have_them() -> None:
     torch.testing.assert_close(change, asked.mean().expand_as(change), rtol=0.02, atol=0)
     flat = torch.tensor([0.4, 0.5, 0.1], dtype=torch.float64).view(1, 3, 1, 1).expand(1, 3, 24, 24)
     torch.testing.assert_close(model.downscale(flat.contiguous()), flat[..., ::2, ::2])
+
+
+def corrected(scale: int) -> Rescaler:
+    pair = create(f"car_plus_x{scale}")
+    assert isinstance(pair.upscaler, CompactUpscaler)
+    return Rescaler(pair.downscaler, pair.upscaler, pair.geometry, Corrector(scale, width=8, depth=1))
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_corrector_sees_the_error_and_its_gradient(scale: int) -> None:
+    up = randomized(corrected(scale)).double().upscaler
+    assert isinstance(up, CompactUpscaler)
+    lr, hr = torch.rand(2, 3, 9, 8).double(), torch.rand(2, 3, 9 * scale, 8 * scale).double()
+    error, gradient = up.error_and_gradient(lr, hr)
+    lr.requires_grad_()
+    expected = up(lr) - hr
+    luma = (expected * torch.tensor([65.738, 129.057, 25.064]).double().view(3, 1, 1) / 255).sum(1)
+    half_squares = 0.5 * (luma.square().sum() + 0.5 * expected.square().sum())
+    torch.testing.assert_close(error, expected.detach())
+    (by_autograd,) = torch.autograd.grad(half_squares, lr)
+    inner = (..., slice(1, -1), slice(1, -1))  # the enlargement repeats the outermost pixels
+    torch.testing.assert_close(gradient[inner], by_autograd[inner], rtol=1e-5, atol=1e-5)
+
+
+def test_a_new_corrector_changes_nothing_and_learns() -> None:
+    model = corrected(4)
+    hr = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(model.downscale(hr), model.downscaler(hr))
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("corrector.")}
+    model.load_state_dict(deepened(weights, model))
+    assert model.corrector is not None
+    optimizer = torch.optim.Adam(model.corrector.parameters(), 1e-3)
+    losses = []
+    for _ in range(12):
+        restored = model.upscale(model.downscale(hr))
+        loss = (restored - hr).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
 
 
 def test_quantize_rounds_and_gates_the_gradient() -> None:

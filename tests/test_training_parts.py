@@ -18,7 +18,9 @@ from car.ops import bicubic_downscale
 from car.train.data import Crops, ImageStore, Prefetcher, split_held_out
 from car.train.losses import (
     Objective,
+    Shares,
     coded_bits,
+    decibels,
     offset_distance,
     offset_variation,
     out_of_range,
@@ -215,9 +217,14 @@ def test_hold_out_keeps_named_images_from_training() -> None:
 
 def test_restoration_and_range_losses() -> None:
     a, b = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
-    assert restoration_l1(a, b, 0).item() == pytest.approx((a - b).abs().mean().item())
+    assert restoration_l1(a, b, Shares()).item() == pytest.approx((a - b).abs().mean().item())
     grey = (a - b).mul(torch.tensor([65.738, 129.057, 25.064]).view(3, 1, 1) / 255).sum(1)
-    assert restoration_l1(a, b, 1).item() == pytest.approx(grey.abs().mean().item(), rel=1e-5)
+    assert restoration_l1(a, b, Shares(luma=1)).item() == pytest.approx(grey.abs().mean().item(), rel=1e-5)
+    # a change of grey has no chroma
+    assert restoration_l1(b + 0.1, b, Shares(chroma=1)).item() == pytest.approx(0, abs=1e-6)
+    red = (a - b).mul(torch.tensor([112, -93.786, -18.214]).view(3, 1, 1) / 255).sum(1).abs().mean().item()
+    blue = (a - b).mul(torch.tensor([-37.797, -74.203, 112]).view(3, 1, 1) / 255).sum(1).abs().mean().item()
+    assert restoration_l1(a, b, Shares(chroma=1)).item() == pytest.approx((red + blue) / 2, rel=1e-5)
     assert out_of_range(torch.tensor([-1.0, 0.5, 2.0, 1.0])).item() == pytest.approx(0.5)
 
 
@@ -234,14 +241,44 @@ def test_decibels_are_the_mean_of_the_crops_psnr() -> None:
             for a, b in zip(restored, hr, strict=True)
         ]
         expected = np.mean(far, axis=0) @ [1 - share, share]
-        assert restoration_decibels(restored, hr, share).item() == pytest.approx(expected, rel=1e-4)
-    assert restoration_decibels(hr, hr, 0.5).item() == 0
+        assert restoration_decibels(restored, hr, Shares(luma=share)).item() == pytest.approx(
+            expected, rel=1e-4
+        )
+    assert restoration_decibels(hr, hr, Shares(0.5, 0.2)).item() == 0
     # a per cent less error is worth the same in each crop
     restored.requires_grad_()
-    restoration_decibels(restored, hr, 0.0).backward()
+    restoration_decibels(restored, hr, Shares()).backward()
     assert restored.grad is not None
     worth = (restored.grad * (restored - hr)).detach().sum(dim=(1, 2, 3))
     assert worth.numpy() == pytest.approx(0.02 / math.log(10) / 3, rel=0.05)
+
+
+def test_shares_of_luma_chroma_and_rgb_add_up() -> None:
+    hr = torch.rand(1, 3, 16, 16) * 0.8 + 0.1
+    restored = hr + 0.05 * torch.randn(1, 3, 16, 16)
+    one = [restoration_decibels(restored, hr, s).item() for s in (Shares(), Shares(1, 0), Shares(0, 1))]
+    mixed = restoration_decibels(restored, hr, Shares(luma=0.4, chroma=0.2)).item()
+    assert mixed == pytest.approx(0.4 * one[0] + 0.4 * one[1] + 0.2 * one[2], rel=1e-5)
+    # what is measured while training is what the loss is made of
+    for value, loss in zip(decibels(restored, hr), one, strict=True):
+        assert 60 - value == pytest.approx(1000 * loss, abs=0.1)
+
+
+def test_a_share_of_chroma_that_leaves_nothing_for_rgb_is_refused() -> None:
+    with pytest.raises(UsageError, match="chroma_weight"):
+        recipe_for("car_plus_x4", luma_weight=0.7, chroma_weight=0.4)
+
+
+def test_emphasised_images_are_drawn_as_often_as_asked() -> None:
+    recipe = recipe_for("car_plus_x4", emphasis=("set/00*=3",))
+    images = tuple(np.full((16, 16, 3), i, np.uint8) for i in range(2))
+    crops = Crops(
+        ImageStore(("set/00.png", "set/01.png"), images), batch=2000, crop=8, emphasis=recipe.emphasis_of
+    )
+    drawn = crops.get(0)[:, 0, 0, 0]
+    assert (drawn == 0).float().mean().item() == pytest.approx(0.75, abs=0.04)
+    with pytest.raises(UsageError, match="PATTERN=FACTOR"):
+        recipe_for("car_plus_x4", emphasis=("set/00*",))
 
 
 def test_offset_losses_are_the_paper_s_sums() -> None:
@@ -274,7 +311,7 @@ def test_objective_is_the_sum_of_its_terms() -> None:
     sampling = model.downscaler.kernels_and_offsets(hr)
     lr, restored = model(hr)
     expected = (
-        restoration_l1(restored, hr, recipe.luma_weight)
+        restoration_l1(restored, hr, Shares(recipe.luma_weight))
         + 0.3 * (lr - bicubic_downscale(hr, 2)).abs().mean()
         + 0.7 * out_of_range(lr)
         + 0.005 * offset_variation(*sampling)
