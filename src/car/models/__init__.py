@@ -1,4 +1,4 @@
-"""The networks: one file a family, all of them pairs of a downscaler and an upscaler (`Rescaler`)."""
+"""The networks, one file for each family. A model pairs a downscaler and an upscaler (`Rescaler`)."""
 
 from car.models import compact as compact
 from car.models import published as published

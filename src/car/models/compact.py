@@ -32,12 +32,12 @@ class ResidualBlock(nn.Module):
         self.conv2 = zero_init(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # in place: the activations of a large picture are limited by memory, not by arithmetic
+        # in place, because memory, not arithmetic, limits how large a picture can be
         return self.conv2(F.leaky_relu_(self.conv1(x), 0.2)).add_(x)
 
 
 def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
-    """Set weight and bias of `conv` to zero, so that what it feeds starts without it."""
+    """Set weight and bias of `conv` to zero, so that it contributes nothing at first."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -52,11 +52,11 @@ def residual_trunk(channels_in: int, width: int, depth: int, head: nn.Conv2d) ->
 
 
 def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, torch.Tensor]:
-    """Return weights for `model` that compute what those of a shallower one do.
+    """Return weights for `model` that compute the same as `weights`, which belong to a shallower model.
 
-    Blocks that `weights` lack come last in their half and are those of `model`, which must be as it was
-    built: identities. A missing corrector is that of `model` too, and changes nothing. Weights of another
-    kind come back as they are, or with names that fit nothing.
+    Blocks that `weights` lack are added at the end of their half. They are the blocks of `model`, which must
+    be untrained, so that they are identities. A missing corrector is that of `model` too, and changes nothing.
+    Weights of another kind are returned unchanged, or with names that fit no model.
     """
     state = model.state_dict()
     for half in ("downscaler", "upscaler"):
@@ -194,12 +194,12 @@ class ResidualDownscaler(nn.Module):
         return base + residual.to(base.dtype)
 
 
-# 0.8 levels of 255, squared: where pixels differ by less, no kernel of theirs makes anything else of them
+# 0.8 levels of 255, squared: if pixels differ by less, no kernel can make another colour of them
 _NOISE = 1e-5
 
 
 class MatchedDownscaler(KernelDownscaler):
-    """Shrink HR with the kernels nearest to bicubic that give the LR the colour asked for (`car_lite`).
+    """Shrink HR with the kernels nearest to bicubic that give each LR pixel a requested colour (`car_lite`).
 
     ::
 
@@ -207,11 +207,11 @@ class MatchedDownscaler(KernelDownscaler):
              |                                                                         |
              +-- bicubic + w (C - mean C) (cov C + noise)^-1 r as kernels of 4s taps --+--> LR
 
-    The network says by how much an LR pixel is to differ from bicubic. What is added to the bicubic kernel
-    for it is a matched filter: the pixels' own colours C about their mean, in a window w of 3s pixels. Of all
-    kernels that sum to zero and change the colour so, it is the smallest one (in the norm that w divides).
-    Every LR pixel thus stays a weighted mean of HR pixels, by one kernel for all colours: what is grey or
-    flat there, stays so. Scales are even.
+    The network predicts how much an LR pixel should differ from bicubic. For this, a matched filter is added
+    to the bicubic kernel: the pixels' own colours C about their mean, in a window w of 3s pixels. Of all
+    kernels that sum to zero and change the colour in this way, it is the smallest (in the norm that w
+    divides). So every LR pixel is a weighted mean of HR pixels, with one kernel for all colours, and what is
+    grey or flat in HR is grey or flat in LR. Scales are even.
 
     `forward` needs no kernels: their sum over pixels is ``cov C (cov C + noise)^-1 r``.
     """
@@ -246,7 +246,8 @@ class MatchedDownscaler(KernelDownscaler):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return colours C, their mean in the window, and ``(cov C + noise)^-1 r``, along `axes`.
 
-        In RGB, a variance of nearly grey pixels would be the small difference of large numbers.
+        The axes are not RGB, because there the variance of nearly grey pixels is a small difference of large
+        numbers.
         """
         axes = self.axes.to(hr.dtype)
         colours = F.conv2d(hr - 0.5, axes)
@@ -258,7 +259,7 @@ class MatchedDownscaler(KernelDownscaler):
         return colours, mean, _solve(covariance, F.conv2d(change, axes))
 
     def _means(self, planes: torch.Tensor) -> torch.Tensor:
-        """Return means over the window, of those pixels in it that are in the image."""
+        """Return the means over those pixels of the window that are in the image."""
         s, channels = self.scale, planes.shape[1]
         profile = self.profile.to(planes.dtype)
 
@@ -277,7 +278,8 @@ class MatchedDownscaler(KernelDownscaler):
         s, (height, width) = self.scale, hr.shape[-2:]
         side, before = 4 * s + 1, 3 * s // 2
         after = side - before - s
-        # taps of an even scale lie between pixels; half a pixel puts them on pixels, and leaves the last idle
+        # at an even scale, taps lie between pixels; an offset of half a pixel moves them onto pixels, and
+        # leaves the last one unused
         grid = (side**2, height // s, width // s)
 
         def taps(plane: torch.Tensor) -> torch.Tensor:
@@ -311,7 +313,7 @@ def _solve(covariance: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     aa, bb, cc, ab, ac, bc = covariance.split(1, dim=1)
     first = aa.clamp_min(0) + _NOISE
     b_a, c_a = ab / first, ac / first
-    # the pivots are no smaller than the noise, but for rounding
+    # without rounding errors, the pivots would not be smaller than the noise
     second = (bb + _NOISE - b_a * ab).clamp_min(_NOISE)
     left = bc - b_a * ac
     c_b = left / second
@@ -325,13 +327,13 @@ def _solve(covariance: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def _cubic_weights(size: int, scale: int) -> torch.Tensor:
-    """Return the weights ``[size / scale, size]``, float64, with which bicubic shrinks a column of pixels."""
+    """Return the weights ``[size / scale, size]``, float64, that shrink a column of pixels bicubically."""
     identity = torch.eye(size, dtype=torch.float64)
     return bicubic_resize(identity[None, None], (size // scale, size))[0, 0]
 
 
 def _geometry(scale: int, depth_down: int, depth_up: int, *, reach: int) -> Geometry:
-    # a trunk sees one pixel further with each 3x3 convolution: two a block, one before, one after;
+    # each 3x3 convolution of a trunk extends its view by one pixel: two in each block, one before, one after;
     # `reach` is how far beyond the LR cell the resampling itself looks, in HR pixels
     return Geometry(
         scale=scale,

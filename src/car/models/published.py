@@ -67,10 +67,10 @@ class _KernelBlock(nn.Module):
 
 
 class _ReturningClamp(torch.autograd.Function):
-    """clamp(x, low, high) whose gradient also reaches values outside where it would bring them back.
+    """clamp(x, low, high) that passes gradients to values outside if they lead back inside.
 
-    A plain clamp stops every gradient there. With it, all taps of a kernel end up at one of the two bounds
-    after a few hundred steps at a common learning rate, and the kernels are the same whatever the image.
+    A plain clamp stops all gradients outside. With it, all taps of a kernel reach one of the two bounds after
+    a few hundred steps at a usual learning rate, and the kernels no longer depend on the image.
     """
 
     @staticmethod
@@ -165,11 +165,11 @@ class AdaptiveDownscaler(ResamplingDownscaler):
     def start_classical(self) -> None:
         """Prepare an untrained kernel generator for a short training.
 
-        PyTorch's default weights lose most of the image on the way: after a dozen layers what reaches the
-        kernels is the layers' biases, so that kernels hardly depend on the image for thousands of steps,
-        and the first ones are an average over all k x k pixels. Here weights keep the signal's size
-        (He et al. 2015), biases and residual branches start at zero, every pixel begins with the same
-        Gaussian kernel of 0.3 LR pixels and no offsets, and no tap is lost to the clamp while training.
+        PyTorch's default weights attenuate the signal: after a dozen layers, only the layers' biases reach
+        the kernels. The kernels then hardly depend on the image for thousands of steps, and the first ones
+        average over all k x k pixels. Here, weights keep the signal's size (He et al. 2015), and biases and
+        residual branches start at zero. Every pixel starts with the same Gaussian kernel of 0.3 LR pixels and
+        no offsets, and training loses no tap to the clamp.
         """
         self.kgn.returning_clamp = True
         for layer in self.kgn.modules():
@@ -182,7 +182,7 @@ class AdaptiveDownscaler(ResamplingDownscaler):
         axis = (torch.arange(3 * self.scale + 1) - (3 * self.scale) // 2) / self.scale
         taps = torch.exp(-(axis[:, None].square() + axis[None, :].square()) / (2 * 0.3**2)).flatten()
         heads = (self.kgn.kernels_weight, self.kgn.offsets_h_generation, self.kgn.offsets_v_generation)
-        # a little more than nothing everywhere: below the clamp a tap would get no gradient
+        # slightly above zero everywhere, because a tap below the clamp would get no gradient
         for head, start in zip(heads, (0.5 * taps + 1e-5, 0.0, 0.0), strict=True):
             last = [layer for layer in head if isinstance(layer, nn.Conv2d)][-1]
             with torch.no_grad():
@@ -243,16 +243,16 @@ class EDSR(nn.Module):
 def published_pair(scale: int, features: int = 64, up_features: int = 256, up_blocks: int = 32) -> Rescaler:
     """Build the paper's pair, or a narrower one of the same shape (for tests and reduced training)."""
     blocks = 5
-    # In HR pixels: the 5x5 convolution, two convolutions a block at 1/4, three at 1/8, the blur of
-    # enlarging across an 8-pixel cell, three convolutions at LR; then the resampling's own reach of
-    # k//2 taps, one unit of offset and the bilinear neighbour.
+    # In HR pixels: the 5x5 convolution, two convolutions in each block at 1/4, three at 1/8, the blur of
+    # enlarging across an 8-pixel cell, three convolutions at LR. Then the reach of the resampling itself:
+    # k//2 taps, one unit of offset, and the bilinear neighbour.
     reach = 2 + 4 * 2 * blocks + 8 * 3 + 8 + 3 * scale + (3 * scale + 1) // 2 + scale + 1
     geometry = Geometry(
         scale=scale,
         multiple=8,
         min_size=16,
         halo_down=-(-reach // 8) * 8,
-        # head, two a block, end of the body, one a doubling and the last one
+        # head, two in each block, end of the body, one for each doubling, and the last one
         halo_up=1 + 2 * up_blocks + 1 + scale.bit_length(),
     )
     return Rescaler(AdaptiveDownscaler(scale, features), EDSR(scale, up_features, up_blocks), geometry)
@@ -277,7 +277,7 @@ def _small_bicubic(scale: int) -> Callable[[], Rescaler]:
 
 register("car_x2", _factory(2))
 register("car_x4", _factory(4))
-# a quarter of the kernel generator's channels, an EDSR of 8 blocks of 48: to be trained within the hour
+# a quarter of the kernel generator's channels, and an EDSR of 8 blocks of 48: trains within an hour
 register("car_small_x2", _small(2))
 register("car_small_x4", _small(4))
 register("car_small_bicubic_x2", _small_bicubic(2), control=True)

@@ -1,4 +1,4 @@
-"""Model names to constructors."""
+"""The registry: from model names to constructors."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def register(name: str, factory: Callable[[], Rescaler], *, control: bool = Fals
     Args:
         name: unique.
         factory: builds it with fresh parameters.
-        control: it exists to be compared with, not to be used: lists of models leave it out.
+        control: it exists only for comparison; lists of models leave it out.
 
     Raises:
         ValueError: the name is taken.
@@ -28,7 +28,7 @@ def register(name: str, factory: Callable[[], Rescaler], *, control: bool = Fals
 
 
 def model_names(*, controls: bool = True) -> tuple[str, ...]:
-    """Return the names of all known architectures, sorted; on request without the controls."""
+    """Return the names of all known architectures, sorted, with or without the controls."""
     return tuple(sorted(name for name in _FACTORIES if controls or name not in _CONTROLS))
 
 

@@ -1,4 +1,4 @@
-"""The contract that every model family fulfils: a downscaler and an upscaler trained as a pair."""
+"""The interface of all model families: a downscaler and an upscaler that are trained as a pair."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from car.ops import adaptive_resample, bicubic_downscale
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the code around a model must know of it, as data.
+    """The properties of a model that other code depends on.
 
     Attributes:
         scale: HR pixels per LR pixel along each axis.
@@ -37,10 +37,10 @@ class Rescaler(nn.Module):
 
         HR [B,3,H,W] --downscaler--> LR [B,3,H/s,W/s] --quantize--> 8-bit LR --upscaler--> HR [B,3,H,W]
 
-    A `corrector` changes the LR once more, by what the upscaler would make of it. Both halves take and give
-    RGB, NCHW, floating point, nominally in [0, 1] but not clamped (clamping and rounding are `quantize`, kept
-    apart so that training and coding round in the same way). Both are differentiable and run wherever their
-    parameters are.
+    A `corrector`, where there is one, then changes the LR by what the upscaler would make of it. Both halves
+    take and return RGB, NCHW, floating point, nominally in [0, 1] but not clamped. `quantize` clamps and
+    rounds; it is separate so that training and coding round in the same way. Both halves are differentiable
+    and run on the device of their parameters.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Rescaler(nn.Module):
         return self.upscaler(lr)
 
     def forward(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``(lr, restored)`` with the LR rounded to 8 bit on the way, as in training."""
+        """Return ``(lr, restored)``; `restored` comes from the LR rounded to 8 bit, as in training."""
         lr = self.downscale(hr)
         return lr, self.upscale(quantize(lr))
 
 
 class KernelDownscaler(nn.Module, ABC):
-    """A downscaler whose every LR pixel is a weighted mean of HR pixels, with one kernel for all colours."""
+    """A downscaler whose LR pixels are weighted means of HR pixels, with one kernel for all colours."""
 
     scale: int
 
@@ -98,8 +98,8 @@ class KernelDownscaler(nn.Module, ABC):
     def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return kernels, offsets_h and offsets_v for RGB ``[B, 3, H, W]``, each ``[B, k*k, H/s, W/s]``.
 
-        Kernels sum to one; offsets lie in (-1, 1), in units of the scale. See `car.ops.adaptive_resample`,
-        which makes of them what `forward` makes of `hr`.
+        Kernels sum to one; offsets lie in (-1, 1), in units of the scale. With them,
+        `car.ops.adaptive_resample` computes the same as `forward`.
         """
 
 
@@ -112,7 +112,7 @@ class ResamplingDownscaler(KernelDownscaler):
 
 
 class BicubicDownscaler(nn.Module):
-    """Antialiased bicubic downscaling, without parameters: what learned downscalers are compared with."""
+    """Antialiased bicubic downscaling without parameters, for comparison with learned downscalers."""
 
     def __init__(self, scale: int) -> None:
         super().__init__()
@@ -122,8 +122,8 @@ class BicubicDownscaler(nn.Module):
         return bicubic_downscale(hr, self.scale)
 
 
-# Just outside [0, 1] values may still be pulled back by the loss; far outside, a gradient that ignores
-# the clamp lets them run away for good.
+# Just outside [0, 1], the loss may still pull values back. Far outside, a gradient that ignores the clamp
+# lets them diverge.
 _GRADIENT_MARGIN = 0.01
 
 Rounding = Literal["gated", "straight", "soft"]

@@ -1,7 +1,6 @@
 """Resampling operators.
 
-`adaptive_resample` is the paper's: fast on the CPU, plain PyTorch elsewhere. `adaptive_resample_reference` is
-its definition.
+`adaptive_resample` is the operator of the paper. `adaptive_resample_reference` defines it in plain PyTorch.
 """
 
 from car.ops.bicubic import bicubic_downscale, bicubic_resize

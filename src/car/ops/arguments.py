@@ -1,4 +1,4 @@
-"""What the fast operator and its reference both demand of their arguments."""
+"""Checks of the arguments that the fast operator and its reference share."""
 
 import torch
 

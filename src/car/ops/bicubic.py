@@ -1,4 +1,4 @@
-"""Antialiased bicubic resizing: the classical reference that every learned picture is compared with."""
+"""Antialiased bicubic resizing: the classical method with which learned pictures are compared."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
@@ -26,7 +26,7 @@ def bicubic_resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if min(size) < 1:
         raise ValueError(f"size must be positive, got {size}")
     if size[1] == 1 < size[0]:
-        # PyTorch (2.13, CPU) gives wrong rows where the result is one pixel wide; one pixel high is right
+        # PyTorch (2.13, CPU) computes wrong rows if the result is one pixel wide; one pixel high is correct
         return bicubic_resize(image.mT, (1, size[0])).mT
     # antialias=True selects a = -1/2 for enlarging as well; without it PyTorch uses a = -3/4
     return F.interpolate(image, size=size, mode="bicubic", align_corners=False, antialias=True)

@@ -1,4 +1,4 @@
-"""Adaptive resampling on the CPU: loops compiled by numba, shared out among Python threads."""
+"""Adaptive resampling on the CPU: loops that numba compiles, split among Python threads."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from car.ops.reference import empty_gradients, sampling_axis
 if TYPE_CHECKING:
     from car.ops.numba_kernels import Floats, Grid
 
-# with fewer samples than this in a call, starting threads costs more than it gains
+# below this number of samples in a call, starting threads costs more than it gains
 _SAMPLES_WORTH_THREADS = 1 << 16
 
 
@@ -23,11 +23,11 @@ def resample(
     offsets_v: torch.Tensor,
     scale: int,
 ) -> torch.Tensor:
-    """Do what `car.ops.reference.resample` does, in no memory beyond the result and a few rows a thread.
+    """Compute `car.ops.reference.resample`, in memory for the result and a few rows of each thread.
 
     Tensors that are not contiguous (channels-last, slices) are copied once.
     """
-    from car.ops import numba_kernels  # importing numba takes longer than many a program
+    from car.ops import numba_kernels  # importing numba is slow
 
     out = image.new_empty(*image.shape[:2], *kernels.shape[2:])
     result = out.numpy()
@@ -51,7 +51,7 @@ def resample_backward(
     for_image: bool,
     for_taps: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Do what `car.ops.reference.resample_backward` does; the same bits for any number of threads."""
+    """Compute `car.ops.reference.resample_backward`, with the same bits for any number of threads."""
     from car.ops import numba_kernels
 
     grads = empty_gradients(image, kernels, for_image, for_taps)
@@ -77,12 +77,12 @@ def resample_backward(
 
 
 def _arrays(*tensors: torch.Tensor) -> "tuple[Floats, ...]":
-    """View contiguous tensors as arrays, and copies of the others."""
+    """Return the tensors as arrays: views of contiguous ones, copies of the others."""
     return tuple(t.detach().contiguous().numpy() for t in tensors)
 
 
 def _grid(image: torch.Tensor, kernels: torch.Tensor, scale: int) -> "Grid":
-    """Put the geometry that every row shares into tables."""
+    """Return tables of the geometry that all rows share."""
     from car.ops.numba_kernels import Grid
 
     (H, W), (h, w), side = image.shape[2:], kernels.shape[2:], kernel_side(kernels)
@@ -100,14 +100,16 @@ def _grid(image: torch.Tensor, kernels: torch.Tensor, scale: int) -> "Grid":
 def _share_out(work: Callable[[int, int], None], tasks: int, samples: int) -> None:
     """Run ``work(start, stop)`` over all tasks, on as many threads as PyTorch would use.
 
-    Threads live for one call: a pool kept for later would be dead in a forked process, and numba's own
-    parallel loops abort when two threads enter them at once.
+    Threads live for one call, because a pool that is kept would not survive a fork. numba's own parallel
+    loops are not used, because they abort when two threads enter them at once.
     """
     threads = min(torch.get_num_threads(), tasks)
     if threads == 1 or samples < _SAMPLES_WORTH_THREADS:
         work(0, tasks)
         return
-    pieces = min(tasks, 4 * threads)  # more than threads, so that a slow core does not hold up the rest
+    pieces = min(
+        tasks, 4 * threads
+    )  # more pieces than threads, so that a slow core does not delay the others
     bounds = [tasks * piece // pieces for piece in range(pieces + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, bounds[:-1], bounds[1:]))  # the list raises what a thread raised
+        list(pool.map(work, bounds[:-1], bounds[1:]))  # list() raises the exceptions of the threads

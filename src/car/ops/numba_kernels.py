@@ -1,11 +1,11 @@
-"""The compiled loops of the CPU kernel; imported, and so compiled, only at the first call.
+"""The compiled loops of the CPU kernel. They are imported, and thus compiled, only at the first call.
 
-Each function works on a range of tasks that share nothing they write. Row buffers hold the geometry of one
-tap along one row, so that finding positions vectorises although the scattered reads cannot. Nothing is
-checked here: callers check shapes, and `_locate` keeps every index inside the tables whatever the offsets.
+Each function works on a range of tasks; no two tasks write to the same memory. Row buffers hold the geometry
+of one tap along one row, so that computing positions vectorises although the scattered reads cannot. Nothing
+is checked here: callers check shapes, and `_locate` keeps every index inside the tables for any offsets.
 
-Plain IEEE arithmetic (no fastmath, no fused multiply-add): a position beside a whole number must be floored
-just as the reference floors it.
+The arithmetic is plain IEEE (no fastmath, no fused multiply-add), because a position next to a whole number
+must be floored exactly as the reference floors it.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.uint64]
-Padded = NDArray[np.uint32]  # unsigned, because numba tests signed indices for being negative
-ONE = np.uint32(1)  # a plain 1 is signed, and so would be the sum
+Padded = NDArray[np.uint32]  # unsigned, because numba checks signed indices for negative values
+ONE = np.uint32(1)  # a plain 1 is signed and would make the sum signed
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -45,7 +45,7 @@ def _compiled(function: Function) -> Function:
 
 @_compiled
 def _padded_index(position: Any, last: Any) -> Any:
-    """Clamp a floating whole number to a table, and NaN to 0, since to convert those first is undefined."""
+    """Clamp a floating whole number to a table, and NaN to 0. Converting such values first is undefined."""
     position = position if position > 0 else type(last)(0)
     return np.int32(position if position < last else last)
 
@@ -173,8 +173,9 @@ def backward_image(
 ) -> None:
     """Fill the planes `start` to `stop` of the gradient for the image, counted through batch and channels.
 
-    Rows of outputs scatter over each other's pixels, so a plane is the least that one thread can own, and
-    owning it makes the order of the sums, and so every bit of the result, independent of the threads.
+    Rows of outputs scatter over each other's pixels, so a plane is the smallest unit that one thread can own.
+    Because one thread owns it, the order of the sums, and every bit of the result, do not depend on the
+    threads.
     """
     C = grad_image.shape[1]
     _, taps, h, w = kernels.shape

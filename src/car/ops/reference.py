@@ -1,4 +1,4 @@
-"""Adaptive resampling in plain PyTorch: the definition that every faster kernel is held to."""
+"""Adaptive resampling in plain PyTorch: the definition that every faster kernel must match."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,15 +12,15 @@ class Axis(NamedTuple):
     """One direction of the sampling grid."""
 
     whole: torch.Tensor  # [n], floating: floor of the unpadded position of each output sample, before taps
-    part: torch.Tensor  # [n], floating: what the floor left, in [0, 1)
+    part: torch.Tensor  # [n], floating: the fraction that the floor removed, in [0, 1)
     source: torch.Tensor  # [size + 2 * (k // 2)], int64: padded index -> image index, by reflection
 
 
 def sampling_axis(size: int, samples: int, side: int, like: torch.Tensor) -> Axis:
     """Place `samples` outputs over `size` pixels padded for `side` taps, in the dtype and device of `like`.
 
-    Position ``(x + 0.5) * size / samples - 0.5`` is split exactly, in integers: a float32 of the sum alone
-    would lose four digits of the fraction at column 2000.
+    Position ``(x + 0.5) * size / samples - 0.5`` is split exactly, in integers. A float32 of the sum would
+    lose four digits of the fraction at column 2000.
     """
     numerator = (2 * torch.arange(samples) + 1) * size - samples
     whole = torch.div(numerator, 2 * samples, rounding_mode="floor")
@@ -29,7 +29,7 @@ def sampling_axis(size: int, samples: int, side: int, like: torch.Tensor) -> Axi
     period = max(2 * (size - 1), 1)
     radius = side // 2
     padded = torch.arange(-radius, size + radius)
-    # not torch.remainder: exporters do not know it for sizes that are free
+    # not torch.remainder: exporters do not support it for free sizes
     folded = padded - period * torch.div(padded, period, rounding_mode="floor")
     source = torch.minimum(folded, 2 * (size - 1) - folded)
     return Axis(*(t.to(like.device) for t in (whole.to(like.dtype), part.to(like.dtype), source)))
@@ -42,7 +42,7 @@ def adaptive_resample_reference(
     offsets_v: torch.Tensor,
     scale: int,
 ) -> torch.Tensor:
-    """Compute what `car.ops.adaptive_resample` computes, slowly, from common differentiable operators.
+    """Compute `car.ops.adaptive_resample`, slowly, from common differentiable operators.
 
     Arguments, result and errors are those of `car.ops.adaptive_resample`. It runs on any device, and
     autograd through it (to any order) defines the derivatives. Under autograd it keeps about twenty
@@ -62,7 +62,7 @@ def resample(
     offsets_v: torch.Tensor,
     scale: int,
 ) -> torch.Tensor:
-    """Sum the weighted bilinear samples of all taps; the arguments are checked already."""
+    """Sum the weighted bilinear samples of all taps. The caller has checked the arguments."""
     out = image.new_zeros(*image.shape[:2], *kernels.shape[2:])
     for tap, (a, b, corners) in enumerate(_taps(image, kernels, offsets_h, offsets_v, scale)):
         top_left, top_right, bottom_left, bottom_right = (
@@ -81,7 +81,7 @@ def resample_at_once(
     offsets_v: torch.Tensor,
     scale: int,
 ) -> torch.Tensor:
-    """Compute what `resample` does without a loop: a short graph, in 12 times the memory of the taps."""
+    """Compute `resample` without a loop: a short graph, in 12 times the memory of the taps."""
     side = kernel_side(kernels)
     (B, C, H, W), (h, w) = image.shape, kernels.shape[2:]
     columns, rows = sampling_axis(W, w, side, image), sampling_axis(H, h, side, image)
@@ -112,8 +112,9 @@ def resample_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of `resample` for its four tensors, in memory that does not grow with the taps.
 
-    Those of `image`, or of `kernels` and both offsets, are empty where `for_image` or `for_taps` is false.
-    Written out because autograd does not record inside an operator that is registered with PyTorch.
+    The gradient of `image` is empty if `for_image` is false, those of `kernels` and both offsets if
+    `for_taps` is false. They are written out because autograd does not record inside an operator registered
+    with PyTorch.
     """
     grads = empty_gradients(image, kernels, for_image, for_taps)
     grad_image, grad_kernels, grad_h, grad_v = grads
@@ -126,7 +127,8 @@ def resample_backward(
                 index = corner.repeat(1, image.shape[1], 1)
                 grad_image.flatten(2).scatter_add_(2, index, (grad * kernel * weight).flatten(2))
         if for_taps:
-            # what the tap would earn from each corner, colours summed: all three gradients are mixes of it
+            # the gradient from each corner, summed over colours; all three gradients are combinations of
+            # these
             top_left, top_right, bottom_left, bottom_right = (
                 (grad * _gather(image, corner, grad.shape)).sum(1) for corner in corners
             )
@@ -143,7 +145,7 @@ def resample_backward(
 def empty_gradients(
     image: torch.Tensor, kernels: torch.Tensor, for_image: bool, for_taps: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return room for the gradients of image, kernels and both offsets; none for those not asked for."""
+    """Return empty tensors for the gradients of image, kernels and both offsets; size 0 if not requested."""
     taps = kernels.shape if for_taps else (0,)
     return (
         image.new_empty(image.shape if for_image else (0,)),
@@ -176,7 +178,7 @@ def _neighbours(
     position = axis.part + shift
     floor = position.detach().floor()
     last = axis.source.numel() - 1
-    # clamped as floats: converting NaN or 1e30 to an integer is undefined
+    # clamped as floats, because converting NaN or 1e30 to an integer is undefined
     first = torch.nan_to_num(axis.whole + tap + floor, nan=0.0).clamp(0, last).long()
     second = (first + 1).clamp(max=last)
     return axis.source[first], axis.source[second], position - floor
@@ -184,5 +186,5 @@ def _neighbours(
 
 def _gather(image: torch.Tensor, index: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Read the plane indices ``[B, 1, h * w]`` from each channel, as `shape` ``[B, C, h, w]``."""
-    # repeated, not expanded: adding into the image by an expanded index is hundreds of times slower
+    # repeated, not expanded: adding into the image with an expanded index is hundreds of times slower
     return image.flatten(2).gather(2, index.repeat(1, image.shape[1], 1)).view(shape)

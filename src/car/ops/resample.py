@@ -20,11 +20,11 @@ def adaptive_resample(
     offsets_v: torch.Tensor,
     scale: int,
 ) -> torch.Tensor:
-    """Resample an image with a kernel, and a displacement of each of its taps, for each output pixel.
+    """Resample an image, with a separate kernel and separate offsets of its taps for each output pixel.
 
-    The adaptive resampling of Sun & Chen, "Learned Image Downscaling for Upscaling using Content Adaptive
-    Resampler", IEEE TIP 29, 2020 (arXiv 1907.12904). Output pixel (y, x) is the sum over taps (i, j) of
-    ``kernels[:, i * k + j, y, x]`` times the bilinear sample of the image, reflect-padded by ``k // 2``
+    This is the adaptive resampling of Sun & Chen, "Learned Image Downscaling for Upscaling using Content
+    Adaptive Resampler", IEEE TIP 29, 2020 (arXiv 1907.12904). Output pixel (y, x) is the sum over taps (i, j)
+    of ``kernels[:, i * k + j, y, x]`` times the bilinear sample of the image, reflect-padded by ``k // 2``
     (repeatedly where the image is smaller than that), at ::
 
         px = (x + 0.5) * W / w + j + scale * offsets_h[:, i * k + j, y, x] - 0.5
@@ -32,20 +32,21 @@ def adaptive_resample(
 
     The fraction is ``px - floor(px)``; the left neighbour is ``floor(px)`` clamped to the padded image, the
     right neighbour is the pixel after the *clamped* left one, clamped again; downwards likewise.
-    `adaptive_resample_reference` says the same in plain PyTorch and is the definition.
+    `adaptive_resample_reference` is the definition, in plain PyTorch.
 
-    Differentiable once with respect to all four tensors; a second derivative raises RuntimeError. Works
-    under ``torch.compile``. On the CPU a compiled kernel runs on ``torch.get_num_threads()`` threads, gives
-    the same bits for any number of them, and is compiled at its first call (some seconds; cached on disk
-    where the cache folder is writable). On NVIDIA and AMD GPUs Triton kernels run where Triton is installed
-    (it comes with PyTorch on Linux). Other devices run plain PyTorch operators. Beyond the CPU, the gradient
-    for the image is a sum in no fixed order, so that its last bits vary from call to call.
+    The operator is differentiable once with respect to all four tensors; a second derivative raises
+    RuntimeError. It works under ``torch.compile``. On the CPU, a compiled kernel runs on
+    ``torch.get_num_threads()`` threads and gives the same bits for any number of them. It is compiled at the
+    first call, which takes some seconds, and cached on disk if the cache folder is writable. On NVIDIA and
+    AMD GPUs, Triton kernels run if Triton is installed (it comes with PyTorch on Linux). Other devices run
+    plain PyTorch operators. Except on the CPU, the gradient for the image is summed in no fixed order, so its
+    last bits vary from call to call.
 
     Args:
-        image: ``[B, C, H, W]``, any range; float32 or float64, or float16 or bfloat16, which are computed in
-            float32 and rounded back; autocast converts nothing here. Any device.
-        kernels: ``[B, k*k, h, w]``, k at least 1, of the dtype and device of `image`. Used as they are: to
-            keep brightness they must sum to one over their channels.
+        image: ``[B, C, H, W]``, any range; float32, float64, float16 or bfloat16. The 16-bit types are
+            computed in float32 and rounded back. Autocast converts nothing here. Any device.
+        kernels: ``[B, k*k, h, w]``, k at least 1, of the dtype and device of `image`. They are not
+            normalised: to keep brightness, they must sum to one over their channels.
         offsets_h: like `kernels`: displacement to the right, in units of `scale` pixels, any finite value.
         offsets_v: like `kernels`: displacement downwards. A tap with NaN or infinite offsets gives NaN.
         scale: pixels that an offset of 1 stands for, at least 1. It need not be ``W / w``.
@@ -54,16 +55,16 @@ def adaptive_resample(
         ``[B, C, h, w]``, contiguous, of the dtype and device of `image`.
 
     Raises:
-        TypeError: an argument is no tensor, of an unsupported or different dtype, or `scale` is no int.
-        ValueError: shapes or devices do not go together, a tensor is empty, or `scale` is below 1.
-
+        TypeError: an argument is not a tensor or has an unsupported or different dtype, or `scale` is not an
+            int.
+        ValueError: shapes or devices do not match, a tensor is empty, or `scale` is below 1.
     """
     check_arguments(image, kernels, offsets_h, offsets_v, scale)
     return _forward(image, kernels, offsets_h, offsets_v, scale)
 
 
 def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `function`, which knows float32 and float64, work on tensors of 16-bit values, too."""
+    """Extend `function`, which takes float32 and float64, to 16-bit dtypes."""
 
     @functools.wraps(function)
     def wide(*arguments: Any) -> Any:
@@ -78,11 +79,11 @@ def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _gpu() -> ModuleType | None:
-    """Return the Triton kernels, or None, not without a word, where there is no Triton."""
+    """Return the Triton kernels, or warn and return None if Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         warnings.warn(
-            "Triton is not installed: on this GPU adaptive resampling runs on plain PyTorch operators, which "
-            "takes longer and more memory",
+            "Triton is not installed: on this GPU, adaptive resampling uses plain PyTorch operators, which "
+            "takes more time and memory",
             stacklevel=2,
         )
         return None
@@ -102,7 +103,7 @@ def _forward(
     return _in_float32(reference.resample)(image, kernels, offsets_h, offsets_v, scale)
 
 
-# Gradients that nobody asked for come back empty: an operator cannot return None in place of a tensor.
+# Gradients that are not needed are empty, because an operator cannot return None instead of a tensor.
 @torch.library.custom_op("car::adaptive_resample_backward", mutates_args=())
 def _backward(
     grad: torch.Tensor,

@@ -1,4 +1,4 @@
-"""Adaptive resampling in Triton, for GPUs; imported only where it is going to run.
+"""Adaptive resampling in Triton, for GPUs; imported only where it runs.
 
 ``TRITON_INTERPRET=1``, set before the import, runs the programs on CPU tensors, slowly.
 """
@@ -24,7 +24,7 @@ def resample(
     offsets_v: torch.Tensor,
     scale: int,
 ) -> torch.Tensor:
-    """Do what `car.ops.reference.resample` does, in no memory beyond the result."""
+    """Compute `car.ops.reference.resample`, in memory for the result only."""
     tensors = [t.contiguous() for t in (image, kernels, offsets_h, offsets_v)]
     out = tensors[0].new_empty(*image.shape[:2], *kernels.shape[2:])
     launch = _Launch(image, kernels, scale)
@@ -44,7 +44,7 @@ def resample_backward(
     for_image: bool,
     for_taps: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Do what `car.ops.reference.resample_backward` does; sums into the image in no fixed order."""
+    """Compute `car.ops.reference.resample_backward`; sums into the image in no fixed order."""
     grad, image, kernels, offsets_h, offsets_v = (
         t.contiguous() for t in (grad, image, kernels, offsets_h, offsets_v)
     )
@@ -94,5 +94,5 @@ class _Launch:
         }
 
     def grid(self, columns: int) -> tuple[int, int, int]:
-        """Return how many programs run."""
+        """Return the number of programs in each direction."""
         return -(-self.pixels // _BLOCK), columns, self.batch

@@ -1,13 +1,13 @@
 """The programs of `car.ops.triton_kernels`, in Triton's language.
 
-Only what every backend of Triton has is used (masked loads and stores, elementwise arithmetic, sums, atomic
-addition), so that the same source compiles for CUDA, ROCm and others. Values of 16 bit are loaded as they are
-and computed in float32; float64 stays float64.
+The source uses only operations that every backend of Triton has (masked loads and stores, elementwise
+arithmetic, sums, atomic addition), so it compiles for CUDA, ROCm and others. 16-bit values are loaded as they
+are and computed in float32; float64 stays float64.
 
-Each program works on a run of output pixels of one image. Arguments that all share: tensors as in
-`car.ops.adaptive_resample`, contiguous; `whole` and `part` of both axes as in `car.ops.reference.Axis`; C, H,
-W and h, w, the sizes of image and output; K taps a side; CB channels and BLOCK pixels at once; ONCE where one
-reflection reaches every padded pixel; REAL, the type of the arithmetic.
+Each program computes a run of output pixels of one image. All programs share these arguments: contiguous
+tensors as in `car.ops.adaptive_resample`; `whole` and `part` of both axes as in `car.ops.reference.Axis`; the
+sizes of image (C, H, W) and output (h, w); K taps a side; CB channels and BLOCK pixels at once; ONCE, true if
+one reflection reaches every padded pixel; REAL, the type of the arithmetic.
 """
 
 import triton
@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _unpad(index, size, ONCE: tl.constexpr):
-    """Reflect an index into the image; as often as needed where it is smaller than the padding."""
+    """Reflect an index into the image, repeatedly if the image is smaller than the padding."""
     span = size - 1
     if ONCE:
         index = tl.abs(index)
@@ -34,7 +34,7 @@ def _neighbours(whole, part, tap, shift, size, radius, ONCE: tl.constexpr):
     floor = tl.floor(position)
     last = size + 2 * radius - 1
     first = whole + tap + floor
-    # NaN fails the comparison and becomes 0: to convert it would be undefined
+    # NaN fails the comparison and becomes 0, because converting it would be undefined
     first = tl.where(first > 0, first, 0.0)
     low = tl.where(first < last, first, last).to(tl.int32)
     high = tl.minimum(low + 1, last)
@@ -46,7 +46,7 @@ def _corners(
     offsets_h, offsets_v, place, inside, wx, px, wy, py, i, j, H, W, scale,
     K: tl.constexpr, ONCE: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """Return where in a plane tap (i, j) finds its four corners, and the fractions across and down."""
+    """Return the positions of the four corners of tap (i, j), and the fractions across and down."""
     across = scale * tl.load(offsets_h + place, mask=inside, other=0.0).to(REAL)
     down = scale * tl.load(offsets_v + place, mask=inside, other=0.0).to(REAL)
     x0, x1, a = _neighbours(wx, px, j, across, W, K // 2, ONCE)
@@ -108,7 +108,7 @@ def backward_taps(
         tl_, tr, bl, br, a, b = _corners(
             offsets_h, offsets_v, place, inside, wx, px, wy, py, i, j, H, W, scale, K, ONCE, REAL
         )
-        # what the tap would earn from each corner, colours summed: all three gradients are mixes of it
+        # the gradient from each corner, summed over colours; all three gradients are combinations of these
         top_left = tl.zeros([BLOCK], REAL)
         top_right = tl.zeros([BLOCK], REAL)
         bottom_left = tl.zeros([BLOCK], REAL)
@@ -140,7 +140,7 @@ def backward_image(
     grad, kernels, offsets_h, offsets_v, whole_x, part_x, whole_y, part_y, grad_image, C, H, W, h, w, scale,
     K: tl.constexpr, CB: tl.constexpr, BLOCK: tl.constexpr, ONCE: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """Add to the gradient for the image, which is REAL; one program for each block of channels."""
+    """Add to the gradient for the image, of type REAL; one program for each block of channels."""
     pixel, inside, wx, px, wy, py = _start(whole_x, part_x, whole_y, part_y, h, w, BLOCK)
     channel = (tl.program_id(1) * CB + tl.arange(0, CB))[:, None]
     n = tl.program_id(2).to(tl.int64)
