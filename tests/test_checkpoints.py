@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -22,6 +20,7 @@ from car.models.published import published_pair
 from car.weights import convert, mindspore
 from car.weights.convert import pair_files, read_pair, weights_bytes
 from car.weights.mindspore import ckpt_bytes, read_ckpt
+from commandline import run_car
 from published_numpy import Networks, resample
 
 FIXTURE = Path(__file__).parent / "fixtures" / "mindspore"
@@ -425,7 +424,7 @@ def test_names_in_a_checkpoint_do_not_reach_the_terminal_as_commands(tmp_path):
     files["kgn.ckpt"] += ckpt_bytes({"\x1b]0;owned\x07 \x1b[31m": torch.zeros(())})
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    done = cli("convert", tmp_path / "kgn.ckpt", tmp_path / "usn.ckpt", "-o", tmp_path / "x.safetensors")
+    done = run_car("convert", tmp_path / "kgn.ckpt", tmp_path / "usn.ckpt", "-o", tmp_path / "x.safetensors")
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert r"\x1b]0;owned" in done.stdout.replace("\n", "")
@@ -449,34 +448,24 @@ def test_other_architectures_are_not_written(tmp_path):
         pair_files("car_plus_x4", car.load("car_plus_x4").rescaler, "pth")
 
 
-def cli(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "car", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
-    )
-
-
 def test_command_line_converts_and_uses_pairs(tmp_path, photo):
     torch.manual_seed(0)
     model = create("car_small_x2").requires_grad_(False)
     own = tmp_path / "own.safetensors"
     own.write_bytes(weights_bytes("car_small_x2", model))
     for kind in ("ckpt", "pth"):
-        done = cli("convert", own, "-o", tmp_path / kind, "--to", kind)
+        done = run_car("convert", own, "-o", tmp_path / kind, "--to", kind)
         assert done.returncode == 0, done.stderr
         back = tmp_path / f"{kind}.safetensors"
-        done = cli(
+        done = run_car(
             "convert", tmp_path / kind / f"kgn.{kind}", tmp_path / kind / f"usn.{kind}", "-o", back, "-q"
         )
         assert (done.returncode, done.stdout) == (0, "")
         assert back.read_bytes() == own.read_bytes()
     pair = ("--kgn", tmp_path / "ckpt" / "kgn.ckpt", "--usn", tmp_path / "pth" / "usn.pth")
-    measured = cli("evaluate", photo, "--scale", 2, *pair, "--json")
+    measured = run_car("evaluate", photo, "--scale", 2, *pair, "--json")
     assert measured.returncode == 0, measured.stderr
-    same = cli("evaluate", photo, "--model", own, "--json")
+    same = run_car("evaluate", photo, "--model", own, "--json")
     assert '"car_small_x2"' in measured.stdout
     psnr = [line for line in measured.stdout.splitlines() if "psnr" in line]
     assert psnr == [line for line in same.stdout.splitlines() if "psnr" in line]
@@ -486,11 +475,11 @@ def test_command_line_converts_and_uses_pairs(tmp_path, photo):
         ((*pair, "--scale", 4), "works at scale 2, not 4", 2),
         (("--kgn", pair[3], "--usn", pair[1]), "mixed up", 1),
     ):
-        done = cli("evaluate", photo, *arguments)
+        done = run_car("evaluate", photo, *arguments)
         assert (done.returncode, done.stderr.count("\n")) == (code, 1)
         assert message in done.stderr
     ckpt = tmp_path / "ckpt"
-    done = cli(
+    done = run_car(
         "convert", tmp_path / "pth" / "kgn.pth", ckpt / "usn.ckpt", "-o", ckpt, "--to", "ckpt", "--overwrite"
     )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
@@ -505,7 +494,7 @@ def test_command_line_converts_and_uses_pairs(tmp_path, photo):
             2,
         ),
     ):
-        done = cli("convert", *arguments)
+        done = run_car("convert", *arguments)
         assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
         assert message in done.stderr
 

@@ -2,8 +2,6 @@
 
 import io
 import struct
-import subprocess
-import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from car.pictures.picture import Picture
 from car.pictures.read import decode, from_pil, read
 from car.pictures.write import encode, to_pil, write
 from car.weights import LoadedModel
+from commandline import run_car
 
 
 @pytest.fixture(scope="module")
@@ -428,12 +427,11 @@ def test_a_scale_alone_stands_for_what_suits_the_file(
         with Image.open(path) as image:
             assert codec_for_picture(from_pil(image), scale=4).loaded.name == f"{family}_x4"
     expected = np.asarray(car.upscale(path, model=f"{family}_x2")).astype(int)
-    command = [sys.executable, "-m", "car"]
     for out, arguments in (
         (tmp_path / "one.png", ["upscale", path, "-o", tmp_path / "one.png"]),
         (tmp_path / "many" / "a.png", ["bulk", "upscale", path.parent, tmp_path / "many"]),
     ):
-        subprocess.run([*command, *map(str, arguments), "--scale", "2"], check=True)
+        assert run_car(*arguments, "--scale", 2).returncode == 0
         difference = np.abs(np.asarray(Image.open(out)).astype(int) - expected)
         assert difference.max() <= 1  # another backend rounds otherwise; the other model is far away
 

@@ -21,14 +21,14 @@ from car.ops import adaptive_resample
 from car.ops.reference import resample_at_once
 from car.weights import LoadedModel, list_models, load, manifest
 from car.weights.convert import weights_bytes
+from commandline import LIMIT, run_car
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "car", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return run_car(*arguments)
 
 
 def untrained(name: str) -> LoadedModel:
@@ -162,8 +162,7 @@ def test_command(tmp_path: Path, photo: Path) -> None:
     ],
 )
 def test_bad_requests(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "car", "export", "onnx", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = run_car("export", "onnx", *arguments, cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -223,8 +222,7 @@ def test_bad_comparisons_are_found_before_the_work(tmp_path: Path) -> None:
         (("--images", tmp_path / "gone"), "no such file"),
         (("--images", tmp_path, "--no-check"), "--no-check leaves out"),
     ):
-        command = [sys.executable, "-m", "car", "export", "onnx", "car_plus_x2", "-o", tmp_path / "a.onnx"]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        done = run("export", "onnx", "car_plus_x2", "-o", tmp_path / "a.onnx", *arguments)
         assert done.returncode == 2
         assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -236,7 +234,7 @@ def test_onnxruntime_keeps_no_record_of_this_machine(tmp_path: Path) -> None:
         "session(car.load('car_plus_x2'), 1)(torch.rand(1, 3, 16, 16))"
     )
     places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"), str(tmp_path))
-    subprocess.run([sys.executable, "-c", script], env=os.environ | places, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], env=os.environ | places, check=True, timeout=LIMIT)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert [name.rpartition(".")[2] for name in left] == ["onnx"], left
 

@@ -7,9 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,13 @@ from browser import Site
 from car.errors import UsageError
 from car.gallery import plan_gallery
 from car.pictures.read import inspect_info
+from commandline import LIMIT, run_car, start_car, wait_until
 
 HOSTILE = '"><img src=x onerror=alert(1)> & 100% #1?.png'
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "car", "gallery", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return run_car("gallery", *arguments)
 
 
 def made(*arguments: object) -> dict[str, Any]:
@@ -102,17 +100,14 @@ def test_only_what_changed_is_done_again(photographs: Path, tmp_path: Path) -> N
 
 def test_a_run_that_was_killed_is_completed(photographs: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    image = Image.effect_noise((700, 700), 80).convert("RGB")
+    image = Image.effect_noise((400, 400), 80).convert("RGB")
     for number in range(12):
         image.save(photographs / f"more {number}.png", compress_level=1)
-    command = [sys.executable, "-m", "car", "gallery", str(photographs), "-o", str(site)]
     for _ in range(2):
         for path in site.glob("pictures/*.png"):
             path.unlink()
-        with subprocess.Popen(command) as process:
-            while len(list(site.glob("pictures/*.png"))) < 3:
-                assert process.poll() is None
-                time.sleep(0.02)
+        with start_car("gallery", photographs, "-o", site) as process:
+            wait_until(lambda: len(list(site.glob("pictures/*.png"))) >= 3, process)
             process.kill()
         assert not (site / "index.html").exists()
     result = made(photographs, "-o", site)
@@ -474,20 +469,8 @@ def test_without_scripts_there_are_still_pictures(
 
 
 def test_shown_on_this_computer(photographs: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "car",
-        "gallery",
-        photographs,
-        "-o",
-        tmp_path / "site",
-        "--serve",
-        "--port",
-        "0",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        killer = threading.Timer(60, process.kill)  # leaving the block waits for the process
+    with start_car("gallery", photographs, "-o", tmp_path / "site", "--serve", "--port", 0) as process:
+        killer = threading.Timer(LIMIT, process.kill)  # leaving the block waits for the process
         killer.start()
         assert process.stdout
         lines = [process.stdout.readline(), process.stdout.readline()]

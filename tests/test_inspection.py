@@ -1,8 +1,6 @@
 """Kernels and offsets as they are, not as they should be."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from car.measure.kernels import inspect_kernels, kernels_picture
 from car.models import Geometry, ResamplingDownscaler, Rescaler, create
 from car.pictures.read import read
 from car.weights import LoadedModel
+from commandline import run_car
 
 
 def taps_of(scale: int) -> np.ndarray:
@@ -107,23 +106,19 @@ def test_the_command(photo: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = {key: value.contiguous() for key, value in create("car_small_x2").state_dict().items()}
     save_file(state, weights, {"model": "car_small_x2"})
-    command = [sys.executable, "-m", "car", "inspect", "kernels", str(photo), "--model"]
+    command = ("inspect", "kernels", photo, "--model")
     target = tmp_path / "kernels.png"
-    done = subprocess.run(
-        [*command, str(weights), "-o", str(target), "--json"], capture_output=True, text=True
-    )
+    done = run_car(*command, weights, "-o", target, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["side"] == 7
     assert np.sum(found["mean_kernel"]) == pytest.approx(1, abs=1e-4)
     assert Image.open(target).format == "PNG"
-    again = subprocess.run([*command, str(weights), "-o", str(target)], capture_output=True, text=True)
+    again = run_car(*command, weights, "-o", target)
     assert again.returncode != 0
     assert "--overwrite" in again.stderr
     for model, message in (("car_plus_x2", "has no kernels"), ("nonsense", "no model is called")):
-        bad = subprocess.run(
-            [*command, model, "-o", str(tmp_path / "no.png")], capture_output=True, text=True
-        )
+        bad = run_car(*command, model, "-o", tmp_path / "no.png")
         assert bad.returncode == 2
         assert message in bad.stderr
     assert not (tmp_path / "no.png").exists()

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +19,7 @@ from car.weights import find
 from car.weights.convert import pair_files, weights_bytes
 from car.weights.pull import OFFICIAL, Limits, pull
 from car.weights.store import cache_folder, pulled, pulled_models
+from commandline import run_car
 
 QUICK = Limits(attempts=4, pause=0.01, timeout=2)
 
@@ -432,23 +430,14 @@ def test_two_pulls_at_once_do_not_disturb_each_other(server, own, monkeypatch, s
 def test_command_line(server, own):
     url = server.url("w.safetensors", own, "cut", "good")
 
-    def cli(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "car", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=os.environ,
-        )
-
-    done = cli("pull", url, "--name", "mine", "--json")
+    done = run_car("pull", url, "--name", "mine", "--json")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["sha256"] == hashlib.sha256(own).hexdigest()
     assert Path(record["path"]).read_bytes() == own
-    assert "mine (pulled)" in cli("models").stdout
-    done = cli("pull", server.url("gone", None, "404"), "--name", "other")
+    assert "mine (pulled)" in run_car("models").stdout
+    done = run_car("pull", server.url("gone", None, "404"), "--name", "other")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "HTTP 404" in done.stderr
-    assert cli("pull", "car_x5").returncode == 2
+    assert run_car("pull", "car_x5").returncode == 2

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from car.measure.rate import (
 from car.measure.rate_report import summary_of, tables
 from car.pictures.formats import coding_options
 from car.pictures.read import from_pil
+from commandline import run_car
 
 
 @pytest.fixture
@@ -39,8 +39,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "car", "rate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_car("rate", *arguments)
 
 
 def test_points_are_those_of_the_files(photo: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,11 @@ import pytest
 from PIL import Image
 
 from car.measure.model_report import crops, error_map, published
+from commandline import run_car
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "car", "report", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_car("report", *arguments)
 
 
 @pytest.fixture
@@ -38,13 +32,7 @@ def test_the_page_tells_what_evaluate_measures(folder: Path, tmp_path: Path, bro
     models = ("car_plus_x4", "car_codec_x4", "car_plus_x2")
     done = run(*models, "-i", folder, "-o", out, "--curves", 1, "--looks", 1)
     assert done.returncode == 0, done.stderr
-    evaluated = subprocess.run(
-        [sys.executable, "-m", "car", "evaluate", folder, "-m", "car_plus_x4", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
+    evaluated = run_car("evaluate", folder, "-m", "car_plus_x4", "--json")
     mean = json.loads(evaluated.stdout)["mean"]["model"]
     page = browser.new_context(offline=True).new_page()
     problems: list[str] = []

@@ -22,6 +22,7 @@ from PIL import Image, PngImagePlugin
 import car
 from car.pictures.read import inspect_info
 from car.weights import load
+from commandline import run_car
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
@@ -489,10 +490,6 @@ def test_a_second_signal_ends_it_at_once(photo: Path, tmp_path: Path, number: in
 
 
 def test_bad_requests_of_the_command(tmp_path: Path) -> None:
-    def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "car", "serve", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -504,7 +501,7 @@ def test_bad_requests_of_the_command(tmp_path: Path) -> None:
             ("--scale", 3): "no model shrinks by 3",
         }
         for arguments, message in cases.items():
-            done = run(*arguments)
+            done = run_car("serve", *arguments)
             assert done.returncode == 2, done.stderr
             assert message in done.stderr
             assert len(done.stderr.splitlines()) == 1

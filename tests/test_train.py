@@ -37,6 +37,7 @@ from car.train.losses import LossWatch, Shares
 from car.train.recipes import RECIPES, Recipe, recipe_for
 from car.train.run import _trainer, plan_run, train
 from car.train.trainer import Progress, Trainer
+from commandline import run_car
 
 CAR = [sys.executable, "-m", "car"]
 
@@ -724,17 +725,12 @@ def test_the_command_takes_the_published_options(folder: Path, tmp_path: Path) -
     data.mkdir(parents=True)
     (data / "DIV2K_train_HR").symlink_to(folder)
     (data / "DIV2K_valid_HR").symlink_to(folder / "more")
-    done = subprocess.run(
-        [
-            *(*CAR, "train", "--device_target", "CPU", "--scale", "2", "--resize", "64"),
-            *("--checkpoint_path", str(tmp_path / "ckpt"), "--image_path", str(tmp_path / "datasets")),
-            *("--train_batchsize", "2", "--base_lr", "0.0002", "--end_epoch", "3", "--workers", "2"),
-            *("--eval_proid", "2", "--train_repeat_num", "4", "--target_dataset", "DIV2KHR"),
-            *("--dry-run", "--json"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = run_car(
+        *("train", "--device_target", "CPU", "--scale", 2, "--resize", 64),
+        *("--checkpoint_path", tmp_path / "ckpt", "--image_path", tmp_path / "datasets"),
+        *("--train_batchsize", 2, "--base_lr", 0.0002, "--end_epoch", 3, "--workers", 2),
+        *("--eval_proid", 2, "--train_repeat_num", 4, "--target_dataset", "DIV2KHR"),
+        *("--dry-run", "--json"),
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -766,10 +762,7 @@ def test_the_command_explains_what_is_missing(tmp_path: Path) -> None:
         ),
         (["car_plus_x4", "--data", ".", "--orientations", "5"], "orientations = 5: must be 4 or 8"),
     ):
-        environment = {key: value for key, value in os.environ.items() if key != "CAR_DATA"}
-        done = subprocess.run(
-            [*CAR, "train", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        done = run_car("train", *arguments, cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert message in " ".join(done.stderr.split())
         assert not list(tmp_path.iterdir())

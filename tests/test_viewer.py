@@ -25,6 +25,7 @@ from car.pictures.read import inspect_info
 from car.viewer import assets, shipped_web_models, web_model
 from car.weights import load
 from car.weights.convert import weights_bytes
+from commandline import run_car
 
 WEB = Path(__file__).parent.parent / "web"
 TIMEOUT = 60_000
@@ -234,7 +235,7 @@ def test_sixteen_bits_are_read_as_eight(page: Any, viewer: Site, photo: Path, tm
     small = car.downscale(deep, 4)
     source, target = tmp_path / "deep.png", tmp_path / "deep.x4.png"
     source.write_bytes(imagecodecs.png_encode(deep))
-    subprocess.run([sys.executable, "-m", "car", "downscale", source, "-o", target, "-s", "4"], check=True)
+    assert run_car("downscale", source, "-o", target, "-s", 4).returncode == 0
     viewer.files["/deep.png"] = target.read_bytes()
     show(page, viewer, '<car-image src="deep.png" restore="now"></car-image>')
     assert settled(page) == "restored"
