@@ -128,7 +128,7 @@ _LEVEL = 1 / 255
 
 
 def coded_bits(lr: torch.Tensor) -> torch.Tensor:
-    """Return about how many bits a value of RGB ``[B, 3, h, w]`` costs a lossless coder, a scalar.
+    """Return about how many bits a value of RGB ``[B, 3, h, w]`` costs a lossless coder, ``[B]``.
 
     The coder predicts a value from its neighbours and the colours from green; what is left is Laplacian, and
     costs the logarithm of its mean, image by image. A level more therefore costs most where there was nothing
@@ -141,7 +141,7 @@ def coded_bits(lr: torch.Tensor) -> torch.Tensor:
         (planes[..., 1:, :] - planes[..., :-1, :]).abs(),
     )
     spread = across.mean(dim=(2, 3)) + down.mean(dim=(2, 3))
-    return torch.log2(spread / _LEVEL + 1).mean()
+    return torch.log2(spread / _LEVEL + 1).mean(dim=1)
 
 
 class Objective(nn.Module):
@@ -182,7 +182,7 @@ class Objective(nn.Module):
                 loss = loss + recipe.gradient_weight * total_variation(change)
             if recipe.rate_weight:
                 extra = coded_bits(lr) - coded_bits(bicubic_downscale(hr, scale))
-                loss = loss + recipe.rate_weight * extra
+                loss = loss + recipe.rate_weight * F.relu(extra).mean()
             if recipe.range_weight:
                 loss = loss + recipe.range_weight * out_of_range(lr)
             if sampling and recipe.tv_weight:

@@ -57,7 +57,7 @@ class Recipe:
         0.0, "Pull of the LR's gradients towards those of the bicubic LR (L1): keeps its PNG small."
     )
     rate_weight: float = _setting(
-        0.0, "Weight of the bits that the LR costs above the bicubic LR, by a stand-in for PNG and WebP."
+        0.0, "Weight of the bits that the LR costs above the bicubic LR, by an estimate for PNG and WebP."
     )
     coded: bool = _setting(
         False,
@@ -251,7 +251,7 @@ _PLUS = Recipe(
     luma_weight=0.4,
     chroma_weight=0.2,
     fidelity_weight=0.04,
-    rate_weight=0.0008,
+    rate_weight=0.003,
     ema=0.999,
     hold_out=_DEMO,
 )
