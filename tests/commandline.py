@@ -1,24 +1,17 @@
 """The command line, called in this process: a process of its own takes seconds, most of them for imports.
 
-What only a process shows (start-up, signals, pipes, kills) is tested with one, which `start_car` starts.
+What only a process shows (start-up, signals, pipes, kills) is tested with one: see `processes`.
 """
 
-import functools
 import io
-import os
-import signal
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
 import pytest
-
-LIMIT = 300
-"""Seconds until a test gives up waiting: many, as other programs may be at work on the machine."""
 
 
 def run_car(
@@ -66,24 +59,3 @@ def run_car(
     assert isinstance(code, int), code
     text = [stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in (out, err)]  # type: ignore[attr-defined]
     return subprocess.CompletedProcess(command, code, *text)
-
-
-def start_car(*arguments: object, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
-    """Start the command `car` as a process that interrupts reach, even where this one ignores them."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "car", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"CAR_THREADS": "1"} | dict(env or {}),
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str] | None" = None) -> None:
-    """Wait until `condition()` holds, as long as `process` runs."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.02)

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -40,6 +39,8 @@ from car.files.places import Place, check_name
 from car.pictures.picture import Picture
 from car.pictures.read import read
 from car.pictures.write import write
+from commandline import run_car
+from processes import LIMIT, start_car, wait_until
 
 DOWN = Work("downscale", scale=4, device="cpu", tile=64)
 
@@ -668,7 +669,7 @@ def test_images_in_work_stay_within_the_room():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(LIMIT)
     assert not any(thread.is_alive() for thread in threads)
     assert 60 < most <= 100
 
@@ -749,14 +750,13 @@ def test_the_command_replaces_no_other_file_by_its_manifest(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text("mine")
     asked = ("bulk", "downscale", tmp_path / "src", tmp_path / "dst", "--scale", 4, "--manifest", path)
-    process = command(*asked)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert len(err.splitlines()) == 1
+    done = run_car(*asked)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
     assert path.read_text() == "mine"
     assert not (tmp_path / "dst").exists()
     for options in (("--overwrite",), ()):
-        assert command(*asked, *options).wait(120) == 0
+        assert run_car(*asked, *options).returncode == 0
         assert json.loads(path.read_text())["source"] == "a/photo0.png"
 
 
@@ -788,27 +788,19 @@ def test_the_summary_is_told_before_an_export_that_fails(tmp_path, monkeypatch, 
 # --- as a process ----------------------------------------------------------------------------------------
 
 
-def command(*arguments, **options):
-    line = [sys.executable, "-m", "car", "--threads", "1", *map(str, arguments)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-
-
 def test_killed_at_any_moment_the_next_run_completes(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src, 40, side=160)
     for least in (1, 15):  # the second kill comes where the first one's results are taken over
-        process = command("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
-        deadline = time.monotonic() + 120
-        while len(files(dst, killed=True)) < least and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process = start_car("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
+        wait_until(lambda least=least: len(files(dst, killed=True)) >= least, process)
+        process.kill()
+        process.wait()
     for name, content in files(dst, killed=True).items():
         assert content.endswith(b"IEND\xaeB`\x82"), name
-    process = command("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu", "--json")
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
-    summary = json.loads(out)
+    done = run_car("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
     assert (summary["failed"], summary["done"] + summary["unchanged"]) == (0, 40)
     assert sum(name.endswith(".x4.png") for name in files(dst)) == 40
 
@@ -816,9 +808,9 @@ def test_killed_at_any_moment_the_next_run_completes(tmp_path):
 def test_two_runs_at_once_agree(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src, 12)
-    both = [command("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu") for _ in range(2)]
+    both = [start_car("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu") for _ in range(2)]
     for process in both:
-        _, err = process.communicate(timeout=180)
+        _, err = process.communicate()
         assert process.returncode == 0, err
     assert len(files(dst)) == 12
     assert go(src, dst, replace(DOWN, tile=None)).failed == 0
@@ -842,11 +834,10 @@ def test_what_killed_programs_left_is_removed_when_it_is_old(tmp_path):
 def test_interrupted_runs_say_so_and_go_on(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src, 60, side=160)
-    process = command("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
-    while not files(dst, killed=True) and process.poll() is None:
-        time.sleep(0.01)
+    process = start_car("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
+    wait_until(lambda: files(dst, killed=True), process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert (process.returncode, err.strip()) == (130, "car: interrupted")
     assert go(src, dst, replace(DOWN, tile=None)).failed == 0
     assert len(files(dst)) == 60
@@ -857,19 +848,17 @@ def test_the_command_tells_what_failed(tmp_path):
     photos(src, 2)
     (src / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     (src / ".hidden.jpg").write_bytes(b"\xff\xd8\xff")
-    process = command(
-        "bulk", "downscale", src, tmp_path / "dst", "--scale", 4, "--manifest", tmp_path / "m.jsonl"
-    )
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
+    asked = ("bulk", "downscale", src, tmp_path / "dst", "--scale", 4, "--manifest")
+    done = run_car(*asked, tmp_path / "m.jsonl")
+    out, err = done.stdout, done.stderr
+    assert done.returncode == 1
     assert out.startswith("2 done, 0 unchanged, 1 failed")
     assert "\nleft out: hidden files (1)\n" in out
     assert "hidden" not in err
     assert "bad.jpg: not a picture of a known format, or damaged" in err
     assert "1 of 3 images failed; the others are done" in err
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3
-    process = command("bulk", "downscale", src, tmp_path / "dst", "--scale", 4, "--manifest", "m.xlsx")
-    assert process.wait(60) == 2
+    assert run_car(*asked, "m.xlsx").returncode == 2
 
 
 # --- a bucket --------------------------------------------------------------------------------------------

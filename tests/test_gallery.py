@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from browser import Site
 from car.errors import UsageError
 from car.gallery import plan_gallery
 from car.pictures.read import inspect_info
-from commandline import LIMIT, run_car, start_car, wait_until
+from commandline import run_car
+from processes import start_car, wait_until
 
 HOSTILE = '"><img src=x onerror=alert(1)> & 100% #1?.png'
 
@@ -470,13 +470,9 @@ def test_without_scripts_there_are_still_pictures(
 
 def test_shown_on_this_computer(photographs: Path, tmp_path: Path) -> None:
     with start_car("gallery", photographs, "-o", tmp_path / "site", "--serve", "--port", 0) as process:
-        killer = threading.Timer(LIMIT, process.kill)  # leaving the block waits for the process
-        killer.start()
-        assert process.stdout
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        address = lines[1].split()[-1]
+        process.line()
+        address = process.line().split()[-1]
         with urllib.request.urlopen(f"{address}/viewer/car-image.js") as answer:
             assert answer.headers["Content-Type"] == "text/javascript"
         process.send_signal(2)
         assert process.wait() == 0
-        killer.cancel()

@@ -7,12 +7,11 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ import car
 from car.codec.lossy import Coding, encoded
 from car.errors import ImageError, TrainingError, UsageError
 from car.metrics import psnr
-from car.models import create
+from car.models import create, registry
+from car.models.published import published_pair
 from car.ops import bicubic_downscale
 from car.pictures.read import read
 from car.train import trainer as trainer_module
@@ -38,8 +38,7 @@ from car.train.recipes import RECIPES, Recipe, recipe_for
 from car.train.run import _trainer, plan_run, train
 from car.train.trainer import Progress, Trainer
 from commandline import run_car
-
-CAR = [sys.executable, "-m", "car"]
+from processes import Process, run_script, start_car, wait_until
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def folder(tmp_path: Path, photo: Path) -> Path:
 
 
 TINY = replace(
-    RECIPES["car_plus_x2"], minutes=0, steps=150, crop=32, batch=2, precision="float32", hold_out=("more/0*",)
+    RECIPES["car_plus_x2"], minutes=0, steps=60, crop=32, batch=2, precision="float32", hold_out=("more/0*",)
 )
 
 
@@ -79,7 +78,7 @@ def test_training_improves_and_writes_all_it_promises(folder: Path, tmp_path: Pa
     assert any("broken.png" in line for line in notes)
     assert any("small.png: 24x24 is smaller" in line for line in notes)
     (record,) = read_log(out)
-    assert record["step"] == seen[-1].step == 150
+    assert record["step"] == seen[-1].step == 60
     assert record["psnr"] == pytest.approx(seen[-1].psnr)
     assert record["images_per_second"] > 0
     assert car.load(out / "best.safetensors").name == "car_plus_x2"
@@ -259,34 +258,29 @@ def test_a_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
 
 
 COMMAND = [
-    *CAR,
-    *("--threads", "1", "train", "car_plus_x2", "--steps", "60", "--crop", "32", "--batch", "2"),
+    *("train", "car_plus_x2", "--steps", "24", "--crop", "32", "--batch", "2"),
     *("--precision", "float32", "--save-seconds", "0", "--quiet", "--device", "cpu"),
 ]
 
 
-@pytest.mark.parametrize("model", ["car_plus_x2", "car_lite_x4"])
-def test_a_killed_run_ends_with_the_same_bits(model: str, folder: Path, tmp_path: Path) -> None:
-    command = [model if word == "car_plus_x2" else word for word in COMMAND]
-    command += ["--data", str(folder), "--cache", str(tmp_path / "cache"), "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, timeout=300)
+def test_a_killed_run_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, "--data", str(folder), "--cache", str(tmp_path / "cache"), "--out"]
+    assert run_car(*command, tmp_path / "whole").returncode == 0
     killed = tmp_path / "killed"
+    state = killed / "state.pt"
     kills = 0
     for _ in range(3):
-        run = subprocess.Popen([*command, str(killed)])
-        deadline = time.monotonic() + 120
-        state = killed / "state.pt"
-        start = state.stat().st_mtime_ns if state.exists() else 0
-        while run.poll() is None and time.monotonic() < deadline:
-            if state.exists() and state.stat().st_mtime_ns > start:
-                time.sleep(random.uniform(0, 0.5))
-                break
-            time.sleep(0.01)
-        if run.poll() is None:
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        with start_car(*command, killed) as run:
+            # one that is done before it is seen to be at work is no fault
+            wait_until(
+                lambda: run.poll() is not None or (state.exists() and state.stat().st_mtime_ns > before)  # noqa: B023
+            )
+            time.sleep(random.uniform(0, 0.1))
             run.kill()
             kills += run.wait() == -signal.SIGKILL
     assert kills
-    subprocess.run([*command, str(killed)], check=True, timeout=300)
+    assert run_car(*command, killed).returncode == 0
     states = [torch.load(tmp_path / out / "state.pt", weights_only=True) for out in ("whole", "killed")]
     for half in ("model", "average"):
         for key, value in states[0][half].items():
@@ -300,13 +294,11 @@ def test_interrupting_the_command_saves_and_says_how_to_go_on(folder: Path, tmp_
     out = tmp_path / "run"
     command = [*COMMAND, "--data", str(folder), "--out", str(out), "--steps", "100000"]
     command[command.index("--save-seconds") + 1] = "1000"
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (out / "tensorboard").exists():
-        assert run.poll() is None
-        time.sleep(0.02)
-    time.sleep(1)
+    run = start_car(*command)
+    wait_until(lambda: (out / "tensorboard").exists(), run)
+    time.sleep(1)  # for a step or more
     run.send_signal(signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate()
     assert run.returncode == 130
     assert f"the state is saved in {out}; the same command goes on" in errors.replace("\n", " ")
     assert torch.load(out / "state.pt", weights_only=True)["step"] > 0
@@ -322,18 +314,14 @@ def run_processes(count: int, script: Path, *arguments: str) -> list[str]:
     """Run `script` in `count` processes joined by gloo; return what each printed."""
     port = str(free_port())
     runs = [
-        subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-            | {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            | {"OMP_NUM_THREADS": "1"},
+        Process(
+            *(run_script, script, *arguments),
+            env={"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            | {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
         )
         for rank in range(count)
     ]
-    outputs = [run.communicate(timeout=300)[0] for run in runs]
+    outputs = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0] * count
     return outputs
 
@@ -349,7 +337,7 @@ from car.train.trainer import Trainer
 
 torch.set_num_threads(1)
 folder, out, cache = map(Path, sys.argv[1:4])
-recipe = replace(RECIPES[sys.argv[4]], minutes=0, steps=12, crop=32, batch=4, precision="float32",
+recipe = replace(RECIPES[sys.argv[4]], minutes=0, steps=6, crop=32, batch=4, precision="float32",
                  accumulate=int(sys.argv[5]), optimizer=sys.argv[6], hold_out=())
 losses, shares, wrote = [], [], []
 mean, step = Trainer._mean_loss, Trainer._train_step
@@ -382,11 +370,10 @@ def test_two_processes_train_like_one(model: str, optimizer: str, folder: Path, 
         arguments = [str(folder), str(tmp_path / out), str(tmp_path / "cache"), model]
         arguments += [str(accumulate), optimizer]
         if count == 1:
-            done = subprocess.run(
-                [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300
-            )
-            assert done.returncode == 0, done.stderr
-            outputs = [done.stdout]
+            alone = Process(run_script, script, *arguments)
+            printed, errors = alone.communicate()
+            assert alone.returncode == 0, errors
+            outputs = [printed]
         else:
             outputs = run_processes(count, script, *arguments)
         results[out] = [json.loads(output.splitlines()[-1]) for output in outputs]
@@ -487,13 +474,17 @@ def test_another_loss_is_watched_anew(trainer_of: Callable[..., Any]) -> None:
     assert known == [20, 40, 0, 20]
 
 
-def test_a_compiled_network_computes_the_same(trainer_of: Callable[..., Any]) -> None:
+def test_a_compiled_network_computes_the_same(
+    trainer_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def losses(**changes: Any) -> list[float]:
         with trainer_of(replace(TINY, **changes), str(changes)) as trainer:
             return [trainer._train_step(0.5).item() for _ in range(2)]
 
     # Adam makes a full step of rounding errors where the gradient is zero: let it be a small one
     adam: dict[str, Any] = {"optimizer": "adam", "lr": 1e-6}
+    # what is ours is that the network can be captured; to compile it in C++ as well takes half a minute
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     assert losses(compile=True, **adam) == pytest.approx(losses(**adam), rel=1e-3)
 
 
@@ -720,7 +711,12 @@ def test_workers_do_not_change_the_crops(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
 
 
-def test_the_command_takes_the_published_options(folder: Path, tmp_path: Path) -> None:
+def test_the_command_takes_the_published_options(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as wide as published, a single step takes seconds
+    narrow = partial(published_pair, 2, features=4, up_features=8, up_blocks=2)
+    monkeypatch.setattr(registry, "_FACTORIES", registry._FACTORIES | {"car_x2": narrow})
     data = tmp_path / "datasets" / "DIV2K"
     data.mkdir(parents=True)
     (data / "DIV2K_train_HR").symlink_to(folder)
@@ -746,7 +742,6 @@ def test_the_command_takes_the_published_options(folder: Path, tmp_path: Path) -
     assert found["plan"]["images"] == 6
     assert found["plan"]["validation_images"] == 3
     assert found["plan"]["steps"] == 3 * (6 * 4 // 2)
-    assert found["plan"]["upscaler_parameters"] == 40_729_603
 
 
 def test_the_command_explains_what_is_missing(tmp_path: Path) -> None:
