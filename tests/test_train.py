@@ -105,7 +105,7 @@ def test_a_budget_below_what_is_done_is_refused(folder: Path, tmp_path: Path) ->
     out = tmp_path / "run"
     train(replace(TINY, steps=3), [folder], out)
     for budget in ({"steps": 2}, {"steps": 0, "minutes": 1e-6}):
-        with pytest.raises(UsageError, match=r"3 steps, .* behind it: ask for more"):
+        with pytest.raises(UsageError, match=r"has trained 3 steps .*: ask for more"):
             train(replace(TINY, **budget), [folder], out)
     assert json.loads((out / "recipe.json").read_text())["steps"] == 3
     train(replace(TINY, steps=4), [folder], out)
@@ -118,7 +118,7 @@ def test_other_images_than_before_are_noticed(folder: Path, tmp_path: Path) -> N
     notes: list[str] = []
     train(replace(TINY, steps=3), [folder], out, on_note=notes.append)
     assert not any("other images" in line for line in notes)
-    assert any("going on from step 2" in line for line in notes)
+    assert any("continuing at step 2" in line for line in notes)
     (folder / "1.png").rename(folder / "9.png")
     train(replace(TINY, steps=4), [folder], out, on_note=notes.append)
     assert any("other images" in line for line in notes)
@@ -138,7 +138,7 @@ def test_links_to_nowhere_and_its_own_pictures_are_no_images(folder: Path) -> No
 
 
 def test_nothing_left_to_train_on_is_an_error(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"all 6 images are held out \(\*\): none to train on"):
+    with pytest.raises(TrainingError, match=r"all 6 images are held out \(\*\): none is left to train on"):
         train(replace(TINY, hold_out=("*",)), [folder], tmp_path / "run")
 
 
@@ -308,7 +308,7 @@ def test_interrupting_the_command_saves_and_says_how_to_go_on(folder: Path, tmp_
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert f"the state is saved in {out}; the same command goes on" in errors.replace("\n", " ")
+    assert f"the state is saved in {out}; the same command continues" in errors.replace("\n", " ")
     assert torch.load(out / "state.pt", weights_only=True)["step"] > 0
 
 
@@ -558,7 +558,7 @@ def test_full_disk_is_found_before_the_work_and_survived_during_it(
         free = 1000
 
     monkeypatch.setattr(trainer_module.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(TrainingError, match="MB free, the run's state needs"):
+    with pytest.raises(TrainingError, match="MB free, but the run's state needs"):
         train(TINY, [folder], tmp_path / "run")
     Usage.free = 10**12
     original = trainer_module.atomic_write
@@ -576,7 +576,7 @@ def test_full_disk_is_found_before_the_work_and_survived_during_it(
     notes: list[str] = []
     recipe = replace(TINY, steps=40)
     train(recipe, [folder], tmp_path / "run", on_note=notes.append, on_progress=fill, save_seconds=0)
-    assert any("could not be saved, which is tried again" in line for line in notes)
+    assert any("could not be saved, will try again" in line for line in notes)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 40
 
 
@@ -642,7 +642,7 @@ def test_fine_tuning_starts_from_weights_and_freezing_keeps_a_half(folder: Path,
         kept = {key: torch.equal(frozen[key], value) for key, value in start.items()}
         assert all(same for key, same in kept.items() if key.startswith(half))
         assert not all(same for key, same in kept.items() if not key.startswith(half))
-    with pytest.raises(UsageError, match="are weights of car_plus_x2, which do not fit car_plus_x4"):
+    with pytest.raises(UsageError, match="belong to car_plus_x2 and do not fit car_plus_x4"):
         train(replace(TINY, model="car_plus_x4", init=str(path)), [folder], tmp_path / "other")
     bicubic = replace(TINY, model="car_lite_bicubic_x2", freeze="upscaler")
     with pytest.raises(UsageError, match="nothing to train"):
