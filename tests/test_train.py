@@ -144,7 +144,7 @@ def test_nothing_left_to_train_on_is_an_error(folder: Path, tmp_path: Path) -> N
 
 def test_settings_without_effect_are_refused() -> None:
     for name, value in (("tv_weight", 1.0), ("offset_weight", 0.1), ("kernel_start", "classical")):
-        with pytest.raises(UsageError, match=f"{name}: car_plus_x4 has no kernels and offsets"):
+        with pytest.raises(UsageError, match=f"{name}: car_plus_x4 has no learned kernels"):
             recipe_for("car_plus_x4", **{name: value})
         assert getattr(recipe_for("car_small_x4", **{name: value}), name) == value
 
@@ -742,7 +742,7 @@ def test_the_command_takes_the_published_options(folder: Path, tmp_path: Path) -
         "eval_epochs": 2,
         "repeats": 4,
     }
-    assert found["recipe"] == recipe | {"hold_out": []}
+    assert found["recipe"] == recipe | {"hold_out": [], "emphasis": []}
     assert found["plan"]["images"] == 6
     assert found["plan"]["validation_images"] == 3
     assert found["plan"]["steps"] == 3 * (6 * 4 // 2)
