@@ -754,7 +754,7 @@ def test_the_command_explains_what_is_missing(tmp_path: Path) -> None:
         (["car_plus_x4"], "name a folder of images"),
         (["--data", "."], "name a model, or --scale"),
         (["car_plus_x4", "--scale", "2", "--data", "."], "not a model of scale 2"),
-        (["car_plus_x4", "--image-path", "nowhere"], "DIV2K_train_HR is not there"),
+        (["car_plus_x4", "--image-path", "nowhere"], "DIV2K_train_HR does not exist"),
         (["car_plus_x4", "--data", ".", "--schedule", "sometimes"], "'sometimes' is not one of"),
         (
             ["car_plus_x4", "--data", ".", "--minutes", "1", "--steps", "2"],
