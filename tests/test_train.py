@@ -104,7 +104,7 @@ def test_a_budget_below_what_is_done_is_refused(folder: Path, tmp_path: Path) ->
     out = tmp_path / "run"
     train(replace(TINY, steps=3), [folder], out)
     for budget in ({"steps": 2}, {"steps": 0, "minutes": 1e-6}):
-        with pytest.raises(UsageError, match=r"3 steps, .* behind it: ask for more"):
+        with pytest.raises(UsageError, match=r"has trained 3 steps .*: ask for more"):
             train(replace(TINY, **budget), [folder], out)
     assert json.loads((out / "recipe.json").read_text())["steps"] == 3
     train(replace(TINY, steps=4), [folder], out)
@@ -117,7 +117,7 @@ def test_other_images_than_before_are_noticed(folder: Path, tmp_path: Path) -> N
     notes: list[str] = []
     train(replace(TINY, steps=3), [folder], out, on_note=notes.append)
     assert not any("other images" in line for line in notes)
-    assert any("going on from step 2" in line for line in notes)
+    assert any("continuing at step 2" in line for line in notes)
     (folder / "1.png").rename(folder / "9.png")
     train(replace(TINY, steps=4), [folder], out, on_note=notes.append)
     assert any("other images" in line for line in notes)
@@ -137,13 +137,13 @@ def test_links_to_nowhere_and_its_own_pictures_are_no_images(folder: Path) -> No
 
 
 def test_nothing_left_to_train_on_is_an_error(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"all 6 images are held out \(\*\): none to train on"):
+    with pytest.raises(TrainingError, match=r"all 6 images are held out \(\*\): none is left to train on"):
         train(replace(TINY, hold_out=("*",)), [folder], tmp_path / "run")
 
 
 def test_settings_without_effect_are_refused() -> None:
     for name, value in (("tv_weight", 1.0), ("offset_weight", 0.1), ("kernel_start", "classical")):
-        with pytest.raises(UsageError, match=f"{name}: car_plus_x4 has no kernels and offsets"):
+        with pytest.raises(UsageError, match=f"{name}: car_plus_x4 has no learned kernels"):
             recipe_for("car_plus_x4", **{name: value})
         assert getattr(recipe_for("car_small_x4", **{name: value}), name) == value
 
@@ -300,7 +300,7 @@ def test_interrupting_the_command_saves_and_says_how_to_go_on(folder: Path, tmp_
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate()
     assert run.returncode == 130
-    assert f"the state is saved in {out}; the same command goes on" in errors.replace("\n", " ")
+    assert f"the state is saved in {out}; the same command continues" in errors.replace("\n", " ")
     assert torch.load(out / "state.pt", weights_only=True)["step"] > 0
 
 
@@ -549,7 +549,7 @@ def test_full_disk_is_found_before_the_work_and_survived_during_it(
         free = 1000
 
     monkeypatch.setattr(trainer_module.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(TrainingError, match="MB free, the run's state needs"):
+    with pytest.raises(TrainingError, match="MB free, but the run's state needs"):
         train(TINY, [folder], tmp_path / "run")
     Usage.free = 10**12
     original = trainer_module.atomic_write
@@ -567,7 +567,7 @@ def test_full_disk_is_found_before_the_work_and_survived_during_it(
     notes: list[str] = []
     recipe = replace(TINY, steps=40)
     train(recipe, [folder], tmp_path / "run", on_note=notes.append, on_progress=fill, save_seconds=0)
-    assert any("could not be saved, which is tried again" in line for line in notes)
+    assert any("could not be saved, will try again" in line for line in notes)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 40
 
 
@@ -633,7 +633,7 @@ def test_fine_tuning_starts_from_weights_and_freezing_keeps_a_half(folder: Path,
         kept = {key: torch.equal(frozen[key], value) for key, value in start.items()}
         assert all(same for key, same in kept.items() if key.startswith(half))
         assert not all(same for key, same in kept.items() if not key.startswith(half))
-    with pytest.raises(UsageError, match="are weights of car_plus_x2, which do not fit car_plus_x4"):
+    with pytest.raises(UsageError, match="belong to car_plus_x2 and do not fit car_plus_x4"):
         train(replace(TINY, model="car_plus_x4", init=str(path)), [folder], tmp_path / "other")
     bicubic = replace(TINY, model="car_lite_bicubic_x2", freeze="upscaler")
     with pytest.raises(UsageError, match="nothing to train"):
@@ -738,7 +738,7 @@ def test_the_command_takes_the_published_options(
         "eval_epochs": 2,
         "repeats": 4,
     }
-    assert found["recipe"] == recipe | {"hold_out": []}
+    assert found["recipe"] == recipe | {"hold_out": [], "emphasis": []}
     assert found["plan"]["images"] == 6
     assert found["plan"]["validation_images"] == 3
     assert found["plan"]["steps"] == 3 * (6 * 4 // 2)
@@ -749,7 +749,7 @@ def test_the_command_explains_what_is_missing(tmp_path: Path) -> None:
         (["car_plus_x4"], "name a folder of images"),
         (["--data", "."], "name a model, or --scale"),
         (["car_plus_x4", "--scale", "2", "--data", "."], "not a model of scale 2"),
-        (["car_plus_x4", "--image-path", "nowhere"], "DIV2K_train_HR is not there"),
+        (["car_plus_x4", "--image-path", "nowhere"], "DIV2K_train_HR does not exist"),
         (["car_plus_x4", "--data", ".", "--schedule", "sometimes"], "'sometimes' is not one of"),
         (
             ["car_plus_x4", "--data", ".", "--minutes", "1", "--steps", "2"],

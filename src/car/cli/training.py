@@ -1,4 +1,4 @@
-"""The command that trains; its options are the settings of a recipe."""
+"""The command `car train`; its options are the settings of a recipe."""
 
 import inspect
 import os
@@ -34,7 +34,7 @@ from car.train.trainer import Progress as TrainingProgress
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, which takes the settings of a recipe as keywords, an option for each of them."""
+    """Give `command`, which takes the settings of a recipe as keywords, an option for each setting."""
     named = inspect.signature(command).parameters.values()
     own = [p for p in named if p.kind is not inspect.Parameter.VAR_KEYWORD]
     added: list[inspect.Parameter] = []
@@ -43,7 +43,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
         many, choice = name in ("hold_out", "emphasis"), name == "orientations"
         annotation: Any = list[str] if many else int if choice else kind
         names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag, *flags)
-        option = typer.Option(*names, help=text, rich_help_panel="Settings, where not as in the recipe")
+        option = typer.Option(*names, help=text, rich_help_panel="Settings that replace those of the recipe")
         added.append(
             inspect.Parameter(
                 name,
@@ -66,7 +66,7 @@ def train_command(
     *,
     scale: Scale = None,
     data: Annotated[
-        list[Path] | None, typer.Option("--data", "-d", help="Folder of images; may be given repeatedly.")
+        list[Path] | None, typer.Option("--data", "-d", help="Folder of images; repeatable.")
     ] = None,
     image_path: Annotated[
         Path | None,
@@ -84,7 +84,7 @@ def train_command(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", "--checkpoint-path", help="Folder of the run; an unfinished run goes on."
+            "--out", "-o", "--checkpoint-path", help="Folder of the run; an unfinished run continues."
         ),
     ] = Path("checkpoint"),
     cache: Annotated[
@@ -104,17 +104,17 @@ def train_command(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print what would be done, timed on a few steps, and stop; decodes the images."
+            "--dry-run", help="Print what would be done, timed on a few steps, and stop. Decodes the images."
         ),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     **changes: Any,
 ) -> None:
-    """Train a model on a folder of images; stop and resume it at will.
+    """Train a model on a folder of images. You can stop and resume it.
 
-    Run the same command again to go on after an interrupt. The weights are `model.safetensors` in the
-    run's folder, usable as --model everywhere; `tensorboard --logdir FOLDER` shows the run.
+    To continue after an interrupt, run the same command again. The weights are in `model.safetensors` in the
+    run's folder, which every --model accepts. `tensorboard --logdir FOLDER` shows the run.
 
     For example:
 
@@ -193,10 +193,10 @@ def train_command(
             )
     except KeyboardInterrupt:
         if (out / STATE).exists():
-            error_line(f"the state is saved in {out}; the same command goes on from there")
+            error_line(f"the state is saved in {out}; the same command continues from there")
         raise
     if os.environ.get("RANK", "0") != "0":
-        return  # the first process speaks for all
+        return  # only the first process prints
     if as_json:
         print_json({"weights": str(path), "log": read_log(out)})
     elif not quiet:

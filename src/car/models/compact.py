@@ -55,8 +55,8 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
     """Return weights for `model` that compute the same as `weights`, which belong to a shallower model.
 
     Blocks that `weights` lack are added at the end of their half. They are the blocks of `model`, which must
-    be untrained, so that they are identities. A missing corrector is that of `model` too and changes nothing.
-    Weights of another kind are returned unchanged, or with names that fit no model.
+    be untrained, so that they are identities. A missing corrector is that of `model` too, and changes
+    nothing. Weights of another kind are returned unchanged, or with names that fit no model.
     """
     state = model.state_dict()
     for half in ("downscaler", "upscaler"):

@@ -1,4 +1,4 @@
-"""Training images: decoded once into a memory-mapped file, random crops from there."""
+"""Training images: decoded once into a memory-mapped file, from which random crops are taken."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from car.pictures.formats import is_supported_input
 from car.pictures.read import read
 
 TRAINING_SETS = {"DIV2KHR": ("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR")}
-"""Names of the usual training sets: where their images to train and to validate on lie."""
+"""The usual training sets, with their folders of images to train and to validate on."""
 
 
 def find_training_set(image_path: Path, name: str, valid: Path | None) -> tuple[list[Path], Path]:
     """Return the folders to train and, unless `valid` is given, to validate on, below `image_path`.
 
     Raises:
-        UsageError: the name is not known or a folder is not there.
+        UsageError: the name is unknown or a folder does not exist.
     """
     if name not in TRAINING_SETS:
         raise UsageError(f"no training set is called {name!r}{did_you_mean(name, TRAINING_SETS)}")
@@ -35,7 +35,7 @@ def find_training_set(image_path: Path, name: str, valid: Path | None) -> tuple[
     folders = (training, valid or validation)
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"{folder} is not there; {name} is expected below {image_path}")
+            raise UsageError(f"{folder} does not exist; {name} must be below {image_path}")
     return [training], folders[1]
 
 
@@ -47,7 +47,7 @@ class ImageStore:
     images: tuple[NDArray[np.uint8], ...]
 
     def subset(self, keep: Callable[[str], bool]) -> "ImageStore":
-        """Return a view of the images whose name `keep` accepts."""
+        """Return a view of the images whose names `keep` accepts."""
         chosen = [i for i, name in enumerate(self.names) if keep(name)]
         return ImageStore(tuple(self.names[i] for i in chosen), tuple(self.images[i] for i in chosen))
 
@@ -56,19 +56,22 @@ _GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 class Crops:
-    """Random crops of a store, fixed by seed and step alone: any process can make any part of any batch.
+    """Random crops of a store.
+
+    They depend only on seed and step, so any process can make any part of any batch.
 
     Args:
         store: images, none smaller than `crop` on either side.
-        batch: crops a step.
-        crop: their side in pixels.
+        batch: crops in each step.
+        crop: side of the crops in pixels.
         repeats: crops of each image in an epoch.
-        by_area: draw each region as often as any other, else each image `repeats` times an epoch, shuffled.
+        by_area: draw every region equally often; otherwise draw each image `repeats` times in an epoch,
+            shuffled.
         orientations: 4 (flips) or 8 (flips and quarter turns).
-        grey: share of the crops that lose their colours.
-        shrunk: share of the crops that are cut from the image shrunk by 1 to 2 (Lanczos), and so are sharper.
+        grey: share of the crops that are made grey.
+        shrunk: share of the crops that are cut from the image shrunk by 1 to 2 (Lanczos), and are sharper.
         emphasis: name of an image -> how many times as often it is drawn; with `by_area` only.
-        seed: of everything random.
+        seed: of all random choices.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class Crops:
         self.epoch_steps = max(1, len(store.images) * repeats // batch)
 
     def get(self, step: int, first: int = 0, count: int | None = None) -> torch.Tensor:
-        """Return `count` crops from `first` on of the batch of `step`, ``[count, 3, crop, crop]`` uint8."""
+        """Return `count` crops of the batch of `step`, from `first`, as ``[count, 3, crop, crop]`` uint8."""
         rng = np.random.default_rng([self.seed, step])
         if self.by_area:
             indices = np.searchsorted(self._cumulative, rng.random(self.batch), side="right")
@@ -128,7 +131,7 @@ class Crops:
         return torch.from_numpy(patches).permute(0, 3, 1, 2)
 
     def _of_epoch(self, epoch: int, step: int) -> NDArray[np.int64]:
-        # another stream than that of the steps, which have two numbers
+        # a different random stream from that of the steps, whose seeds have two numbers
         order = np.random.default_rng([self.seed, epoch, 1]).permutation(
             len(self.store.images) * self.repeats
         )
@@ -137,11 +140,11 @@ class Crops:
 
 
 class Prefetcher:
-    """Make batches ahead of time on threads, so that training never waits for them.
+    """Makes batches ahead of time on threads, so that training does not wait for them.
 
     Args:
         make: step -> batch; called from threads.
-        workers: threads, and batches ready in advance; 0 makes each batch when it is asked for.
+        workers: number of threads, and of batches ready in advance; 0 makes each batch on request.
     """
 
     def __init__(self, make: Callable[[int], torch.Tensor], workers: int) -> None:
@@ -150,7 +153,7 @@ class Prefetcher:
         self._ready: dict[int, Future[torch.Tensor]] = {}
 
     def get(self, step: int) -> torch.Tensor:
-        """Return the batch of `step`; the next ones are begun."""
+        """Return the batch of `step`, and start the next ones."""
         if self._pool is None:
             return self._make(step)
         ready = self._ready.pop(step, None) or self._pool.submit(self._make, step)
@@ -161,7 +164,7 @@ class Prefetcher:
         return ready.result()
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
@@ -176,19 +179,19 @@ def load_store(
     on_progress: Callable[[int, int], None] | None = None,
     on_skip: Callable[[str], None] | None = None,
 ) -> ImageStore:
-    """Decode every image below `folders` into `cache`, or open what is there if the folders are unchanged.
+    """Decode every image below `folders` into `cache`, or open the cache if the folders are unchanged.
 
     Args:
         folders: searched recursively for image files.
-        cache: folder for the decoded pixels (3 bytes a pixel), made where missing.
+        cache: folder for the decoded pixels (3 bytes a pixel); created if missing.
         min_size: images smaller than this on either side are skipped.
-        workers: threads that decode.
-        leave_out: folders in which nothing is searched, as that of the run.
-        on_progress: called with (images done, images in all) while decoding.
-        on_skip: called with one line for each image that was left out.
+        workers: number of decoding threads.
+        leave_out: folders that are not searched, such as that of the run.
+        on_progress: called with (images done, total images) while decoding.
+        on_skip: called with one line for each skipped image.
 
     Raises:
-        TrainingError: a folder is missing, no usable image is found or the cache cannot be written.
+        TrainingError: a folder is missing, no usable image is found, or the cache cannot be written.
     """
     outside = {folder.resolve() for folder in leave_out}
     files: list[tuple[Path, str]] = []
@@ -239,10 +242,10 @@ def load_store(
 def split_held_out(
     store: ImageStore, patterns: Sequence[str], count: int = 8
 ) -> tuple[ImageStore, ImageStore]:
-    """Split into (training, validation): what matches `patterns`, and `count` more spread over the rest.
+    """Split into (training, validation): hold out matches of `patterns`, and `count` others, spread evenly.
 
-    Patterns are shell-style and match the path below its folder (``*/IMG_0*``). Of fewer than 32 images that
-    are left, only a quarter is held out; with fewer than two images both parts are the whole.
+    Patterns are shell-style and match the path below its folder (``*/IMG_0*``). If fewer than 32 images are
+    left, only a quarter of them is held out. With fewer than two images, both parts are the whole store.
 
     Raises:
         TrainingError: the patterns leave nothing to train on.
@@ -251,7 +254,9 @@ def split_held_out(
         return store, store
     named = {name for name in store.names if any(fnmatch(name, pattern) for pattern in patterns)}
     if len(named) == len(store.names):
-        raise TrainingError(f"all {len(named)} images are held out ({', '.join(patterns)}): none to train on")
+        raise TrainingError(
+            f"all {len(named)} images are held out ({', '.join(patterns)}): none is left to train on"
+        )
     rest = [name for name in store.names if name not in named]
     count = min(count, len(rest) // 4)
     held = named | {rest[i * len(rest) // count] for i in range(count)}
@@ -295,7 +300,7 @@ def _decode(
     def decode_all(out: BinaryIO) -> None:
         threads = max(1, workers)
         with ThreadPoolExecutor(threads) as pool:
-            for first in range(0, len(files), 2 * threads):  # a few at a time: they wait in memory
+            for first in range(0, len(files), 2 * threads):  # a few at a time, because they wait in memory
                 group = files[first : first + 2 * threads]
                 for done, (file, pixels) in enumerate(zip(group, pool.map(decode, group), strict=True), 1):
                     if isinstance(pixels, str):

@@ -1,4 +1,4 @@
-"""What a training run leaves to look at: JSON lines, TensorBoard events, a picture of the curves."""
+"""The logs of a training run: JSON lines, TensorBoard events and a picture of the curves."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ CURVES = "curves.png"
 
 
 class RunLog:
-    """Writes ``log.jsonl`` and ``tensorboard/`` below `out`; what lies after `step` is forgotten."""
+    """Writes ``log.jsonl`` and ``tensorboard/`` below `out`; drops older records after `step`."""
 
     def __init__(self, out: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -50,7 +50,7 @@ class RunLog:
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """Return the records of the run in `out`; none where there is no log, and no half-written line."""
+    """Return the records of the run in `out`; none if there is no log. Half-written lines are skipped."""
     try:
         lines = (out / LOG).read_text(errors="replace").splitlines()
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: str) -> dict[str, Any] | None:
-    """Return the record, or None: a run that was killed may have left half a line."""
+    """Return the record, or None if the line is incomplete, as a killed run may leave it."""
     try:
         record: Any = json.loads(line)
     except ValueError:
@@ -78,7 +78,7 @@ _CURVES = {
 
 
 def write_curves(out: Path) -> Path:
-    """Draw loss and validation PSNR over the steps of the run in `out` as ``curves.png``.
+    """Draw the loss and validation PSNR of the run in `out` over its steps, as ``curves.png``.
 
     Raises:
         TrainingError: the run has no log.

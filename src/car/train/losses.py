@@ -1,4 +1,4 @@
-"""The training objective and its terms; images in units of the [0, 1] range."""
+"""The training objective and its terms. Images are in the [0, 1] range."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ CHROMA_WEIGHTS = ((-37.797 / 255, -74.203 / 255, 112 / 255), (112 / 255, -93.786
 
 @dataclass(frozen=True)
 class Shares:
-    """How much luma and chroma count in the loss of a restored image; what is left to 1 is RGB's share."""
+    """The shares of luma and chroma in the loss of a restored image; RGB has the rest."""
 
     luma: float = 0.0
     chroma: float = 0.0
@@ -38,21 +38,21 @@ def _planes(difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, shares: Shares) -> torch.Tensor:
-    """Return the absolute errors of RGB, luma and chroma of ``[B, 3, H, W]``, weighed by their shares."""
+    """Return the mean absolute errors of RGB, luma and chroma, ``[B, 3, H, W]``, weighted by share."""
     difference = restored - hr
     luma, chroma = (plane.abs().mean() for plane in _planes(difference))
     return shares.rgb * difference.abs().mean() + shares.luma * luma + shares.chroma * chroma
 
 
-_PERFECT = 1e-6  # squared error, 60 dB, below which less hardly counts
-_LOG10 = 0.01 * math.log10(2)  # of a logarithm to base 2: ten decibels a factor of ten, in kilodecibels
+_PERFECT = 1e-6  # squared error, 60 dB; errors below it hardly count
+_LOG10 = 0.01 * math.log10(2)  # factor for a base-2 logarithm: 10 dB for a factor of ten, in kilodecibels
 
 
 def restoration_decibels(restored: torch.Tensor, hr: torch.Tensor, shares: Shares) -> torch.Tensor:
-    """Return how far crops are from 60 dB in RGB, luma and chroma, by their shares, a mean in kilodecibels.
+    """Return the mean distance from 60 dB in RGB, luma and chroma, weighted by share, in kilodecibels.
 
-    Tables average decibels over images; so does this over crops. A sum of errors looks at the hardest crops
-    alone, while here a per cent less error counts the same everywhere.
+    Tables average decibels over images; this averages them over crops. The hardest crops govern a sum of
+    errors. Here, one per cent less error counts the same everywhere.
     """
     difference = restored - hr
     far = [
@@ -74,24 +74,24 @@ def decibels(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float, float]:
 
 
 def out_of_range(lr: torch.Tensor) -> torch.Tensor:
-    """Return how far values lie outside [0, 1] on average: what rounding to 8 bit would cut off."""
+    """Return the mean distance of values from [0, 1], which rounding to 8 bit would cut off."""
     return (F.relu(-lr) + F.relu(lr - 1)).mean()
 
 
 def total_variation(x: torch.Tensor) -> torch.Tensor:
-    """Return the mean absolute difference of horizontal plus that of vertical neighbours of ``[..., H, W]``.
+    """Return the mean absolute difference of horizontal plus of vertical neighbours of ``[..., H, W]``.
 
-    Of what a learned LR adds to the bicubic one, it is a stand-in for the bytes that PNG spends on it: PNG
-    predicts a value from its neighbours and codes the rest.
+    Applied to the difference between a learned LR and the bicubic one, it approximates the bytes that PNG
+    spends on this difference: PNG predicts a value from its neighbours and codes the rest.
     """
     return (x[..., 1:] - x[..., :-1]).abs().mean() + (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
 
 
 def offset_variation(kernels: torch.Tensor, offsets_h: torch.Tensor, offsets_v: torch.Tensor) -> torch.Tensor:
-    """Return the paper's total variation of offsets, a scalar: a sum over taps and pixels, a mean over B.
+    """Return the paper's total variation of offsets, a scalar: summed over taps and pixels, averaged over B.
 
-    Neighbouring LR pixels are to sample in similar patterns: vertical offsets are compared along x,
-    horizontal ones along y, by forward differences that the kernel weighs (Sun & Chen 2020, section III-D).
+    It makes neighbouring LR pixels sample in similar patterns. It compares vertical offsets along x and
+    horizontal ones along y, by forward differences weighted by the kernel (Sun & Chen 2020, section III-D).
 
     Args:
         kernels: ``[B, k*k, h, w]``.
@@ -103,15 +103,15 @@ def offset_variation(kernels: torch.Tensor, offsets_h: torch.Tensor, offsets_v: 
     return (along_x.sum() + along_y.sum()) / kernels.shape[0]
 
 
-# the square root's derivative is not finite at 0, where offsets start
+# the derivative of the square root is not finite at 0, where offsets start
 _EPSILON = 1e-12
 
 
 def offset_distance(offsets_h: torch.Tensor, offsets_v: torch.Tensor) -> torch.Tensor:
-    """Return the paper's offset distance, a scalar: a sum over taps, a mean over batch and pixels.
+    """Return the paper's offset distance, a scalar: summed over taps, averaged over batch and pixels.
 
-    Each tap's offset counts by its length times the tap's distance from the kernel's centre, so that far
-    taps stay where they belong (Sun & Chen 2020, section III-D).
+    The length of each tap's offset is weighted by the tap's distance from the kernel's centre, so that far
+    taps stay in place (Sun & Chen 2020, section III-D).
 
     Args:
         offsets_h: ``[B, k*k, h, w]`` in units of the scale.
@@ -128,11 +128,11 @@ _LEVEL = 1 / 255
 
 
 def coded_bits(lr: torch.Tensor) -> torch.Tensor:
-    """Return about how many bits a value of RGB ``[B, 3, h, w]`` costs a lossless coder, ``[B]``.
+    """Return about how many bits a lossless codec spends on a value of RGB ``[B, 3, h, w]``, ``[B]``.
 
-    The coder predicts a value from its neighbours and the colours from green; what is left is Laplacian, and
-    costs the logarithm of its mean, image by image. A level more therefore costs most where there was nothing
-    before: in flat areas, and in the colours of a grey picture.
+    The codec predicts a value from its neighbours, and the colours from green. The residual is Laplacian, and
+    costs the logarithm of its mean, image by image. So one more level costs most where the residual was zero:
+    in flat areas, and in the colours of a grey picture.
     """
     red, green, blue = lr.unbind(dim=1)
     planes = torch.stack([green, red - green, blue - green], dim=1)
@@ -154,10 +154,10 @@ class Objective(nn.Module):
         self.restoration = recipe.restoration
         self.shares = Shares(recipe.luma_weight, recipe.chroma_weight)
         self.coding: Coding | None = None
-        """The lossy coder of the next step, in a recipe with `coded`."""
+        """The lossy codec of the next step, in a recipe with `coded`."""
 
     def forward(self, hr: torch.Tensor) -> torch.Tensor:
-        """Return the recipe's loss of a round trip of RGB ``[B, 3, H, W]`` in [0, 1]."""
+        """Return the recipe's loss for a round trip of RGB ``[B, 3, H, W]`` in [0, 1]."""
         recipe, down, scale = self.recipe, self.model.downscaler, self.model.geometry.scale
         sampling: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learn_downscaler):
@@ -192,11 +192,11 @@ class Objective(nn.Module):
             return loss
 
     def _coded(self, hr: torch.Tensor, lr: torch.Tensor, small: torch.Tensor, coding: Coding) -> torch.Tensor:
-        """Return the loss where the LR goes through a lossy coder: decibels + rate_weight * log R + ...
+        """Return the loss for an LR that a lossy codec encodes: decibels + rate_weight * log R + ...
 
-        By the logarithms of squared error and bits R, in the same unit, a step at low quality and one at high
-        quality count alike, and the weight of the rate is the slope of the curve on which coders trade one
-        for the other.
+        The loss uses the logarithms of squared error and of bits R, in the same unit. So steps at low and at
+        high quality count alike, and the weight of the rate is the slope of the curve on which codecs trade
+        one for the other.
         """
         recipe, scale = self.recipe, self.model.geometry.scale
         with torch.autocast(hr.device.type, enabled=False):
@@ -214,10 +214,10 @@ class Objective(nn.Module):
 
 
 class LossWatch:
-    """Tells a training that goes wrong from one that fluctuates, by means of a running mean of the loss."""
+    """Distinguishes a diverging training from a fluctuating one, by a running mean of the loss."""
 
-    _MEMORY = 0.98  # a step
-    _SETTLED = 10  # steps before the mean is worth comparing with
+    _MEMORY = 0.98  # decay in each step
+    _SETTLED = 10  # steps before the mean is reliable
 
     def __init__(self) -> None:
         self.sum = 0.0
@@ -226,7 +226,7 @@ class LossWatch:
         self.best = math.inf
 
     def update(self, loss: float, steps: int) -> None:
-        """Take in the mean loss of the last `steps` steps."""
+        """Add the mean loss of the last `steps` steps."""
         memory = self._MEMORY**steps
         self.sum = memory * self.sum + (1 - memory) * loss
         self.weight = memory * self.weight + (1 - memory)
@@ -241,18 +241,18 @@ class LossWatch:
 
     @property
     def diverged(self) -> bool:
-        """The loss is not finite, or its running mean is four times the lowest it was."""
+        """Whether the loss is not finite, or its running mean is over four times its lowest value."""
         return not math.isfinite(self.sum) or self.sum > 4 * self.best * self.weight
 
     @property
     def suspect(self) -> bool:
-        """The loss is high enough that a state saved now may be a bad one."""
+        """Whether the loss is so high that the current state may be bad."""
         return not math.isfinite(self.sum) or self.sum > 2 * self.best * self.weight
 
     def state(self) -> list[float]:
-        """Return everything it knows, for `restore`."""
+        """Return the complete state, for `restore`."""
         return [self.sum, self.weight, self.steps, self.best]
 
     def restore(self, state: list[float]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
         self.sum, self.weight, self.steps, self.best = state[0], state[1], int(state[2]), state[3]

@@ -14,12 +14,12 @@ from car.train.recipes import Recipe
 class MuonAdam(torch.optim.Optimizer):
     """Muon on inner convolutions, Adam on the rest.
 
-    Muon (Jordan et al. 2024, as in `torch.optim.Muon`) orthogonalises the update of a matrix; a
-    convolution's weight is seen as the matrix ``[out, in * kh * kw]``. Biases and convolutions that
-    change the number of channels keep Adam.
+    Muon (Jordan et al. 2024, as in `torch.optim.Muon`) orthogonalises the update of a matrix; the
+    weight of a convolution is treated as the matrix ``[out, in * kh * kw]``. Adam optimises biases and
+    convolutions that change the number of channels.
 
     Args:
-        halves: (modules, factor on their learning rates); parameters that require a gradient are optimised.
+        halves: (module, factor for its learning rates); parameters that require a gradient are optimised.
         muon_lr: peak learning rate of the matrices.
         lr: peak learning rate of the rest.
         beta2: of Adam.
@@ -49,7 +49,8 @@ class MuonAdam(torch.optim.Optimizer):
         self._inner: list[torch.optim.Optimizer] = []
         for group in self.param_groups:
             if group["matrices"]:
-                # Muon takes two-dimensional parameters: these share the storage of the convolutions' weights
+                # Muon takes only two-dimensional parameters; these share storage with the convolutions'
+                # weights
                 flat = [nn.Parameter(p.detach().view(p.shape[0], -1)) for p in group["params"]]
                 self._inner.append(torch.optim.Muon(flat, lr=group["lr"], weight_decay=weight_decay))
             else:
@@ -59,7 +60,7 @@ class MuonAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update the parameters from their ``.grad`` at the groups' current learning rates."""
+        """Update the parameters from their ``.grad``, at the current learning rates of the groups."""
         for group, optimizer in zip(self.param_groups, self._inner, strict=True):
             (own,) = optimizer.param_groups
             own["lr"] = group["lr"]
@@ -73,22 +74,24 @@ class MuonAdam(torch.optim.Optimizer):
         return {"inner": [optimizer.state_dict() for optimizer in self._inner]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for optimizer, values in zip(self._inner, state_dict["inner"], strict=True):
             optimizer.load_state_dict(values)
 
 
 def _inner_weights(half: nn.Module) -> list[torch.Tensor]:
-    """Return weights of 3x3 convolutions between equally many features, all but the first and the last."""
+    """Return the weights of 3x3 convolutions that keep the number of features, without the first and last."""
     convs = [module for module in half.modules() if isinstance(module, nn.Conv2d)]
-    inner = convs[1:-1]  # pixels on one side: at 4x these can have as many channels as features
+    inner = convs[
+        1:-1
+    ]  # first and last have pixels on one side; at 4x these can have as many channels as features
     return [c.weight for c in inner if c.in_channels == c.out_channels > 3 and c.kernel_size == (3, 3)]
 
 
 def make_optimizer(model: Rescaler, recipe: Recipe) -> torch.optim.Optimizer:
     """Build the recipe's optimiser for the parameters of `model` that require a gradient.
 
-    Every parameter group's ``lr`` is its peak, to be scaled by `lr_factor`.
+    The ``lr`` of every parameter group is its peak; scale it by `lr_factor`.
     """
     halves: list[tuple[nn.Module, float]] = [
         (model.downscaler, recipe.downscaler_lr),
@@ -116,7 +119,7 @@ def make_optimizer(model: Rescaler, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, betas=betas, eps=recipe.eps)
 
 
-# of the paper: each for a fifth of the training
+# the paper's levels, each for a fifth of the training
 _FIFTHS = (1.0, 0.5, 0.1, 0.05, 0.01)
 
 

@@ -1,4 +1,4 @@
-"""How models are trained, as data: one dataclass of settings, one committed recipe for each model."""
+"""How models are trained, as data: one dataclass of settings, and one committed recipe for each model."""
 
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatch
@@ -11,33 +11,33 @@ _T = TypeVar("_T")
 
 
 def _setting(default: _T, text: str, *flags: str) -> _T:
-    """Return a dataclass field whose help, and further names on the command line, ride in its metadata."""
+    """Return a dataclass field; its metadata holds the help and further names on the command line."""
     value: Any = field(default=default, metadata={"help": text, "flags": flags})
     return value
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; every setting is an option of ``car train`` with the help given here.
+    """How a model is trained. Every setting is an option of ``car train``, with the help given here.
 
-    One of `minutes`, `steps` and `epochs` says how long; the schedule of the learning rate is laid over it.
+    One of `minutes`, `steps` and `epochs` sets the length; the learning rate schedule spans it.
     """
 
     model: str
 
-    minutes: float = _setting(0.0, "Train so long, over as many runs as it takes; start-up not counted.")
-    steps: int = _setting(0, "Train for so many steps.")
-    epochs: int = _setting(0, "Train for so many passes over the images times --repeats.", "--end-epoch")
+    minutes: float = _setting(0.0, "Train for this many minutes in all, without start-up.")
+    steps: int = _setting(0, "Train for this many steps.")
+    epochs: int = _setting(0, "Train for this many passes over the images times --repeats.", "--end-epoch")
 
     crop: int = _setting(128, "Side of the square HR crops, in pixels.", "--resize")
-    batch: int = _setting(8, "Crops a step, over all processes.", "--train-batchsize")
+    batch: int = _setting(8, "Crops in each step, over all processes.", "--train-batchsize")
     repeats: int = _setting(8, "Crops of each image in an epoch.", "--train-repeat-num")
     sampling: Literal["area", "image"] = _setting(
-        "area", "Draw crops by area, each region as likely as any, or let each image come --repeats times."
+        "area", "Draw every region equally often (area), or take --repeats crops of each image (image)."
     )
-    grey: float = _setting(0.0, "Share of the crops that lose their colours, 0 to 1.")
+    grey: float = _setting(0.0, "Share of the crops that are made grey, 0 to 1.")
     shrunk: float = _setting(
-        0.0, "Share of the crops that come from the image shrunk by 1 to 2, which are sharper, 0 to 1."
+        0.0, "Share of the crops that come from the image shrunk by 1 to 2, and are sharper, 0 to 1."
     )
     emphasis: tuple[str, ...] = _setting(
         (), "PATTERN=FACTOR: draw images whose name matches so many times as often; repeatable."
@@ -45,75 +45,82 @@ class Recipe:
     orientations: Literal[4, 8] = _setting(8, "Flips only (4), or flips and quarter turns (8).")
 
     restoration: Literal["l1", "decibels"] = _setting(
-        "l1", "Loss of the restored image: mean absolute error, or the mean of the crops' PSNR."
+        "l1", "Loss of the restored picture: mean absolute error, or the mean PSNR of the crops."
     )
     l1_share: float = _setting(
-        0.0, "Share of a training that goes by l1 first, then by --restoration; none with --init or --coded."
+        0.0,
+        "Share of the training that starts with l1, before --restoration; ignored with --init or --coded.",
     )
-    luma_weight: float = _setting(0.5, "Share of luma in the loss of the restored image, 0 to 1.")
-    chroma_weight: float = _setting(0.0, "Share of chroma (Cb and Cr) in the same; RGB has what is left.")
-    fidelity_weight: float = _setting(0.05, "Pull of the LR towards the bicubic LR (L1).")
+    luma_weight: float = _setting(0.5, "Share of luma in the loss of the restored picture, 0 to 1.")
+    chroma_weight: float = _setting(0.0, "Share of chroma (Cb and Cr) in the same loss; RGB has the rest.")
+    fidelity_weight: float = _setting(
+        0.05, "Weight of the difference between the small picture and the bicubic one (L1)."
+    )
     gradient_weight: float = _setting(
-        0.0, "Pull of the LR's gradients towards those of the bicubic LR (L1): keeps its PNG small."
+        0.0, "The same for the gradients of the small picture (L1): keeps its PNG small."
     )
     rate_weight: float = _setting(
-        0.0, "Weight of the bits that the LR costs above the bicubic LR, by an estimate for PNG and WebP."
+        0.0, "Weight of the estimated bits, as PNG or WebP, of the small picture above the bicubic one."
     )
     coded: bool = _setting(
         False,
-        "Put the LR through JPEG, WebP and AVIF of changing quality; --rate-weight is then of the logarithm "
-        "of its bits, in the unit of --restoration decibels, which this needs.",
+        "Code the small picture as JPEG, WebP or AVIF of varying quality. Needs --restoration decibels; "
+        "--rate-weight then weighs the logarithm of the bits in that unit.",
     )
-    range_weight: float = _setting(1.0, "Weight of LR values outside [0, 1].")
-    tv_weight: float = _setting(0.0, "Weight of the total variation of offsets (families car, car_small).")
-    offset_weight: float = _setting(0.0, "Weight of the offsets' length (families car, car_small).")
+    range_weight: float = _setting(1.0, "Weight of small picture values outside [0, 1].")
+    tv_weight: float = _setting(
+        0.0, "Weight of the total variation of the offsets (families car, car_small)."
+    )
+    offset_weight: float = _setting(0.0, "Weight of the length of the offsets (families car, car_small).")
     rounding: Literal["gated", "straight", "soft"] = _setting(
-        "gated", "Gradient of rounding the LR: straight-through inside [0, 1] only, everywhere, or soft."
+        "gated", "Gradient of rounding the small picture: passed inside [0, 1] only, everywhere, or soft."
     )
 
     optimizer: Literal["muon", "adam", "adamw"] = _setting(
-        "muon", "Muon on inner convolutions with Adam on the rest, Adam, or AdamW."
+        "muon", "Muon on inner convolutions and Adam on the rest, Adam, or AdamW."
     )
     lr: float = _setting(1e-3, "Peak learning rate of Adam.", "--base-lr")
     muon_lr: float = _setting(5e-3, "Peak learning rate of Muon.")
-    downscaler_lr: float = _setting(1.0, "Factor on the learning rates of the downscaler.")
-    corrector_lr: float = _setting(1.0, "Factor on the learning rates of the corrector, where there is one.")
+    downscaler_lr: float = _setting(1.0, "Factor for the learning rates of the downscaler.")
+    corrector_lr: float = _setting(1.0, "Factor for the learning rates of the corrector, if there is one.")
     downscaler_delay: float = _setting(
-        0.0, "Share of the training during which the downscaler stays as it is while the upscaler learns."
+        0.0, "Share of the training during which only the upscaler learns, at the start."
     )
-    beta2: float = _setting(0.99, "Memory of Adam's second moment.")
+    beta2: float = _setting(0.99, "Decay of Adam's second moment.")
     eps: float = _setting(1e-8, "Adam's epsilon.")
     weight_decay: float = _setting(0.0, "Decoupled weight decay (adamw, muon).")
     schedule: Literal["cosine", "onecycle", "fifths", "constant"] = _setting(
-        "cosine", "Learning rate: warm-up and half a cosine, one cycle, the paper's five steps, or constant."
+        "cosine", "Learning rate: warm-up and half a cosine, one cycle, the paper's five levels, or constant."
     )
-    warmup: float = _setting(0.02, "Share of the training during which a cosine schedule rises first.")
+    warmup: float = _setting(
+        0.02, "Share of the training during which a cosine schedule rises, at the start."
+    )
     clip: float = _setting(0.5, "Largest norm of the gradient; 0 for no limit.")
-    ema: float = _setting(0.998, "Decay a step of the averaged weights that are kept; 0 for no average.")
+    ema: float = _setting(0.998, "Decay of the averaged weights in each step; 0 for no average.")
 
     precision: Literal["auto", "float32", "bf16", "fp16"] = _setting(
         "auto", "Arithmetic of the networks; auto is bf16 where the device is fast at it, else float32."
     )
-    channels_last: bool = _setting(True, "Lay activations out with channels last.")
+    channels_last: bool = _setting(True, "Store activations with channels last.")
     compile: bool = _setting(False, "Compile the networks with torch.compile (needs a C++ compiler).")
-    accumulate: int = _setting(1, "Split each step's crops into so many parts, for less memory.")
+    accumulate: int = _setting(1, "Split the crops of each step into this many parts, to save memory.")
 
     init: str = _setting(
         "", "Start from these weights, or deepen them: a model, a tag, a .safetensors file or a pair KGN,USN."
     )
-    freeze: Literal["none", "downscaler", "upscaler"] = _setting("none", "Keep one half as it is.")
+    freeze: Literal["none", "downscaler", "upscaler"] = _setting("none", "Do not train this half.")
     kernel_start: Literal["published", "classical"] = _setting(
-        "published", "First kernels of family car: as random weights give them, or a classical kernel."
+        "published", "Initial kernels of family car: from random weights, or a classical kernel."
     )
 
-    eval_minutes: float = _setting(4.0, "Validate every so many minutes of training.")
-    eval_epochs: int = _setting(0, "Validate every so many epochs, instead of minutes.", "--eval-proid")
-    eval_crop: int = _setting(256, "Side of the centre crops that are validated on, at most.")
-    eval_images: int = _setting(0, "Validate on so many images, evenly spread; 0 for all.")
+    eval_minutes: float = _setting(4.0, "Minutes of training between validations.")
+    eval_epochs: int = _setting(0, "Epochs between validations, instead of minutes.", "--eval-proid")
+    eval_crop: int = _setting(256, "Largest side of the centre crops for validation, in pixels.")
+    eval_images: int = _setting(0, "Validate on this many images, evenly spread; 0 for all.")
     hold_out: tuple[str, ...] = _setting(
-        (), "Pattern of image names kept for validation, beside eight that are spread evenly; repeatable."
+        (), "Pattern of image names to hold out, in addition to eight that are evenly spread; repeatable."
     )
-    seed: int = _setting(0, "Of initial weights and crops.")
+    seed: int = _setting(0, "Seed of initial weights and crops.")
 
     def emphasis_of(self, name: str) -> float:
         """Return how many times as often the image called `name` is drawn, by the first pattern that fits.
@@ -134,7 +141,7 @@ class Recipe:
         return 1.0
 
     def validate(self) -> None:
-        """Raise `UsageError` where a value makes no sense."""
+        """Raise `UsageError` if a value makes no sense."""
         geometry = create(self.model).geometry
         least = max(8 * geometry.scale, geometry.min_size)
         rules = {
@@ -190,13 +197,13 @@ class Recipe:
         if self.coded and self.restoration != "decibels":
             raise UsageError("--coded needs --restoration decibels")
         if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
-            raise UsageError("one of minutes, steps and epochs says how long to train")
+            raise UsageError("give exactly one of minutes, steps and epochs")
 
 
 _MOST = 1e9
 BUDGETS = ("minutes", "steps", "epochs")
 
-# the photograph that the demonstration restores must be new to the weights
+# the photograph of the demonstration must not be in the training data
 _DEMO = ("*b939ac34faa94b5d0e753d570edc7048*",)
 
 # Sun & Chen 2020, section IV-A, as the MindSpore port of CAR trains it; Adam's other values are its defaults
@@ -316,7 +323,7 @@ _ALL = (
 )
 
 
-# settings that mean something only where the downscaler resamples with kernels and offsets of its own
+# settings that apply only to downscalers with learned kernels and offsets
 _SAMPLING_ONLY = {"tv_weight", "offset_weight", "kernel_start"}
 
 
@@ -325,7 +332,7 @@ def _resamples(model: str) -> bool:
 
 
 def _control(recipe: Recipe) -> Recipe:
-    """Return the recipe that trains the same upscaler just as long on bicubic LR images."""
+    """Return the recipe that trains the same upscaler as long on bicubic LR images."""
     family, scale = recipe.model.rsplit("_", 1)
     return replace(recipe, model=f"{family}_bicubic_{scale}", downscaler_delay=0.0)
 
@@ -338,7 +345,7 @@ RECIPES = {recipe.model: recipe for recipe in _WITH_CONTROLS}
 
 
 def recipe_for(model: str, **changes: Any) -> Recipe:
-    """Return the committed recipe of `model` with `changes` (those that are None are ignored).
+    """Return the committed recipe of `model` with `changes`; changes that are None are ignored.
 
     A changed budget (minutes, steps or epochs) replaces the recipe's own.
 
@@ -350,7 +357,7 @@ def recipe_for(model: str, **changes: Any) -> Recipe:
     given = {name: value for name, value in changes.items() if value is not None}
     idle = _SAMPLING_ONLY & given.keys() if not _resamples(model) else set[str]()
     if idle:
-        raise UsageError(f"{', '.join(sorted(idle))}: {model} has no kernels and offsets for this to act on")
+        raise UsageError(f"{', '.join(sorted(idle))}: {model} has no learned kernels and offsets")
     if any(name in given for name in BUDGETS):
         given = dict.fromkeys(BUDGETS, 0) | given
     recipe = replace(RECIPES[model], **given)
@@ -359,7 +366,7 @@ def recipe_for(model: str, **changes: Any) -> Recipe:
 
 
 def settings() -> dict[str, tuple[Any, str, tuple[str, ...]]]:
-    """Return name -> (type annotation, help, further flags) of every setting but the model."""
+    """Return name -> (type annotation, help, further flags) for every setting except the model."""
     return {
         f.name: (f.type, f.metadata["help"], f.metadata["flags"]) for f in fields(Recipe) if f.name != "model"
     }

@@ -1,4 +1,4 @@
-"""Training: from one CPU process to many accelerators, stopped and resumed at will."""
+"""Training runs, from one CPU process to many accelerators, which can be stopped and resumed."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -32,41 +32,41 @@ def train(
     on_decode: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Path:
-    """Train `recipe` on the images below `folders`, or go on with what `out` holds.
+    """Train `recipe` on the images below `folders`, or continue the run in `out`.
 
-    Started by ``torchrun`` or ``accelerate launch`` it trains on all their processes: each takes its share
-    of every batch, the first one writes. `out` receives
+    Under ``torchrun`` or ``accelerate launch``, all processes train: each takes its share of every batch, and
+    the first one writes. `out` receives
 
-    - ``state.pt``: everything needed to go on, written every `save_seconds` and at an interrupt,
+    - ``state.pt``: everything needed to continue, written every `save_seconds` and at an interrupt,
     - ``model.safetensors`` and ``best.safetensors``: the (averaged) weights at the last validation, and at
       the one with the highest PSNR,
     - ``log.jsonl``, ``tensorboard/`` and, at the end, ``curves.png``,
     - ``recipe.json``.
 
-    Where the loss stops being finite or runs away, training goes back to the last good state and on at
-    half the learning rate, three times at most.
+    If the loss is no longer finite or diverges, training returns to the last good state and continues at half
+    the learning rate, at most three times.
 
     Args:
         recipe: what to train and how.
         folders: searched recursively for images.
-        out: the run's folder, made where missing; all machines of a run must see it.
+        out: the run's folder, created if missing; all machines of a run must see it.
         valid: folder of images to validate on; by default some of the training images are held out.
         cache: folder for decoded pixels; ``out / "cache"`` by default.
         device: see `car.devices.resolve_device`.
         workers: threads that decode and cut crops ahead of the training.
-        save_seconds: between two writings of the state.
+        save_seconds: seconds between two writings of the state.
         on_progress: called every ten steps and at each validation, in the first process.
-        on_decode: called with (images done, images in all) while images are decoded, likewise.
-        on_note: called with a line for each image left out and for whatever else is worth knowing, likewise.
+        on_decode: called with (images done, total images) while images are decoded, in the first process.
+        on_note: called with a line for each skipped image and for other notes, in the first process.
 
     Returns:
         The path of ``model.safetensors``.
 
     Raises:
         UsageError: a setting or the device cannot be used.
-        TrainingError: a package is missing, no usable image, `out` cannot be written, is in use or holds
-            another recipe's run, or the training diverged for good (the last good state is kept).
-        KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state written before.
+        TrainingError: a package or usable images are missing; `out` cannot be written, is in use or holds a
+            run of another recipe; or the training diverged too often (the last good state is kept).
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state written first.
     """
     with _trainer(
         recipe, folders, out, valid, cache, device, workers, on_decode=on_decode, on_note=on_note
@@ -86,9 +86,9 @@ def plan_run(
     on_decode: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> RunPlan:
-    """Return what `train` would do with these arguments, timed on a few steps that are thrown away.
+    """Return what `train` would do with these arguments, timed on a few steps that are discarded.
 
-    Images are decoded into the cache, from where the real run takes them; nothing else is written.
+    Images are decoded into the cache, and the real run uses them. Nothing else is written.
 
     Raises:
         UsageError, TrainingError: as `train`.
@@ -140,7 +140,7 @@ def _trainer(
         raise TrainingError(f"{out} is in use by another run") from error
     except OSError as error:
         raise TrainingError(f"cannot write to {out}: {error.strerror or error}") from error
-    except ImageError as error:  # what writing a file raises
+    except ImageError as error:  # raised by atomic_write
         raise TrainingError(str(error)) from error
     finally:
         if lock.is_locked:
@@ -155,7 +155,7 @@ def _accelerator(recipe: Recipe, name: str, note: Callable[[str], None]) -> "Acc
 
     device = resolve_device(name)
     if device.index:
-        raise UsageError(f"cannot train on {name} by number: use CUDA_VISIBLE_DEVICES={device.index}")
+        raise UsageError(f"cannot train on {name}: choose a device with CUDA_VISIBLE_DEVICES={device.index}")
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if fast_bf16(device) else "float32"
@@ -176,10 +176,10 @@ def _accelerator(recipe: Recipe, name: str, note: Callable[[str], None]) -> "Acc
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"cannot train on {name} in {precision}: {error}") from error
     if accelerator.device.type != device.type:
-        raise UsageError(f"cannot train on {name}: {accelerator.device.type} is what accelerate finds")
+        raise UsageError(f"cannot train on {name}: accelerate uses {accelerator.device.type}")
     shares = accelerator.num_processes * recipe.accumulate
     if recipe.batch % shares:
-        raise UsageError(f"batch = {recipe.batch} cannot be shared by processes x accumulate = {shares}")
+        raise UsageError(f"batch = {recipe.batch} must be a multiple of processes x accumulate = {shares}")
     return accelerator
 
 
@@ -194,7 +194,7 @@ def _stores(
     on_decode: Callable[[int, int], None] | None,
     note: Callable[[str], None],
 ) -> tuple[ImageStore, ImageStore]:
-    """Return images to train and to validate on; one process a machine decodes, the others wait for it."""
+    """Return images to train and to validate on. One process on each machine decodes; the others wait."""
     place = cache or out / "cache"
 
     def open_store(which: Sequence[Path], where: Path, min_size: int) -> ImageStore:
@@ -214,10 +214,10 @@ def _stores(
         if valid is None:
             return split_held_out(store, recipe.hold_out)
         store, _ = split_held_out(store, recipe.hold_out, 0)
-        # a validation crop must leave something to measure inside the border
+        # a validation crop needs pixels inside the border that is shaved
         smallest = max(8 * create(recipe.model).geometry.scale, 32)
         return store, open_store([valid], place / "valid", smallest)
 
 
 def _ignore(_: str) -> None:
-    """Take no note."""
+    """Ignore a note."""

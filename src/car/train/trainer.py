@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE, LATEST, BEST = "state.pt", "model.safetensors", "best.safetensors"
-_CHECK_STEPS = 10  # between looks at the loss: reading it makes an accelerator wait
+_CHECK_STEPS = 10  # between readings of the loss, because a reading makes an accelerator wait
 _MAX_ROLLBACKS = 3
 _VALIDATED = (Coding("JPEG", 30), Coding("WEBP", 30), Coding("JPEG", 60), Coding("AVIF", 50))
 
@@ -73,7 +73,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would be: see `plan_run`. Seconds are measured on a few steps."""
+    """What a run would do; see `plan_run`. Seconds are measured on a few steps."""
 
     images: int
     validation_images: int
@@ -131,7 +131,9 @@ class Trainer:
         self.batches = Prefetcher(lambda step: self._to_device(self.crops.get(step, first, share)), workers)
         self.step, self.seconds, self.rollbacks = 0, 0.0, 0
         self.best = -math.inf
-        self.past_l1 = False  # stays, also where a longer budget moves the end of that share beyond this step
+        self.past_l1 = (
+            False  # stays true even if a longer budget moves the end of that share beyond this step
+        )
         self.watch = LossWatch()
         self._losses: list[torch.Tensor] = []
         self._stop: int | None = None
@@ -139,11 +141,11 @@ class Trainer:
             self._restore(budget_may_change=True)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self.batches.close()
 
     def plan(self) -> RunPlan:
-        """Time a few steps, which changes the weights, and lay the recipe's budget over them."""
+        """Time a few steps, which changes the weights, and compute the steps and time of the whole budget."""
         recipe = self.recipe
         self._train_step(0.5)
         times: list[float] = []
@@ -176,7 +178,7 @@ class Trainer:
         """Train to the end of the budget; see `train`."""
         report = on_progress if on_progress and self.accelerator.is_main_process else None
         self._check_disk()
-        begun = f", going on from step {self.step}" if self.step else ""
+        begun = f", continuing at step {self.step}" if self.step else ""
         self.note(
             f"{self.recipe.model}: {len(self.crops.store.images)} images to train on, "
             f"{len(self.validation.images)} to validate on, {self.accelerator.device}{begun}"
@@ -184,7 +186,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             record = json.dumps(asdict(self.recipe), indent=1)
             atomic_write(self.out / "recipe.json", record.encode())
-        self._save()  # a folder that cannot be written is found out before the work, not after
+        self._save()  # finds a folder that cannot be written before the work, not after it
         log = RunLog(self.out, self.step) if self.accelerator.is_main_process else None
         try:
             with self._signals_wait():
@@ -232,7 +234,7 @@ class Trainer:
                     last_validated, validated_step = time.monotonic(), self.step
                 mark, mark_step = time.monotonic(), self.step
             elif finished and self._unreported():
-                # killed after its last step, or its files were deleted since: the state has all of it
+                # the run was killed after its last step, or its files were deleted; the state has everything
                 state = Progress(self.step, self.seconds, done, self.watch.mean, 0.0)
                 state = self._report(state, log, may_fail=False)
                 if report:
@@ -242,20 +244,20 @@ class Trainer:
                 last_saved = time.monotonic()
             if finished or stop:
                 if stop and self._stop is None:
-                    self._stop = signal.SIGTERM  # another process was told
+                    self._stop = signal.SIGTERM  # another process received the signal
                 return
             start = time.monotonic()
             self._losses.append(self._train_step(done))
             self.seconds += time.monotonic() - start
 
     def _unreported(self) -> bool:
-        """Whether the weights, or the last line of the log, of a finished run are missing."""
+        """Whether a finished run lacks its weights or the last line of its log."""
         found = (self.out / LATEST).exists() and any(r["step"] == self.step for r in read_log(self.out))
         (missing,) = self._agree(0.0, not found, False, False)[1:2]
         return missing
 
     def _train_step(self, progress: float) -> torch.Tensor:
-        """Do one step on this process's share of the batch; return its loss, without waiting for it."""
+        """Do one step on this process's share of the batch; return its loss without waiting for it."""
         recipe, accelerator = self.recipe, self.accelerator
         factor = lr_factor(recipe, progress) * 0.5**self.rollbacks
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
@@ -265,7 +267,7 @@ class Trainer:
         by_l1 = not (self.past_l1 or recipe.init or recipe.coded)
         restoration = "l1" if by_l1 else recipe.restoration
         if self._inner_objective.restoration == "l1" != restoration:
-            self.watch = LossWatch()  # values of another loss say nothing
+            self.watch = LossWatch()  # values of another loss are not comparable
         self._inner_objective.restoration = restoration
         self._inner_objective.coding = drawn(recipe.seed, self.step) if recipe.coded else None
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -283,7 +285,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        # a short memory at first, so that the average does not carry the initial weights along
+        # a short memory at first, so that the initial weights do not stay in the average
         decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -316,7 +318,7 @@ class Trainer:
         return seconds >= 60 * self.recipe.eval_minutes
 
     def _agree(self, done: float, validate: bool, saving: bool, stop: bool) -> tuple[float, bool, bool, bool]:
-        """Follow the first process's clock, and stop where any process was told to."""
+        """Follow the first process's clock, and stop if any process was told to stop."""
         if self.accelerator.num_processes == 1:
             return done, validate, saving, stop
         first = self.accelerator.is_main_process
@@ -345,11 +347,11 @@ class Trainer:
         self.rollbacks = rollbacks
         self.note(
             f"diverged: {what} at step {step}; back to step {self.step}, "
-            f"on at 1/{2**rollbacks} of the learning rates"
+            f"continuing at 1/{2**rollbacks} of the learning rates"
         )
 
     def _report(self, state: Progress, log: RunLog | None, *, may_fail: bool) -> Progress:
-        """Validate, write the weights and the log."""
+        """Validate; write the weights and the log."""
         found, pictures = self._validate()
         if log:
             try:
@@ -371,13 +373,13 @@ class Trainer:
             except (ImageError, OSError) as error:
                 if not may_fail:
                     raise
-                self.note(f"weights or log could not be written, which is tried again: {error}")
+                self.note(f"weights or log could not be written, will try again: {error}")
         self.best = max(self.best, found.score)
         return replace(state, validation=found)
 
     def _write_weights(self, name: str) -> None:
         weights = {k: v.contiguous().cpu() for k, v in self.average.state_dict().items()}
-        # weights are given to others, who need not know the folders that they started from
+        # weights may be published; do not reveal the folders that they started from
         start = ",".join(Path(part).name for part in self.recipe.init.split(","))
         metadata = {
             "model": self.recipe.model,
@@ -423,9 +425,9 @@ class Trainer:
 
     @contextmanager
     def _signals_wait(self) -> Generator[None]:
-        """Let the first SIGINT or SIGTERM wait for the end of the step; the second acts as ever."""
+        """Delay the first SIGINT or SIGTERM to the end of the step; the second acts as usual."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # signals are the main thread's; what it does about them is not ours to say
+            yield  # only the main thread may handle signals
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -451,11 +453,11 @@ class Trainer:
         free = shutil.disk_usage(self.out).free
         if free < needed:
             raise TrainingError(
-                f"{self.out}: {free / 1e6:.0f} MB free, the run's state needs {needed / 1e6:.0f} MB"
+                f"{self.out}: {free / 1e6:.0f} MB free, but the run's state needs {needed / 1e6:.0f} MB"
             )
 
     def _save(self, *, may_fail: bool = False) -> None:
-        """Write the state; if it may fail, also not where the loss says that the state may be a bad one."""
+        """Write the state; with `may_fail`, do not raise, and skip a state that the loss makes suspect."""
         if may_fail and self.watch.suspect:
             return
         if self.accelerator.is_main_process:
@@ -482,7 +484,7 @@ class Trainer:
             except ImageError as error:
                 if not may_fail:
                     raise
-                self.note(f"the state could not be saved, which is tried again: {error}")
+                self.note(f"the state could not be saved, will try again: {error}")
         self.accelerator.wait_for_everyone()
 
     def _restore(self, *, budget_may_change: bool) -> None:
@@ -510,11 +512,11 @@ class Trainer:
             done = self._done_at(state["step"], state["seconds"])
             if done > 1 and budget != {name: getattr(saved, name) for name in BUDGETS}:
                 raise UsageError(
-                    f"{self.out} has {state['step']} steps, {state['seconds'] / 60:.1f} minutes, behind it: "
+                    f"{self.out} has trained {state['step']} steps in {state['seconds'] / 60:.1f} minutes: "
                     "ask for more, or use another --out folder"
                 )
             if state["images"] != self._images():
-                self.note("the run began with other images; the best weights are found anew")
+                self.note("the run began with other images; the search for the best weights starts again")
                 state["best"] = -math.inf
         self.step, self.seconds = state["step"], state["seconds"]
         self.rollbacks, self.best = state["rollbacks"], state["best"]
@@ -538,7 +540,9 @@ def _fresh_model(recipe: Recipe) -> Rescaler:
         weights = deepened(loaded.rescaler.state_dict(), model)
         shapes = {name: value.shape for name, value in weights.items()}
         if shapes != {name: value.shape for name, value in model.state_dict().items()}:
-            raise UsageError(f"{recipe.init} are weights of {loaded.name}, which do not fit {recipe.model}")
+            raise UsageError(
+                f"the weights {recipe.init} belong to {loaded.name} and do not fit {recipe.model}"
+            )
         model.load_state_dict(weights)
     frozen = {"downscaler": model.downscaler, "upscaler": model.upscaler}.get(recipe.freeze)
     if frozen is not None:
@@ -559,7 +563,7 @@ def _jsonable(recipe: Recipe) -> dict[str, Any]:
 
 
 def _spread(store: ImageStore, count: int) -> ImageStore:
-    """Return `count` images evenly spread over `store`, or all of them for 0."""
+    """Return `count` images, evenly spread over `store`, or all if `count` is 0."""
     total = len(store.names)
     if not 0 < count < total:
         return store
@@ -596,4 +600,4 @@ def _differences(saved: Recipe, asked: Recipe) -> str:
 
 
 def _ignore(_: str) -> None:
-    """Take no note."""
+    """Ignore a note."""
