@@ -8,13 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from car.codec.codec import Codec, open_codec
 from car.errors import ImageError, UsageError
 from car.measure.comparison import Caption, comparison_picture, most_telling_crop
-from car.measure.evaluate import Quality, find_dataset, mean_quality, round_trip, summary
+from car.measure.evaluate import (
+    Quality,
+    bicubic,
+    find_dataset,
+    growth,
+    mean_quality,
+    round_trip,
+    summary,
+)
+from car.ops import bicubic_resize
 from car.pictures.read import read
 from car.weights import manifest
 
@@ -36,22 +46,56 @@ def test_record_against_another_library(codec: Codec, photo: Path) -> None:
     trip = round_trip(codec, photo)
     assert trip.hr.shape == (192, 160, 3)
     assert trip.lr.shape == (48, 40, 3)
-    weights = np.array([65.738, 129.057, 25.064]) / 255
-    y = [image[4:-4, 4:-4] @ weights for image in (trip.hr, trip.restored, trip.bicubic)]
-    assert trip.record.model.psnr == pytest.approx(
-        peak_signal_noise_ratio(y[0], y[1], data_range=255), abs=1e-3
-    )
-    assert trip.record.bicubic.psnr == pytest.approx(
-        peak_signal_noise_ratio(y[0], y[2], data_range=255), abs=1e-3
-    )
-    assert trip.record.bicubic.lr_psnr == math.inf
-    assert trip.record.model.psnr > trip.record.bicubic.psnr + 4
-    buffer = io.BytesIO()
-    Image.fromarray(trip.lr).save(buffer, "PNG", optimize=True)
-    assert trip.record.model.lr_bytes == pytest.approx(len(buffer.getvalue()) / (192 * 160))
+    ours, theirs = trip.record.model, trip.record.bicubic
+    channels = {
+        "psnr": [65.738, 129.057, 25.064],
+        "psnr_cb": [-37.797, -74.203, 112],
+        "psnr_cr": [112, -93.786, -18.214],
+    }
+    for field, weights in channels.items():
+        y = [image[4:-4, 4:-4] @ np.array(weights) / 255 for image in (trip.hr, trip.restored, trip.bicubic)]
+        for quality, image in ((ours, y[1]), (theirs, y[2])):
+            expected = peak_signal_noise_ratio(y[0], image, data_range=255)
+            assert getattr(quality, field) == pytest.approx(expected, abs=1e-6)
+    assert theirs.lr_psnr == math.inf
+    assert ours.psnr > theirs.psnr + 4
+    assert theirs.lr_ssimulacra2 == 100 > ours.lr_ssimulacra2
+    for field, kind, options in (
+        ("lr_png", "PNG", {"optimize": True}),
+        ("lr_webp", "WEBP", {"lossless": True}),
+    ):
+        buffer = io.BytesIO()
+        Image.fromarray(trip.lr).save(buffer, kind, **options)
+        assert getattr(ours, field) == len(buffer.getvalue())
+    percent = 100 * (ours.lr_png / theirs.lr_png - 1)
+    assert growth([trip.record, trip.record], "lr_png") == pytest.approx(percent)
     assert np.array_equal(trip.lr, codec.downscale_pixels(read(photo).pixels))
     assert json.dumps(trip.record.to_dict(), allow_nan=False)
     assert trip.record.to_dict()["bicubic"]["lr_psnr"] is None
+
+
+def test_a_grey_picture_has_no_chroma_and_the_fast_way_no_score(
+    codec: Codec, photo: Path, tmp_path: Path
+) -> None:
+    grey = tmp_path / "grey.png"
+    with Image.open(photo) as image:
+        image.convert("L").save(grey)
+    first, second = (round_trip(codec, path, perceptual=False).record for path in (grey, photo))
+    assert math.isnan(first.model.psnr_cb)
+    assert math.isnan(first.bicubic.psnr_cr)
+    assert math.isnan(second.model.ssimulacra2)
+    # means are over what was measured
+    assert mean_quality([first.model, second.model]).psnr_cb == second.model.psnr_cb
+    assert math.isnan(mean_quality([first.model, second.model]).lr_ssimulacra2)
+    assert first.to_dict()["model"]["psnr_cb"] is None
+
+
+@pytest.mark.parametrize("size", [(7, 9), (24, 31)])
+def test_bicubic_is_that_of_the_tables(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].double()
+    expected = bicubic_resize(tensor, size)[0].permute(1, 2, 0).clamp(0, 255).round().numpy()
+    assert np.array_equal(bicubic(pixels, size), expected)
 
 
 def test_crops_to_multiples_of_eight(codec: Codec, photo: Path, tmp_path: Path) -> None:
@@ -69,8 +113,8 @@ def test_too_small_to_measure_is_said(codec: Codec, tmp_path: Path) -> None:
 
 
 def test_means_and_summary() -> None:
-    qualities = [Quality(*[float(i)] * 8) for i in (1, 2, 6)]
-    assert mean_quality(qualities) == Quality(*[3.0] * 8)
+    qualities = [Quality(*[float(i)] * 13) for i in (1, 2, 6)]
+    assert mean_quality(qualities) == Quality(*[3.0] * 13)
     assert summary([], model="m", weights="w", scale=4)["mean"] is None
 
 

@@ -244,8 +244,8 @@ def test_decibels_are_the_mean_of_the_crops_psnr() -> None:
         # 60 dB is as good as perfect
         far = [
             [
-                10 * math.log10(1 + 10 ** (6 - psnr(a[None], b[None], on_luma=luma) / 10)) / 1000
-                for luma in (False, True)
+                10 * math.log10(1 + 10 ** (6 - psnr(a[None], b[None], on=on) / 10)) / 1000
+                for on in ("rgb", "luma")
             ]
             for a, b in zip(restored, hr, strict=True)
         ]

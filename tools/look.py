@@ -67,7 +67,7 @@ def main() -> None:
             canvas.paste(picture(x), at)
             told = what if reference is None and column == 0 else ""
             if reference is not None:
-                told = f"{psnr(x, reference, on_luma=False):.1f} dB"
+                told = f"{psnr(x, reference, on='rgb'):.1f} dB"
             pen.text((at[0], at[1] + SIDE + 2), told, fill="black")
             if row == 0:
                 pen.text((at[0], GAP // 2), title, fill="black")

@@ -3,13 +3,13 @@
     python tools/measure_held_out.py car_plus_x2 runs/x2/model.safetensors --data photos/ --cache runs/cache
 
 Three views of each: the middle 448 pixels; the middle 896 shrunk to half; the first in grey.
-Prints luma and RGB PSNR of what is restored, both of the small picture to the bicubic one, and by how
-much its PNG and its lossless WebP are larger, each a mean. With --plot, what is restored is drawn over
-what the small picture pays for it, for the plain views.
+Prints means: of what is restored, PSNR on luma, RGB and chroma (the mean of Cb and Cr) and SSIMULACRA2; of
+the small picture, PSNR on luma and RGB and SSIMULACRA2 to the bicubic one, and by how much its PNG and its
+lossless WebP are larger. A row for bicubic stands first. With --plot, what is restored is drawn over what the
+small picture pays for it, for the plain views.
 """
 
 import argparse
-import io
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.metrics import psnr
-from car.models import quantize
-from car.ops import bicubic_downscale
+from car.measure.evaluate import ImageRecord, Quality, bicubic, growth, mean_quality, quality
+from car.models import Rescaler, quantize
 from car.train.data import load_store, split_held_out
 from car.train.recipes import RECIPES
 from car.weights import load
@@ -38,19 +37,38 @@ def views(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
     return {"plain": plain, "shrunk": np.array(half), "grey": np.repeat(luma[..., None], 3, axis=2)}
 
 
-def file_bytes(lr: torch.Tensor, kind: str) -> int:
-    buffer = io.BytesIO()
-    image = Image.fromarray((lr[0] * 255).round().byte().permute(1, 2, 0).numpy())
-    image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    return buffer.tell()
+def measured(rescaler: Rescaler, hr: NDArray[np.uint8], *, perceptual: bool) -> ImageRecord:
+    """Return the record of one view; pictures are ``[H, W, 3]`` uint8."""
+    height, width = hr.shape[:2]
+    scale = rescaler.geometry.scale
+    x = torch.from_numpy(hr).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        small = quantize(rescaler.downscale(x))
+        both = [
+            (y[0] * 255).round().byte().permute(1, 2, 0).numpy() for y in (small, rescaler.upscale(small))
+        ]
+    bicubic_lr = bicubic(hr, (height // scale, width // scale))
+    pairs = ((both[0], both[1]), (bicubic_lr, bicubic(bicubic_lr, (height, width))))
+    ours, theirs = (quality(hr, lr, large, bicubic_lr, perceptual=perceptual) for lr, large in pairs)
+    return ImageRecord("", width, height, ours, theirs)
 
 
-def plot(path: Path, found: dict[str, np.ndarray]) -> None:
+def cells(mean: Quality, png: float, webp: float) -> str:
+    """Return the numbers of a row."""
+    chroma = (mean.psnr_cb + mean.psnr_cr) / 2
+    numbers = (mean.psnr, mean.psnr_rgb, chroma, mean.ssimulacra2)
+    small = (mean.lr_psnr, mean.lr_psnr_rgb, mean.lr_ssimulacra2)
+    told = [f"{n:.2f}" for n in numbers] + [f"{n:.1f}" for n in small] + [f"{n:+.1f} %" for n in (png, webp)]
+    return " | ".join("-" if n.startswith("nan") else n for n in told)
+
+
+def plot(path: Path, found: dict[str, tuple[float, ...]]) -> None:
+    """Draw luma of what is restored over PSNR (luma, RGB) and bytes (PNG, WebP) of the small picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    titles = {2: "luma, dB", 3: "RGB, dB", 4: "PNG, %", 5: "WebP, %"}
-    for axes, pair in zip(figure.subplots(1, 2), ((2, 3), (4, 5)), strict=True):
+    titles = {1: "luma, dB", 2: "RGB, dB", 3: "PNG, %", 4: "WebP, %"}
+    for axes, pair in zip(figure.subplots(1, 2), ((1, 2), (3, 4)), strict=True):
         for column, marker in zip(pair, "os", strict=True):
             line = sorted((row[column], row[0], name) for name, row in found.items())
             axes.plot([x for x, _, _ in line], [y for _, y, _ in line], marker=marker, label=titles[column])
@@ -62,7 +80,7 @@ def plot(path: Path, found: dict[str, np.ndarray]) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
         axes.set_xlabel(
-            "small picture " + ("to the bicubic one" if pair[0] == 2 else "larger than the bicubic")
+            "small picture " + ("to the bicubic one" if pair[0] == 1 else "larger than the bicubic")
         )
     figure.savefig(path, dpi=110)
 
@@ -75,42 +93,32 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--cache", type=Path, required=True, help="decoded images, as of car train")
     parser.add_argument("--plot", type=Path, help="PNG; points are called as the folders of the weights")
+    parser.add_argument("--fast", action="store_true", help="leave SSIMULACRA2 out")
     options = parser.parse_args()
     store = load_store(options.data, options.cache, min_size=128)
-    print(
-        "| weights | view | restored, dB | RGB | small to bicubic, dB | RGB | PNG | WebP |\n"
-        + "|---" * 8
-        + "|"
-    )
-    plain: dict[str, np.ndarray] = {}
+    heads = ("luma, dB", "RGB", "chroma", "SSIMULACRA2", "small: luma", "RGB", "SSIMULACRA2", "PNG", "WebP")
+    print(f"| weights | view | {' | '.join(heads)} |\n" + "|---" * (2 + len(heads)) + "|")
+    plain: dict[str, tuple[float, ...]] = {}
+    told: set[tuple[int, str]] = set()
     for name in options.weights:
         model = load(name)
-        rescaler, scale = model.rescaler, model.rescaler.geometry.scale
         _, held_out = split_held_out(store, RECIPES[model.name].hold_out)
-        rows: dict[str, list[tuple[float, ...]]] = {}
+        rows: dict[str, list[ImageRecord]] = {}
         for image in held_out.images:
             for view, pixels in views(image).items():
-                hr = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-                with torch.inference_mode():
-                    lr, bicubic = (
-                        quantize(x) for x in (rescaler.downscale(hr), bicubic_downscale(hr, scale))
-                    )
-                    restored = quantize(rescaler.upscale(lr))
-                rows.setdefault(view, []).append(
-                    (
-                        psnr(restored, hr, border=scale),
-                        psnr(restored, hr, border=scale, on_luma=False),
-                        psnr(lr, bicubic),
-                        psnr(lr, bicubic, on_luma=False),
-                        *(100 * (file_bytes(lr, k) / file_bytes(bicubic, k) - 1) for k in ("PNG", "WEBP")),
-                    )
-                )
+                record = measured(model.rescaler, pixels, perceptual=not options.fast)
+                rows.setdefault(view, []).append(record)
+        scale = model.rescaler.geometry.scale
         for view, found in rows.items():
-            luma, rgb, small, small_rgb, png, webp = mean = np.mean(found, axis=0)
-            cells = f"{luma:.2f} | {rgb:.2f} | {small:.1f} | {small_rgb:.1f} | {png:+.1f} % | {webp:+.1f} %"
-            print(f"| `{name}` | {view} | {cells} |", flush=True)
+            if (scale, view) not in told:
+                told.add((scale, view))
+                theirs = mean_quality(r.bicubic for r in found)
+                print(f"| bicubic, {scale}x | {view} | {cells(theirs, 0, 0)} |")
+            mean = mean_quality(r.model for r in found)
+            png, webp = growth(found, "lr_png"), growth(found, "lr_webp")
+            print(f"| `{name}` | {view} | {cells(mean, png, webp)} |", flush=True)
             if view == "plain":
-                plain[Path(name).parent.name or name] = mean
+                plain[Path(name).parent.name or name] = (mean.psnr, mean.lr_psnr, mean.lr_psnr_rgb, png, webp)
     if options.plot:
         plot(options.plot, plain)
 

@@ -19,7 +19,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from car.batch.records import MANIFEST, ManifestWriter, Record, read_manifest
 from car.codec.codec import Backend, Codec, Precision, model_for_picture, open_codec
@@ -228,7 +227,7 @@ class Worker:
         return replace(record, status="done", notes=picture.notes + notes), encoded
 
     def _measured(self, picture: Picture, codec: Codec, record: Record) -> Record:
-        quality = round_trip_of(codec, picture, record.source).record.model
+        quality = round_trip_of(codec, picture, record.source, perceptual=False).record.model
         return replace(
             record,
             status="done",
@@ -512,11 +511,10 @@ def run_here(todo: Plan, items: Iterable[Item], *, workers: int = 0) -> Iterator
 def _luma_psnr(restored: Picture, original: Picture, scale: int) -> float | None:
     if min(original.width, original.height) <= 2 * scale:
         return None
-    return _finite(psnr(_tensor(restored.pixels), _tensor(original.pixels), border=scale))
-
-
-def _tensor(pixels: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)).permute(2, 0, 1)
+    pair = (
+        p.pixels if p.pixels.dtype == np.uint8 else p.pixels / np.float32(65535) for p in (restored, original)
+    )
+    return _finite(psnr(*pair, border=scale))
 
 
 def _finite(value: float) -> float | None:

@@ -45,6 +45,23 @@ from car.pictures.picture import Picture
 from car.pictures.read import from_pil
 from car.pictures.write import write
 
+_ROWS = (
+    ("PSNR, luma, dB", "psnr", ".2f"),
+    ("SSIM, luma", "ssim", ".4f"),
+    ("PSNR, RGB, dB", "psnr_rgb", ".2f"),
+    ("PSNR, Cb, dB", "psnr_cb", ".2f"),
+    ("PSNR, Cr, dB", "psnr_cr", ".2f"),
+    ("SSIMULACRA2", "ssimulacra2", ".1f"),
+    ("small picture to bicubic: luma, dB", "lr_psnr", ".2f"),
+    ("the same: RGB, dB", "lr_psnr_rgb", ".2f"),
+    ("the same: SSIMULACRA2", "lr_ssimulacra2", ".1f"),
+    ("small picture as PNG, bytes", "lr_png", ",.0f"),
+    ("the same as lossless WebP", "lr_webp", ",.0f"),
+    ("shrinking, s", "downscale_seconds", ".2f"),
+    ("restoring, s", "upscale_seconds", ".2f"),
+)
+"""What is told of a round trip: label, field of `Quality`, format."""
+
 
 @app.command("compare")
 def compare_command(
@@ -263,20 +280,18 @@ def _quality_table(title: str, name: str, ours: evaluation.Quality, theirs: eval
     table = Table(title=title, title_justify="left")
     for column in ("", name, "bicubic"):
         table.add_column(column, justify="right" if column else "left")
-    for label, key, form in (
-        ("PSNR, dB", "psnr", ".2f"),
-        ("SSIM", "ssim", ".4f"),
-        ("PSNR of RGB, dB", "psnr_rgb", ".2f"),
-        ("small picture to bicubic, dB", "lr_psnr", ".2f"),
-        ("the same on RGB, dB", "lr_psnr_rgb", ".2f"),
-        ("small PNG, bytes per HR pixel", "lr_bytes", ".3f"),
-        ("shrinking, s", "downscale_seconds", ".2f"),
-        ("restoring, s", "upscale_seconds", ".2f"),
-    ):
+    for label, key, form in _ROWS:
         values = [getattr(quality, key) for quality in (ours, theirs)]
-        same = "equal" if key.startswith("lr_") else "infinite"
-        table.add_row(label, *(same if math.isinf(v) else format(v, form) for v in values))
+        table.add_row(label, *(_told(value, form, small=key.startswith("lr_")) for value in values))
     return table
+
+
+def _told(value: float, form: str, *, small: bool) -> str:
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "equal" if small else "infinite"
+    return format(value, form)
 
 
 def _per_image_table(records: Iterable[evaluation.ImageRecord]) -> Table:

@@ -5,19 +5,18 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from car.codec.codec import Codec
 from car.errors import ImageError, UsageError, did_you_mean
+from car.measure.ssimulacra2 import ssimulacra2
 from car.metrics import psnr, ssim
-from car.models import quantize
-from car.ops import bicubic_downscale, bicubic_resize
 from car.pictures.picture import Picture
 from car.pictures.read import read
 
@@ -33,15 +32,20 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Quality:
-    """How one round trip fared.
+    """How one round trip fared; NaN: not measured.
 
     Attributes:
         psnr: of the restored image, dB, on luma, `scale` pixels shaved.
         ssim: likewise.
-        psnr_rgb: over all channels.
+        psnr_rgb: likewise, over all of RGB.
+        psnr_cb: likewise, on chroma; NaN for a grey image, which bicubic restores without any error of it.
+        psnr_cr: as `psnr_cb`.
+        ssimulacra2: of the whole restored image, 100 for no error; see `car.measure.ssimulacra2`.
         lr_psnr: of the LR against the bicubic LR, dB, on luma; infinite for bicubic itself.
-        lr_psnr_rgb: likewise over all channels.
-        lr_bytes: size of the LR as a PNG file, in bytes per HR pixel.
+        lr_psnr_rgb: likewise, over all of RGB.
+        lr_ssimulacra2: likewise; NaN under 8 pixels a side too.
+        lr_png: size of the LR as a PNG file, bytes.
+        lr_webp: likewise as lossless WebP.
         downscale_seconds: time in the downscaler, all included.
         upscale_seconds: time in the upscaler, all included.
     """
@@ -49,9 +53,14 @@ class Quality:
     psnr: float
     ssim: float
     psnr_rgb: float
+    psnr_cb: float
+    psnr_cr: float
+    ssimulacra2: float
     lr_psnr: float
     lr_psnr_rgb: float
-    lr_bytes: float
+    lr_ssimulacra2: float
+    lr_png: float
+    lr_webp: float
     downscale_seconds: float
     upscale_seconds: float
 
@@ -98,19 +107,20 @@ def find_dataset(img_dir: Path, name: str) -> Path:
     return folder
 
 
-def round_trip(codec: Codec, path: Path, **read_options: Any) -> RoundTrip:
+def round_trip(codec: Codec, path: Path, *, perceptual: bool = True, **read_options: Any) -> RoundTrip:
     """Shrink and restore one image, crop included, and measure it by the paper protocol.
 
     The HR is read as 8-bit RGB and cropped at the top left to multiples of 8; LR and restored image are
-    rounded to 8 bit; see `car.metrics` for the measures.
+    rounded to 8 bit; see `car.metrics` for the measures. Without `perceptual`, SSIMULACRA2, which takes
+    a second or two for a megapixel, is left out.
 
     Raises:
         ImageError: the image cannot be read or is too small to be measured.
     """
-    return round_trip_of(codec, read(path, **read_options), str(path))
+    return round_trip_of(codec, read(path, **read_options), str(path), perceptual=perceptual)
 
 
-def round_trip_of(codec: Codec, picture: Picture, path: str) -> RoundTrip:
+def round_trip_of(codec: Codec, picture: Picture, path: str, *, perceptual: bool = True) -> RoundTrip:
     """Do what `round_trip` does with a picture that was read; `path` is its name.
 
     Raises:
@@ -125,49 +135,90 @@ def round_trip_of(codec: Codec, picture: Picture, path: str) -> RoundTrip:
         raise ImageError(f"{path}: {picture.width}x{picture.height} is too small to be measured at {scale}x")
     hr = np.ascontiguousarray(pixels[:height, :width])
 
-    start = time.perf_counter()
+    times = [time.perf_counter()]
     lr = codec.downscale_pixels(hr)
-    shrunk = time.perf_counter()
+    times.append(time.perf_counter())
     restored = codec.upscale_pixels(lr)
-    done = time.perf_counter()
-
-    hr_tensor = _tensor(hr)
-    bicubic_start = time.perf_counter()
-    bicubic_lr = quantize(bicubic_downscale(hr_tensor, scale))
-    bicubic_shrunk = time.perf_counter()
-    bicubic_hr = quantize(bicubic_resize(bicubic_lr, (height, width)))
-    bicubic_done = time.perf_counter()
-
-    def quality(small: torch.Tensor, large: torch.Tensor, down: float, up: float) -> Quality:
-        return Quality(
-            psnr=psnr(large, hr_tensor, border=scale),
-            ssim=ssim(large, hr_tensor, border=scale),
-            psnr_rgb=psnr(large, hr_tensor, border=scale, on_luma=False),
-            lr_psnr=psnr(small, bicubic_lr),
-            lr_psnr_rgb=psnr(small, bicubic_lr, on_luma=False),
-            lr_bytes=_png_bytes(_array(small)) / (height * width),
-            downscale_seconds=down,
-            upscale_seconds=up,
-        )
+    times.append(time.perf_counter())
+    bicubic_lr = bicubic(hr, (height // scale, width // scale))
+    times.append(time.perf_counter())
+    bicubic_hr = bicubic(bicubic_lr, (height, width))
+    times.append(time.perf_counter())
+    seconds = [after - before for before, after in pairwise(times)]
 
     record = ImageRecord(
         name=PurePath(path).name,
         width=width,
         height=height,
-        model=quality(_tensor(lr), _tensor(restored), shrunk - start, done - shrunk),
-        bicubic=quality(
-            bicubic_lr, bicubic_hr, bicubic_shrunk - bicubic_start, bicubic_done - bicubic_shrunk
-        ),
+        model=quality(hr, lr, restored, bicubic_lr, seconds[:2], perceptual=perceptual),
+        bicubic=quality(hr, bicubic_lr, bicubic_hr, bicubic_lr, seconds[2:], perceptual=perceptual),
     )
-    return RoundTrip(hr, lr, restored, _array(bicubic_hr), record)
+    return RoundTrip(hr, lr, restored, bicubic_hr, record)
+
+
+def quality(
+    hr: NDArray[np.uint8],
+    lr: NDArray[np.uint8],
+    restored: NDArray[np.uint8],
+    bicubic_lr: NDArray[np.uint8],
+    seconds: Sequence[float] = (math.nan, math.nan),
+    *,
+    perceptual: bool = True,
+) -> Quality:
+    """Measure a round trip; all pictures ``[H, W, 3]`` uint8.
+
+    Args:
+        hr: the original.
+        lr: what was made of it.
+        restored: what was made of `lr`.
+        bicubic_lr: what `lr` is compared with.
+        seconds: that shrinking and restoring took.
+        perceptual: whether SSIMULACRA2 is measured.
+    """
+    scale = hr.shape[0] // lr.shape[0]
+    grey = bool((hr == hr[..., :1]).all())
+    return Quality(
+        psnr=psnr(restored, hr, border=scale),
+        ssim=ssim(restored, hr, border=scale),
+        psnr_rgb=psnr(restored, hr, border=scale, on="rgb"),
+        psnr_cb=math.nan if grey else psnr(restored, hr, border=scale, on="cb"),
+        psnr_cr=math.nan if grey else psnr(restored, hr, border=scale, on="cr"),
+        ssimulacra2=ssimulacra2(restored, hr) if perceptual else math.nan,
+        lr_psnr=psnr(lr, bicubic_lr),
+        lr_psnr_rgb=psnr(lr, bicubic_lr, on="rgb"),
+        lr_ssimulacra2=ssimulacra2(lr, bicubic_lr) if perceptual and min(lr.shape[:2]) >= 8 else math.nan,
+        lr_png=_file_bytes(lr, "PNG", optimize=True),
+        lr_webp=_file_bytes(lr, "WEBP", lossless=True),
+        downscale_seconds=seconds[0],
+        upscale_seconds=seconds[1],
+    )
+
+
+def bicubic(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize ``[H, W, 3]`` uint8 to ``(height, width)`` as the tables do it, rounded once, at the end."""
+    height, width = size
+    channels = [
+        Image.fromarray(pixels[..., n].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+        for n in range(3)
+    ]
+    return np.stack([np.asarray(c).round().clip(0, 255).astype(np.uint8) for c in channels], axis=2)
 
 
 def mean_quality(qualities: Iterable[Quality]) -> Quality:
-    """Return the field-wise mean over images, as the tables average."""
+    """Return the field-wise mean over images, as the tables average; what was not measured is left out."""
     rows = list(qualities)
-    return Quality(
-        **{f.name: math.fsum(getattr(q, f.name) for q in rows) / len(rows) for f in fields(Quality)}
-    )
+    return Quality(**{f.name: mean(getattr(q, f.name) for q in rows) for f in fields(Quality)})
+
+
+def growth(records: Iterable[ImageRecord], field: str) -> float:
+    """Return by how many per cent `field` (a size) of the model is above bicubic's, a mean over images."""
+    return mean(100 * (getattr(r.model, field) / getattr(r.bicubic, field) - 1) for r in records)
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean of what is not NaN, or NaN."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: int) -> dict[str, Any]:
@@ -188,17 +239,9 @@ def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: 
     )
 
 
-def _tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.tensor(pixels).permute(2, 0, 1)[None].float().div(255)
-
-
-def _array(image: torch.Tensor) -> NDArray[np.uint8]:
-    return image[0].mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-
-
-def _png_bytes(pixels: NDArray[np.uint8]) -> int:
+def _file_bytes(pixels: NDArray[np.uint8], kind: str, **options: Any) -> int:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.tell()
 
 

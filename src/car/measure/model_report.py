@@ -14,7 +14,7 @@ from PIL import Image
 from car.codec.codec import Codec
 from car.measure import pages
 from car.measure.comparison import most_telling_crop
-from car.measure.evaluate import DATASETS, ImageRecord, RoundTrip, mean_quality
+from car.measure.evaluate import DATASETS, ImageRecord, RoundTrip, growth, mean_quality
 from car.measure.pages import Crops
 from car.metrics import LUMA_WEIGHTS
 
@@ -117,14 +117,13 @@ def _fidelity(found: Sequence[Measured]) -> str:
     rows: list[tuple[str, ...]] = []
     for one in found:
         ours = mean_quality(r.model for r in one.records)
-        theirs = mean_quality(r.bicubic for r in one.records)
         megapixels = [(r.width * r.height / 1e6, r.model) for r in one.records]
         down = median(size / m.downscale_seconds for size, m in megapixels)
         up = median(size / m.upscale_seconds for size, m in megapixels)
-        growth = f"{100 * (ours.lr_bytes / theirs.lr_bytes - 1):+.1f} %"
+        larger = f"{growth(one.records, 'lr_png'):+.1f} %"
         psnr = (f"{ours.lr_psnr:.1f}", f"{ours.lr_psnr_rgb:.1f}")
         speed = (f"{down:.2f}", f"{up:.2f}")
-        rows.append((one.model, one.images, *psnr, growth, f"{ours.psnr_rgb:.2f}", *speed))
+        rows.append((one.model, one.images, *psnr, larger, f"{ours.psnr_rgb:.2f}", *speed))
     return pages.table(heads, rows)
 
 

@@ -15,13 +15,12 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from car.codec.codec import Codec
 from car.errors import ImageError, UsageError
-from car.metrics import psnr, ssim
+from car.metrics import luma, psnr, ssim
 from car.pictures.formats import coding_options
 from car.pictures.picture import Picture
 from car.pictures.read import decode
@@ -242,28 +241,27 @@ def _pixels(data: bytes) -> NDArray[np.uint8]:
 
 
 def _measured(hr: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> tuple[float, float, float, float]:
-    a, b = (torch.tensor(x).permute(2, 0, 1)[None].float().div(255) for x in (pixels, hr))
-    return psnr(a, b), psnr(a, b, on_luma=False), ssim(a, b), ms_ssim(a, b)
+    return psnr(pixels, hr), psnr(pixels, hr, on="rgb"), ssim(pixels, hr), ms_ssim(pixels, hr)
 
 
-def ms_ssim(a: torch.Tensor, b: torch.Tensor) -> float:
+def ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Return the multi-scale structural similarity of luma, over five scales; NaN under 176 pixels a side.
 
     Wang, Simoncelli, Bovik, "Multiscale structural similarity for image quality assessment", 2003, by
     torchmetrics.
 
     Args:
-        a: RGB ``[1, 3, H, W]`` in [0, 1].
+        a: ``[H, W, 3]`` uint8.
         b: the same shape.
     """
+    if min(a.shape[:2]) < 176:
+        return math.nan
+    import torch
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-    from car.metrics import luma
-
-    if min(a.shape[-2:]) < 176:
-        return math.nan
+    x, y = (torch.from_numpy(luma(image)).float()[None, None] * 255 for image in (a, b))
     found: Any = multiscale_structural_similarity_index_measure(
-        luma(a) * 255, luma(b) * 255, data_range=255.0, betas=_MS_SSIM_WEIGHTS
+        x, y, data_range=255.0, betas=_MS_SSIM_WEIGHTS
     )
     return float(found)
 

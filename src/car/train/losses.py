@@ -8,13 +8,10 @@ import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
 from car.codec.lossy import MEANS_AND_HEADERS, Coding, estimated_bits, recode
-from car.metrics import LUMA_WEIGHTS
+from car.metrics import CHANNEL_WEIGHTS
 from car.models import BicubicDownscaler, ResamplingDownscaler, Rescaler, quantize
 from car.ops import adaptive_resample, bicubic_downscale
 from car.train.recipes import Recipe
-
-# Cb and Cr of BT.601 in studio swing, as LUMA_WEIGHTS
-CHROMA_WEIGHTS = ((-37.797 / 255, -74.203 / 255, 112 / 255), (112 / 255, -93.786 / 255, -18.214 / 255))
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Shares:
 
 def _planes(difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return luma ``[B, 1, H, W]`` and chroma ``[B, 2, H, W]`` of a difference of RGB ``[B, 3, H, W]``."""
-    matrix = difference.new_tensor((LUMA_WEIGHTS, *CHROMA_WEIGHTS))
+    matrix = difference.new_tensor([CHANNEL_WEIGHTS[name] for name in ("luma", "cb", "cr")])
     planes = F.conv2d(difference, matrix[:, :, None, None])
     return planes[:, :1], planes[:, 1:]
 
