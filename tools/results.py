@@ -18,7 +18,7 @@ import torch
 from ship_weights import PACKAGE, measured
 from torch import nn
 
-from car.codec.codec import open_codec
+from car.codec.choose import open_codec
 from car.files.atomic import atomic_write
 from car.measure.evaluate import DATASETS
 from car.measure.model_report import published

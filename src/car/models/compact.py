@@ -10,16 +10,15 @@ adds a learned residual to the bicubic picture, in the spirit of invertible resc
 JPEG, WebP or AVIF.
 """
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
+from car.families import compact_geometry
 from car.metrics import LUMA_WEIGHTS
-from car.models.registry import register
-from car.models.rescaler import BicubicDownscaler, Geometry, KernelDownscaler, Rescaler
+from car.models.rescaler import BicubicDownscaler, KernelDownscaler, Rescaler
 from car.ops import bicubic_downscale, bicubic_resize
 
 
@@ -332,51 +331,29 @@ def _cubic_weights(size: int, scale: int) -> torch.Tensor:
     return bicubic_resize(identity[None, None], (size // scale, size))[0, 0]
 
 
-def _geometry(scale: int, depth_down: int, depth_up: int, *, reach: int) -> Geometry:
-    # each 3x3 convolution of a trunk extends its view by one pixel: two in each block, one before, one after;
-    # `reach` is how far beyond the LR cell the resampling itself looks, in HR pixels
-    return Geometry(
-        scale=scale,
-        multiple=scale,
-        min_size=scale,
-        halo_down=max(scale * (2 * depth_down + 2), reach),
-        halo_up=2 * depth_up + 2,
-    )
-
-
-def _plus(
-    scale: int, width: int, depth_down: int, depth_up: int, depth_corrector: int = 0
-) -> Callable[[], Rescaler]:
-    return lambda: Rescaler(
+def plus(scale: int, width: int, depth_down: int, depth_up: int, depth_corrector: int = 0) -> Rescaler:
+    """Build a pair of the families `car_plus` and `car_codec`; without depth, there is no corrector."""
+    return Rescaler(
         ResidualDownscaler(scale, width, depth_down),
         CompactUpscaler(scale, width, depth_up),
-        _geometry(scale, depth_down, depth_up, reach=2 * scale),
+        compact_geometry(scale, depth_down, depth_up, depth_corrector),
         Corrector(scale, width, depth_corrector) if depth_corrector else None,
     )
 
 
-def _lite(scale: int, width: int, depth_down: int, depth_up: int) -> Callable[[], Rescaler]:
-    return lambda: Rescaler(
+def lite(scale: int, width: int, depth_down: int, depth_up: int) -> Rescaler:
+    """Build a pair of the family `car_lite`."""
+    return Rescaler(
         MatchedDownscaler(scale, width, depth_down),
         CompactUpscaler(scale, width, depth_up),
-        _geometry(scale, depth_down, depth_up, reach=2 * scale),
+        compact_geometry(scale, depth_down, depth_up),
     )
 
 
-def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
-    return lambda: Rescaler(
+def bicubic_pair(scale: int, width: int, depth_up: int) -> Rescaler:
+    """Build a pair that shrinks bicubically."""
+    return Rescaler(
         BicubicDownscaler(scale),
         CompactUpscaler(scale, width, depth_up),
-        _geometry(scale, 0, depth_up, reach=2 * scale),
+        compact_geometry(scale, 0, depth_up),
     )
-
-
-register("car_plus_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=12))
-register("car_plus_large_x4", _plus(4, width=48, depth_down=10, depth_up=14))
-register("car_codec_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register("car_codec_x4", _plus(4, width=48, depth_down=6, depth_up=12))
-register("car_lite_x2", _lite(2, width=48, depth_down=3, depth_up=6))
-register("car_lite_x4", _lite(4, width=48, depth_down=3, depth_up=9))
-register("car_lite_bicubic_x2", _bicubic(2, width=48, depth_up=6), control=True)
-register("car_lite_bicubic_x4", _bicubic(4, width=48, depth_up=9), control=True)
