@@ -18,7 +18,10 @@ Tile = NDArray[np.float32]
 class Engine(Protocol):
     """A model that is ready to run. Its methods may be called from several threads."""
 
-    name: Backend
+    @property
+    def name(self) -> Backend:
+        """What it is called as a backend."""
+        ...
 
     @property
     def device(self) -> str:

@@ -234,7 +234,8 @@ class MatchedDownscaler(KernelDownscaler):
         with torch.autocast(hr.device.type, enabled=False):
             hr = hr.float() if hr.dtype in (torch.float16, torch.bfloat16) else hr
             change = change.to(hr.dtype)
-            lost = _NOISE * F.conv_transpose2d(self._solved(hr, change)[2], self.axes.to(hr.dtype))
+            solution = self._solved(hr, change)[2].to(hr.dtype)
+            lost = _NOISE * F.conv_transpose2d(solution, self.axes.to(hr.dtype))
             return bicubic_downscale(hr, self.scale) + change - lost
 
     def _change(self, hr: torch.Tensor) -> torch.Tensor:
@@ -246,31 +247,32 @@ class MatchedDownscaler(KernelDownscaler):
         """Return colours C, their mean in the window, and ``(cov C + noise)^-1 r``, along `axes`.
 
         The axes are not RGB, because there the variance of nearly grey pixels is a small difference of large
-        numbers.
+        numbers. Outside of training, variances are float64 for the same reason: in float32, what is almost
+        flat would depend on the order of the sums, and so on the device, by single levels.
         """
         axes = self.axes.to(hr.dtype)
-        colours = F.conv2d(hr - 0.5, axes)
+        exact = not self.training and hr.device.type != "mps"  # which has no float64
+        colours = F.conv2d(hr - 0.5, axes).to(torch.float64 if exact else hr.dtype)
         light, first, second = colours.split(1, dim=1)
         products = torch.cat([colours * colours, light * first, light * second, first * second], dim=1)
         mean, moments = self._means(torch.cat([colours, products], dim=1)).split([3, 6], dim=1)
         y, u, v = mean.split(1, dim=1)
         covariance = moments - torch.cat([mean * mean, y * u, y * v, u * v], dim=1)
-        return colours, mean, _solve(covariance, F.conv2d(change, axes))
+        return colours, mean, _solve(covariance, F.conv2d(change, axes).to(covariance.dtype))
 
     def _means(self, planes: torch.Tensor) -> torch.Tensor:
         """Return the means over those pixels of the window that are in the image."""
         s, channels = self.scale, planes.shape[1]
-        profile = self.profile.to(planes.dtype)
+        profile = self.profile.to(planes.dtype).view(3, s).T
 
         def sums(x: torch.Tensor) -> torch.Tensor:
-            n = x.shape[1]
-            down = F.conv2d(
-                x, profile.view(1, 1, -1, 1).expand(n, -1, -1, -1), None, (s, 1), (s, 0), groups=n
-            )
-            across = profile.view(1, 1, 1, -1).expand(n, -1, -1, -1)
-            return F.conv2d(down, across, None, (1, s), (0, s), groups=n)
+            # along the last axis: a window is three cells of s pixels; beyond the image there is nothing
+            padded = F.pad(x, (s, s))
+            parts = padded.unflatten(-1, (padded.shape[-1] // s, s)) @ profile
+            return parts[..., :-2, 0] + parts[..., 1:-1, 1] + parts[..., 2:, 2]
 
-        both = sums(torch.cat([planes, torch.ones_like(planes[:, :1])], dim=1))
+        both = torch.cat([planes, torch.ones_like(planes[:, :1])], dim=1)
+        both = sums(sums(both.mT).mT)
         return both[:, :channels] / both[:, channels:]
 
     def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -294,7 +296,8 @@ class MatchedDownscaler(KernelDownscaler):
         weights = torch.outer(profile, profile).view(1, -1, 1, 1) * taps(torch.ones_like(hr[:1, :1]))
         weights = weights / weights.sum(dim=1, keepdim=True)
         for colour, mean, solution in zip(
-            *(t.split(1, dim=1) for t in self._solved(hr, self._change(hr).to(hr.dtype))), strict=True
+            *(t.to(hr.dtype).split(1, dim=1) for t in self._solved(hr, self._change(hr).to(hr.dtype))),
+            strict=True,
         ):
             kernels = kernels + solution * weights * (taps(colour) - mean)
         offset = torch.full_like(kernels, 0.5 / s)
