@@ -70,9 +70,10 @@ def check_seams(large: Path, small: Path, restored: Path, scale: int) -> int:
     """Compare regions of the results with untiled work; return the largest difference in levels of 255."""
     import car
     from car.codec.codec import Codec
+    from car.codec.options import Options
     from car.pictures.read import read
 
-    codec = Codec(car.load(f"car_plus_x{scale}"), tile=4096)
+    codec = Codec(car.load(f"car_plus_x{scale}"), Options(tile=4096))
     geometry = codec.loaded.rescaler.geometry
     lr = read(small, max_pixels=10**9).pixels
     hr = tifffile.memmap(large)

@@ -19,7 +19,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageFile
 
-from car.codec.codec import Codec, open_codec
+from car.codec.choose import open_codec
+from car.codec.codec import Codec
 from car.measure.rate import installed_coders
 from car.metrics import psnr
 from car.pictures.read import decode, from_pil

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from car.codec.codec import Codec, open_codec
+from car.codec.choose import open_codec
+from car.codec.codec import Codec
 from car.measure.rate import measured_pixels
 from car.metrics import psnr
 from car.pictures.metadata import LRInfo

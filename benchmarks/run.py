@@ -107,6 +107,7 @@ def run_case(case: str) -> dict[str, Any]:
     if words[0] == "op":
         return run_op(words[1], backward=words[2] == "forward+backward")
     from car.codec.codec import Codec
+    from car.codec.options import Options
     from car.models import create
     from car.weights import LoadedModel
 
@@ -115,14 +116,14 @@ def run_case(case: str) -> dict[str, Any]:
         if parameter.ndim > 1 and parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.5 * (1 / parameter[0].numel()) ** 0.5)
     rescaler.eval().requires_grad_(False)
-    codec = Codec(LoadedModel(words[0], None, "0" * 64, rescaler), device="cpu")
+    codec = Codec(LoadedModel.of(words[0], rescaler), Options(device="cpu"))
     shape = (
         (HEIGHT, WIDTH, 3) if words[1] == "downscale" else (HEIGHT // codec.scale, WIDTH // codec.scale, 3)
     )
     pixels = rng.integers(0, 256, shape, dtype=np.uint8)
     work = codec.downscale_pixels if words[1] == "downscale" else codec.upscale_pixels
     work(pixels[:64, :64])
-    slow = words[0].startswith("car_x")
+    slow = words[0] in ("car_x2", "car_x4")
     return measure(lambda: work(pixels), runs=1 if slow else 7, warm_up=0 if slow else 1)
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from browser import Site, chromium
+from car.devices import set_cpu_threads
 
 ROOT = Path(__file__).parent.parent
 PHOTO = Path(__file__).parent / "fixtures" / "photo.png"
 
 # several test processes share the cores; one thread each avoids waiting for one another
-torch.set_num_threads(1)
+set_cpu_threads(1)
 
 # a shell starts what it puts into the background with this signal ignored, and the programs that the tests
 # start and interrupt would inherit that

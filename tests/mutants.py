@@ -180,7 +180,8 @@ def survive(number: int) -> str:
     Raises:
         Exception: whatever is no `CarError`: a fault of the program.
     """
-    from car.codec.codec import codec_for_picture
+    from car.codec.choose import codec_for_picture
+    from car.codec.options import Options
     from car.errors import CarError
     from car.pictures.read import decode, header_size
     from car.pictures.write import encode
@@ -193,7 +194,9 @@ def survive(number: int) -> str:
         picture = decode(content, name, max_pixels=10**7)
         if picture.width * picture.height > 10**5:  # the networks are not what is tried here
             return "done"
-        codec = codec_for_picture(picture, scale=None if picture.info else 4, device="cpu", tile=64)
+        codec = codec_for_picture(
+            picture, scale=None if picture.info else 4, options=Options(device="cpu", tile=64)
+        )
         small, info = codec.shrink(picture)
         encode(small, "small.png", info=info)
         (large_width, large_height), _ = codec.restored_size(picture)

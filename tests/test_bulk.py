@@ -32,6 +32,7 @@ from car.batch.records import (
     read_manifest,
 )
 from car.codec.codec import Codec
+from car.codec.options import Options
 from car.errors import ImageError, StorageError, UsageError
 from car.files import places
 from car.files.atomic import TEMPORARY
@@ -75,7 +76,7 @@ def test_a_tree_is_shrunk_and_restored_as_by_hand(tmp_path):
     names = photos(tmp_path / "src")
     summary = go(tmp_path / "src", tmp_path / "small")
     assert (summary.found, summary.done, summary.failed) == (4, 4, 0)
-    codec = Codec(car.load("car_plus_x4"), device="cpu", tile=64)
+    codec = Codec(car.load("car_plus_x4"), Options(device="cpu", tile=64))
     for name in names:
         small, info = codec.shrink(read(tmp_path / "src" / name))
         write(tmp_path / "by_hand.png", small, info=info)
@@ -96,7 +97,7 @@ def test_onnxruntime_restores_a_folder_as_one_picture(tmp_path):
     go(tmp_path / "src", tmp_path / "small")
     work = Work("upscale", device="cpu", tile=64, backend="onnxruntime")
     assert go(tmp_path / "small", tmp_path / "large", work).done == 3
-    codec = Codec(car.load("car_plus_x4"), device="cpu", tile=64, backend="onnxruntime")
+    codec = Codec(car.load("car_plus_x4"), Options(device="cpu", tile=64, backend="onnxruntime"))
     for name in names:
         alone = codec.restore(read(tmp_path / "small" / name.replace(".png", ".x4.png")))
         together = read(tmp_path / "large" / name)
@@ -139,7 +140,7 @@ def test_evaluate_measures_as_the_command_does(tmp_path, photo):
     (tmp_path / "src" / "photo.png").write_bytes(photo.read_bytes())
     work = Work("evaluate", scale=4, device="cpu", tile=64)
     _, (record,) = run(plan(str(tmp_path / "src"), str(tmp_path / "dst"), work), engine=run_here)
-    quality = round_trip(Codec(car.load("car_plus_x4"), device="cpu", tile=64), photo).record.model
+    quality = round_trip(Codec(car.load("car_plus_x4"), Options(device="cpu", tile=64)), photo).record.model
     assert (record.psnr, record.ssim, record.lr_psnr) == (quality.psnr, quality.ssim, quality.lr_psnr)
     assert files(tmp_path / "dst") == {}
     assert go(tmp_path / "src", tmp_path / "dst", work).unchanged == 1

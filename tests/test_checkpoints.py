@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import car
+from car import families
 from car.errors import CarError, ImageError, UsageError, WeightsError
 from car.files.atomic import atomic_write_all
-from car.models import create, registry
+from car.models import create
 from car.models.published import published_pair
 from car.weights import convert, mindspore
 from car.weights.convert import pair_files, read_pair, weights_bytes
@@ -30,8 +31,13 @@ TINY = {"features": 2, "up_features": 4, "up_blocks": 2}
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch):
     """Let the architecture of the fixtures be known as a model."""
-    factories = {f"car_tiny_x{s}": lambda s=s: published_pair(s, **TINY) for s in (2, 4)}
-    monkeypatch.setattr(registry, "_FACTORIES", registry._FACTORIES | factories)
+    tiny = {
+        f"car_tiny_x{s}": families.Architecture(
+            f"car_tiny_x{s}", families.published_geometry(s, TINY["up_blocks"]), published_pair, TINY
+        )
+        for s in (2, 4)
+    }
+    monkeypatch.setattr(families, "_ARCHITECTURES", families._ARCHITECTURES | tiny)
 
 
 @pytest.fixture

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 import car
-from car.codec.codec import Codec, as_grey, codec_for_picture, open_codec
-from car.codec.lossy import coding_of
+from car.codec.choose import codec_for_picture, open_codec
+from car.codec.codec import Codec, as_grey
+from car.codec.coding import coding_of
+from car.codec.options import Options
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
+from car.families import architecture, model_names, published_geometry
 from car.metrics import psnr
-from car.models import create, model_names
-from car.models.published import published_pair
+from car.models import create
 from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture
 from car.pictures.read import decode, from_pil, read
@@ -41,11 +43,15 @@ def any_model(name: str) -> LoadedModel:
         return car.load(name)
     torch.manual_seed(0)
     narrow = name.startswith("car_x")
-    rescaler = published_pair(int(name[-1]), 4, up_features=8, up_blocks=2) if narrow else create(name)
+    model = architecture(name)
+    if narrow:
+        sizes = {"features": 4, "up_features": 8, "up_blocks": 2}
+        model = replace(model, sizes=sizes, geometry=published_geometry(model.scale, 2))
+    rescaler = create(model)
     for parameter in rescaler.parameters():
         if parameter.ndim > 1 and parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.5 * (1 / parameter[0].numel()) ** 0.5)
-    return LoadedModel(name, None, "0" * 64, rescaler.eval().requires_grad_(False))
+    return LoadedModel.of(model, rescaler)
 
 
 def picture(
@@ -113,7 +119,7 @@ def test_restores_far_better_than_bicubic(codecs, photo: Path, scale: int) -> No
 def test_tiles_agree_with_the_whole(name: str, tile: int, photo: Path) -> None:
     model = any_model(name)
     pixels = np.concatenate([read(photo).pixels] * 2)[:301, :150]
-    whole, tiled = Codec(model, tile=4096), Codec(model, tile=tile)
+    whole, tiled = Codec(model, Options(tile=4096)), Codec(model, Options(tile=tile))
     small = whole.downscale_pixels(pixels)
     for a, b in (
         (small, tiled.downscale_pixels(pixels)),
@@ -379,7 +385,7 @@ def test_a_model_in_the_metadata_is_a_name_and_no_file(
     ],
 )
 def test_what_a_file_loses_decides_which_model_makes_it(name: str, quality: int | None, family: str) -> None:
-    assert open_codec(None, 2, coding=coding_of(name, quality)).loaded.name == f"{family}_x2"
+    assert open_codec(None, 2, options=Options(coding=coding_of(name, quality))).loaded.name == f"{family}_x2"
 
 
 @pytest.mark.parametrize(
@@ -389,13 +395,13 @@ def test_the_model_that_is_chosen_restores_better(photo: Path, name: str, qualit
     source = read(photo)
     found = []
     for family in ("car_plus", "car_codec"):
-        codec = open_codec(f"{family}_x2", device="cpu")
+        codec = open_codec(f"{family}_x2", options=Options(device="cpu"))
         small, info = codec.shrink(source)
         content, _ = encode(small, name, info=info, quality=quality)
         found.append(decibels(codec.restore(decode(content, name)).pixels, source.pixels))
     better = found[0] - found[1]
     assert better > least
-    chosen = open_codec(None, 2, coding=coding_of(name, quality)).loaded.name
+    chosen = open_codec(None, 2, options=Options(coding=coding_of(name, quality))).loaded.name
     assert chosen == ("car_plus_x2" if better > 0 else "car_codec_x2")
 
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from scipy.fft import dctn
 
-from car.codec.lossy import Coding, coding_of, drawn, encoded, estimated_bits, recode
+from car.codec.coding import Coding, coding_of, encoded
+from car.codec.lossy import drawn, estimated_bits, recode
 from car.models import create
 from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import car
 from car.codec.codec import Codec
+from car.codec.options import Options
 from car.devices import resolve_device
 from car.errors import UsageError
 from car.metrics import psnr
@@ -133,7 +134,7 @@ def test_reduced_precision_costs_little(photo, scale):
     picture = read(photo)
     luma = {}
     for precision in ("float32", "bf16"):
-        codec = Codec(car.load(f"car_plus_x{scale}"), device="cpu", precision=precision)
+        codec = Codec(car.load(f"car_plus_x{scale}"), Options(device="cpu", precision=precision))
         small, info = codec.shrink(picture)
         large = codec.restore(small, info.size).pixels
         one, other = (torch.tensor(p).permute(2, 0, 1).double() / 255 for p in (large, picture.pixels))
@@ -147,7 +148,7 @@ def test_float32_is_not_tf32(monkeypatch):
     inside = []
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     for precision in ("float32", "bf16"):
-        codec = Codec(car.load("car_plus_x4"), device="cpu", precision=precision)
+        codec = Codec(car.load("car_plus_x4"), Options(device="cpu", precision=precision))
         forward = codec.loaded.rescaler.upscaler.forward
         monkeypatch.setattr(
             codec.loaded.rescaler.upscaler,
@@ -166,12 +167,12 @@ def test_threads_that_overlap_leave_the_setting_as_it_was(monkeypatch):
     inside, leave = threading.Event(), threading.Event()
 
     def work():
-        with Codec(car.load("car_plus_x4"), device="cpu")._arithmetic():
+        with Codec(car.load("car_plus_x4"), Options(device="cpu"))._arithmetic():
             inside.set()
             leave.wait(30)
 
     thread = threading.Thread(target=work)
-    with Codec(car.load("car_plus_x4"), device="cpu")._arithmetic():
+    with Codec(car.load("car_plus_x4"), Options(device="cpu"))._arithmetic():
         thread.start()
         assert inside.wait(30)
     assert not torch.backends.cudnn.allow_tf32  # the other thread still needs it
@@ -182,7 +183,7 @@ def test_threads_that_overlap_leave_the_setting_as_it_was(monkeypatch):
 
 def test_unknown_precision_is_refused():
     with pytest.raises(UsageError, match="precision must be one of float32, bf16, fp16, got 'int8'"):
-        car.downscale(np.zeros((8, 8, 3), np.uint8), 4, precision="int8")
+        car.downscale(np.zeros((8, 8, 3), np.uint8), 4, options=Options(precision="int8"))
 
 
 if __name__ == "__main__":  # writes the list anew

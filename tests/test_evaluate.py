@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from car.codec.codec import Codec, open_codec
+from car.codec.choose import open_codec
+from car.codec.codec import Codec
 from car.errors import ImageError, UsageError
 from car.measure.comparison import Caption, comparison_picture, most_telling_crop
 from car.measure.evaluate import (

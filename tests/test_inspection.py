@@ -10,12 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import car
-from car.codec.codec import Codec
 from car.errors import UsageError
 from car.measure.kernels import inspect_kernels, kernels_picture
 from car.models import Geometry, ResamplingDownscaler, Rescaler, create
 from car.pictures.read import read
-from car.weights import LoadedModel
 from commandline import run_car
 
 
@@ -38,16 +36,16 @@ class FixedDownscaler(ResamplingDownscaler):
         return kernels, torch.full_like(kernels, self.moved), torch.zeros_like(kernels)
 
 
-def codec_of(scale: int, *, moved: float = 0.0) -> Codec:
+def model_of(scale: int, *, moved: float = 0.0) -> "tuple[str, Rescaler]":
     geometry = Geometry(scale, scale, scale, 4 * scale, 1)
     model = Rescaler(FixedDownscaler(scale, moved), torch.nn.Identity(), geometry)
-    return Codec(LoadedModel(f"car_lite_x{scale}", None, "0" * 64, model.eval()), device="cpu")
+    return f"car_lite_x{scale}", model.eval()
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_statistics_of_known_kernels(scale: int, photo: Path) -> None:
     moved = scale * 0.25
-    statistics, view = inspect_kernels(codec_of(scale, moved=0.25), photo)
+    statistics, view = inspect_kernels(*model_of(scale, moved=0.25), photo)
     assert statistics.side == 3 * scale + 1
     assert statistics.mean_offset == pytest.approx((moved, 0), abs=1e-5)
     for length in (statistics.mean_length, statistics.weighted_length, statistics.largest):
@@ -66,7 +64,7 @@ def test_statistics_of_known_kernels(scale: int, photo: Path) -> None:
 
 
 def test_width_is_the_deviation_of_the_taps(photo: Path) -> None:
-    statistics, _ = inspect_kernels(codec_of(2), photo)
+    statistics, _ = inspect_kernels(*model_of(2), photo)
     axis = np.arange(7) - 3
     profile = taps_of(2).sum(axis=0)
     assert statistics.width == pytest.approx(max((profile * axis**2).sum(), 0) ** 0.5, abs=1e-3)
@@ -76,9 +74,7 @@ def test_kernels_of_car_lite(photo: Path) -> None:
     """Untrained ones are bicubic: symmetric about the LR pixel's centre, of 4s taps."""
     torch.manual_seed(0)
     model = create("car_lite_x2").eval().requires_grad_(False)
-    statistics, view = inspect_kernels(
-        Codec(LoadedModel("car_lite_x2", None, "0" * 64, model), device="cpu"), photo
-    )
+    statistics, view = inspect_kernels("car_lite_x2", model, photo)
     assert statistics.side == 9
     profile = np.array(statistics.mean_kernel).sum(axis=0)
     assert profile.sum() == pytest.approx(1, abs=1e-5)
@@ -88,8 +84,8 @@ def test_kernels_of_car_lite(photo: Path) -> None:
 
 
 def test_picture_shows_six_pixels_and_says_the_mean_offset(photo: Path) -> None:
-    statistics, view = inspect_kernels(codec_of(4, moved=0.1), photo)
-    plain, _ = inspect_kernels(codec_of(4), photo)
+    statistics, view = inspect_kernels(*model_of(4, moved=0.1), photo)
+    plain, _ = inspect_kernels(*model_of(4), photo)
     picture = kernels_picture(view, statistics)
     assert min(picture.size) > 500
     assert np.asarray(picture).std() > 10
@@ -98,7 +94,7 @@ def test_picture_shows_six_pixels_and_says_the_mean_offset(photo: Path) -> None:
 
 def test_models_without_kernels_are_refused(photo: Path) -> None:
     with pytest.raises(UsageError, match="car_plus_x4 has no kernels"):
-        inspect_kernels(Codec(car.load("car_plus_x4"), device="cpu"), photo)
+        inspect_kernels("car_plus_x4", car.load("car_plus_x4").rescaler, photo)
 
 
 def test_the_command(photo: Path, tmp_path: Path) -> None:

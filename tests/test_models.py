@@ -5,7 +5,8 @@ import torch
 
 import car
 from car.errors import UsageError
-from car.models import Rescaler, create, model_names, quantize, register
+from car.families import architecture, made_for, model_names, register
+from car.models import KernelDownscaler, Rescaler, create, quantize
 from car.models.compact import CompactUpscaler, Corrector, MatchedDownscaler, deepened
 from car.models.published import EDSR, KernelGenerator, _ReturningClamp, published_pair
 from car.ops import adaptive_resample, bicubic_downscale
@@ -102,6 +103,34 @@ def test_published_kernels_are_non_negative_and_sum_to_one() -> None:
         torch.testing.assert_close(kernels.sum(dim=1), torch.ones_like(kernels[:, 0]))
         assert offsets_h.abs().max() < 1
         assert not torch.equal(offsets_h, offsets_v)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_networks_are_as_the_data_says(name: str) -> None:
+    model, rescaler, most = architecture(name), create(name), 0
+    assert rescaler.geometry == model.geometry
+    assert isinstance(rescaler.downscaler, KernelDownscaler) == model.kernels
+    g = model.geometry
+    side = -(-max(16, g.min_size) // g.multiple) * g.multiple * g.scale
+
+    def watch(_: torch.nn.Module, inputs: "tuple[object, ...]", output: object) -> None:
+        nonlocal most
+        most = max(most, sum(t.numel() for t in (*inputs, output) if isinstance(t, torch.Tensor)))
+
+    for part in rescaler.modules():
+        if not list(part.children()):
+            part.register_forward_hook(watch)
+    with torch.inference_mode():
+        rescaler(torch.zeros(1, 3, side, side))
+    assert model.values == 2 * most / (side // g.scale) ** 2
+
+
+def test_traits() -> None:
+    assert {name for name in model_names() if made_for(name) == "lossy"} == {"car_codec_x2", "car_codec_x4"}
+    assert made_for("gone_x4") is None
+    for name in model_names(controls=False):
+        compact = not name.startswith(("car_x", "car_small_"))
+        assert architecture(name).viewer == compact == (not architecture(name).needs_torch)
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -245,7 +274,7 @@ def test_quantize_rounds_and_gates_the_gradient() -> None:
 
 def test_registry_refuses_duplicates_and_suggests() -> None:
     with pytest.raises(ValueError, match="already registered"):
-        register("car_x4", lambda: published_pair(4))
+        register(architecture("car_x4"))
     with pytest.raises(UsageError, match="did you mean 'car_plus_x4'"):
         create("car_pluss_x4")
     families = {"car", "car_codec", "car_lite", "car_plus", "car_small"}

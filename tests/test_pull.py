@@ -12,8 +12,9 @@ import torch
 
 import car
 import car.weights.pull as pull_module
+from car import families
 from car.errors import UsageError, WeightsError
-from car.models import create, registry
+from car.models import create
 from car.models.published import published_pair
 from car.weights import find
 from car.weights.convert import pair_files, weights_bytes
@@ -120,8 +121,14 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("CAR_CACHE", str(tmp_path / "cache"))
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    factories = {f"car_tiny_x{s}": lambda s=s: published_pair(s, 2, 4, 2) for s in (2, 4)}
-    monkeypatch.setattr(registry, "_FACTORIES", registry._FACTORIES | factories)
+    sizes = {"features": 2, "up_features": 4, "up_blocks": 2}
+    tiny = {
+        f"car_tiny_x{s}": families.Architecture(
+            f"car_tiny_x{s}", families.published_geometry(s, 2), published_pair, sizes
+        )
+        for s in (2, 4)
+    }
+    monkeypatch.setattr(families, "_ARCHITECTURES", families._ARCHITECTURES | tiny)
     return tmp_path
 
 

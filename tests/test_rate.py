@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from car.codec.codec import Codec, open_codec
+from car.codec.choose import open_codec
+from car.codec.codec import Codec
 from car.measure.rate import (
     QUALITIES,
     bd_rate,

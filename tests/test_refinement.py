@@ -8,9 +8,11 @@ import torch
 
 import car
 from car.codec import effort as refinement
-from car.codec.codec import Codec, open_codec
+from car.codec.choose import open_codec
+from car.codec.codec import Codec
+from car.codec.coding import Coding, encoded
 from car.codec.effort import MAX_CHANGE, MAX_CHANGE_CODED, STEPS, refine, refinements
-from car.codec.lossy import Coding, encoded
+from car.codec.options import Options
 from car.errors import UsageError
 from car.measure.evaluate import round_trip
 from car.metrics import psnr
@@ -35,7 +37,7 @@ def restored_psnr_of(large, hr, scale):
 def test_no_level_is_worse_than_the_one_below(photo, scale, gain):
     measured = []
     for effort in (0, 1, 2, 4):
-        codec = Codec(car.load(f"car_plus_x{scale}"), device="cpu", effort=effort)
+        codec = Codec(car.load(f"car_plus_x{scale}"), Options(device="cpu", effort=effort))
         measured.append(round_trip(codec, photo).record.model.psnr)
     assert measured == sorted(measured)
     assert measured[1] > measured[0] + 0.1
@@ -64,7 +66,7 @@ def test_each_level_takes_more_steps():
 def test_any_size_and_depth(photo, height, width, dtype):
     hr = np.ascontiguousarray(read(photo).pixels[:height, :width])
     hr = (hr.astype(dtype) * 257 if dtype == np.uint16 else hr).copy()
-    plain, more = (Codec(car.load("car_plus_x4"), device="cpu", effort=effort) for effort in (0, 2))
+    plain, more = (Codec(car.load("car_plus_x4"), Options(device="cpu", effort=effort)) for effort in (0, 2))
     start, small = plain.downscale_pixels(hr), more.downscale_pixels(hr)
     assert (small.shape, small.dtype) == (start.shape, start.dtype)
     limit = MAX_CHANGE * np.iinfo(dtype).max + 1e-3
@@ -73,7 +75,7 @@ def test_any_size_and_depth(photo, height, width, dtype):
 
 
 def test_tiles_give_the_gradient_of_the_whole_picture(photo, monkeypatch):
-    codec = Codec(car.load("car_plus_x4"), device="cpu")
+    codec = Codec(car.load("car_plus_x4"), Options(device="cpu"))
     hr = np.ascontiguousarray(read(photo).pixels[:190, :158])
     start = codec.downscale_pixels(hr)
     model, lr = codec.loaded.rescaler, torch.tensor(start).permute(2, 0, 1)[None].float() / 255
@@ -92,7 +94,7 @@ def test_tiles_give_the_gradient_of_the_whole_picture(photo, monkeypatch):
 
 def test_gradient_is_that_of_finite_differences(photo):
     """In float64, of the error that the steps reduce: nine parts luma, one RGB."""
-    codec = Codec(car.load("car_plus_x4"), device="cpu")
+    codec = Codec(car.load("car_plus_x4"), Options(device="cpu"))
     model = codec.loaded.rescaler.double()
     hr = np.ascontiguousarray(read(photo).pixels[:24, :24])
     error = refinement._Error(model, hr, 255, torch.device("cpu"), 0.9)
@@ -113,7 +115,7 @@ def test_gradient_is_that_of_finite_differences(photo):
 
 
 def test_nothing_moves_without_steps_and_flat_pictures_stay_as_they_are():
-    codec = Codec(car.load("car_plus_x4"), device="cpu")
+    codec = Codec(car.load("car_plus_x4"), Options(device="cpu"))
     flat = np.full((32, 32, 3), 128, np.uint8)
     start = codec.downscale_pixels(flat)
     assert refine(codec.loaded.rescaler, start, flat, 0, codec.device) is start
@@ -123,11 +125,11 @@ def test_nothing_moves_without_steps_and_flat_pictures_stay_as_they_are():
 
 
 def test_library_takes_effort_and_refuses_nonsense(photo):
-    easy, hard = (np.asarray(car.downscale(photo, 4, effort=effort)) for effort in (0, 1))
+    easy, hard = (np.asarray(car.downscale(photo, 4, options=Options(effort=effort))) for effort in (0, 1))
     assert not np.array_equal(easy, hard)
     for effort in (-1, 10):
         with pytest.raises(UsageError, match="effort must be 0 to 9"):
-            car.downscale(photo, 4, effort=effort)
+            car.downscale(photo, 4, options=Options(effort=effort))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_lossy_files_are_worth_more_the_more_effort(photo, scale, coding):
     name = f"small.{coding.coder.lower()}"
 
     def made(effort):
-        codec = open_codec(None, scale, device="cpu", effort=effort, coding=coding)
+        codec = open_codec(None, scale, options=Options(device="cpu", effort=effort, coding=coding))
         small, info = codec.shrink(picture)
         content, _ = encode(small, name, info=info, quality=coding.quality)
         pixels = codec.restore(decode(content, name)).pixels
@@ -156,7 +158,7 @@ def test_lossy_effort_takes_16_bit(photo):
     hr = np.ascontiguousarray(read(photo).pixels[:40, :56]).astype(np.uint16) * 257
     coding = Coding("JPEG", 40)
     plain, more = (
-        open_codec(None, 2, device="cpu", effort=effort, coding=coding).downscale_pixels(hr)
+        open_codec(None, 2, options=Options(device="cpu", effort=effort, coding=coding)).downscale_pixels(hr)
         for effort in (0, 2)
     )
     assert (more.shape, more.dtype) == (plain.shape, np.uint16)

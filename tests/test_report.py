@@ -112,7 +112,7 @@ def test_error_maps_are_black_where_luma_is_exact() -> None:
 
 
 def test_crops_hold_every_model(photo: Path) -> None:
-    from car.codec.codec import open_codec
+    from car.codec.choose import open_codec
     from car.measure.evaluate import round_trip
 
     trips = [(name, round_trip(open_codec(name), photo)) for name in ("car_plus_x4", "car_codec_x4")]

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import car
-from car.codec.codec import Codec, fitting_tile
+from car.codec.codec import Codec
 from car.codec.large import memory_at_hand, restore_file, shrink_file
+from car.codec.options import Options
 from car.errors import ImageError, UsageError
+from car.families import architecture
 from car.pictures.picture import Picture
 from car.pictures.read import read
 from car.pictures.strips import RowBuffer
@@ -24,7 +26,7 @@ ALWAYS, NEVER = 0, 10**12  # bytes of memory with which everything goes in strip
 
 @pytest.fixture(scope="module")
 def codec():
-    return Codec(car.load("car_plus_x4"), device="cpu", tile=32)
+    return Codec(car.load("car_plus_x4"), Options(device="cpu", tile=32))
 
 
 def scene(height, width, dtype=np.uint8):
@@ -140,7 +142,7 @@ def test_turned_small_pictures_restore_the_same(tmp_path, codec, orientation):
 
 def test_a_failing_restoration_leaves_nothing(tmp_path, codec, monkeypatch):
     small = Picture(scene(160, 40), None, False, None, None, ())
-    upscale, calls = codec.loaded.rescaler.upscale, []
+    upscale, calls = codec.engine.upscale, []
 
     def fail_later(lr):
         calls.append(lr)
@@ -148,7 +150,7 @@ def test_a_failing_restoration_leaves_nothing(tmp_path, codec, monkeypatch):
             raise RuntimeError("out of luck")
         return upscale(lr)
 
-    monkeypatch.setattr(codec.loaded.rescaler, "upscale", fail_later)
+    monkeypatch.setattr(codec.engine, "upscale", fail_later)
     with pytest.raises(ImageError, match=r"large\.tif: cannot be written \(out of luck\)"):
         restore_file(codec, small, tmp_path / "large.tif", memory=ALWAYS)
     assert list(tmp_path.iterdir()) == []
@@ -195,18 +197,19 @@ def test_row_buffer_gives_any_window_that_moves_down(blocks, moves):
 
 
 def test_tiles_follow_the_memory():
-    small, large = car.load("car_plus_x4").rescaler, car.load("car_plus_x2").rescaler
-    sides = [fitting_tile(small, memory) for memory in (10**7, 10**8, 2 * 10**8, 10**10)]
+    model = architecture("car_plus_x4")
+    sides = [Options(memory=4 * memory).tile_for(model) for memory in (10**7, 10**8, 2 * 10**8, 10**10)]
     assert sides == sorted(sides)
     assert sides[0] == 64
     assert sides[-1] == 512
-    assert 64 < fitting_tile(large, 10**8) < 512
+    assert 64 < Options(memory=4 * 10**8).tile_for(architecture("car_plus_x2")) < 512
+    assert Options(tile=100, memory=1).tile_for(model) == 100
 
 
 def test_memory_at_hand_is_some_of_what_the_machine_has():
     assert 64 * 2**20 <= memory_at_hand() < 2**45
     with pytest.raises(UsageError):
-        Codec(car.load("car_plus_x4"), device="cpu", tile=0)
+        Codec(car.load("car_plus_x4"), Options(device="cpu", tile=0))
 
 
 def test_a_tile_far_larger_than_its_picture_is_not_read_in_strips_either(codec, tmp_path):

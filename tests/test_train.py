@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import car
-from car.codec.lossy import Coding, encoded
+from car.codec.coding import Coding, encoded
 from car.errors import ImageError, TrainingError, UsageError
 from car.metrics import psnr
 from car.models import create, registry

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 
 import car
 from browser import Site
-from car.codec.codec import open_codec
+from car.codec.choose import open_codec
 from car.errors import UsageError
 from car.models import create
 from car.pictures.read import inspect_info

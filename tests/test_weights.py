@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 import car
 from car import weights
 from car.errors import UsageError, WeightsError
-from car.models import create, model_names
+from car.families import model_names
+from car.models import create
 from car.weights import ManifestEntry, manifest
 
 FOLDER = Path(str(resources.files("car.weights")))

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from car.batch.names import find_images
-from car.codec.codec import open_codec
+from car.codec.choose import open_codec
+from car.codec.options import Options
 from car.measure.evaluate import find_dataset, mean_quality, round_trip
 from car.train.log import read_log
 from car.train.recipes import recipe_for
@@ -34,7 +35,7 @@ BEGIN, END = "<!-- gain: made by tools/compare_with_bicubic.py -->", "<!-- end o
 
 
 def measure(weights: Path, img_dir: Path, sets: list[str]) -> dict[str, Any]:
-    codec = open_codec(str(weights), None, device="cpu")
+    codec = open_codec(str(weights), None, options=Options(device="cpu"))
     found: dict[str, Any] = {}
     for name in sets:
         files = [path for path, _ in find_images([str(find_dataset(img_dir, name))])[0]]

@@ -21,6 +21,7 @@ import car
 from car.batch.names import find_images
 from car.codec.codec import Codec
 from car.codec.effort import STEPS, refinements
+from car.codec.options import Options
 from car.measure.evaluate import find_dataset
 from car.metrics import psnr
 from car.models import quantize
@@ -38,7 +39,7 @@ def tensor(pixels: np.ndarray) -> torch.Tensor:
 @cache
 def codec_of(model: str) -> Codec:
     torch.set_num_threads(1)
-    return Codec(car.load(model), device="cpu")
+    return Codec(car.load(model), Options(device="cpu"))
 
 
 def measured(model: str, path: Path) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 import car
 from car.batch.names import find_images
 from car.codec.codec import Codec
+from car.codec.options import Options
 from car.measure.evaluate import find_dataset, mean_quality, round_trip
 
 PAGE = Path(__file__).parent.parent / "docs" / "devices.md"
@@ -30,7 +31,7 @@ def main() -> None:
     ]
     for model in ("car_plus_x4", "car_plus_x2"):
         for precision in ("float32", "bf16", "fp16"):
-            codec = Codec(car.load(model), device=options.device, precision=precision)
+            codec = Codec(car.load(model), Options(device=options.device, precision=precision))
             cells: list[str] = []
             seconds = 0.0
             for name in SETS:

@@ -18,7 +18,8 @@ import torch
 from ship_weights import PACKAGE, measured
 from torch import nn
 
-from car.codec.codec import open_codec
+from car.codec.choose import open_codec
+from car.families import architecture, made_for
 from car.files.atomic import atomic_write
 from car.measure.evaluate import DATASETS
 from car.measure.model_report import published
@@ -155,9 +156,9 @@ def card(entry: ManifestEntry) -> list[str]:
     speeds = [speed(entry.model, half) for half in ("downscale", "upscale")]
     if all(speeds) and entry is {e.model: e for e in manifest()}[entry.model]:  # the newest was timed
         lines.append(f"- megapixels a second: {speeds[0]} shrinking, {speeds[1]} restoring")
-    if entry.model.startswith("car_plus"):
+    if architecture(entry.model).family in ("car_plus", "car_plus_large"):
         lines.append("- known failures, with pictures: [models.md](models.md#what-goes-wrong)")
-    if entry.model.startswith("car_codec"):
+    if made_for(entry.model) == "lossy":
         lines.append(
             "- for lossy small files, whose figures are in [rate.md](rate.md); below is what PNG gives"
         )

@@ -5,22 +5,20 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from car._version import __version__
 from car.errors import CarError, UsageError
-from car.files.atomic import atomic_write
-from car.models import quantize
+from car.models import Rescaler, quantize
 from car.ops.reference import resample_at_once
 from car.weights import LoadedModel
-from car.weights.store import cache_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -58,32 +56,9 @@ def to_onnx(
     """
     if half not in get_args(Half) or storage not in get_args(Storage) or opset not in OPSETS:
         raise UsageError(f"no such half, storage or opset: {half}, {storage}, {opset}")
-    _needed("onnx")
-    _needed("onnxscript")
-    g = loaded.rescaler.geometry
-    network = loaded.rescaler.upscaler if half == "up" else loaded.rescaler.downscaler
-    # unequal sides, and more than one picture, or the exporter would take them for constants
-    rows, columns = (24, 20) if half == "up" else (g.min_size + 2 * g.multiple, g.min_size + 3 * g.multiple)
-    free = torch.export.Dim.DYNAMIC
-    with warnings.catch_warnings(), _silence(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        example = torch.rand(2, 3, rows, columns)
-        program = torch.export.export(
-            network.eval(), (example,), dynamic_shapes=({0: free, 2: free, 3: free},), strict=False
-        )
-        # the op that resamples is ours alone; others know what it is made of
-        program = program.run_decompositions({torch.ops.car.adaptive_resample.default: resample_at_once})
-        names = ("lr", "hr") if half == "up" else ("hr", "lr")
-        result: Any = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=opset,
-            input_names=names[:1],
-            output_names=names[1:],
-            optimize=True,
-            verbose=False,
-        )
-    model: onnx.ModelProto = result.model_proto
+    g = loaded.geometry
+    names = ("lr", "hr") if half == "up" else ("hr", "lr")
+    model = network_graph(loaded.build(), half, opset=opset)
     if storage == "float16":
         _halve(model)
     about = {
@@ -99,46 +74,93 @@ def to_onnx(
         "input": f"{names[0]}: RGB, NCHW, float32 in [0, 1]",
         "version": __version__,
     }
-    del model.metadata_props[:]
     for key, value in about.items():
         model.metadata_props.add(key=key, value=str(value))
-    model.producer_name, model.producer_version = "content-adaptive-resampler", __version__
-    _strip(model)
     return model.SerializeToString()
 
 
-def session(loaded: LoadedModel, threads: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the upscaler of a model as onnxruntime runs it on the CPU; the exported file stays in the cache.
+class _Network(nn.Module):
+    """One half of a pair: what shrinks, corrector included, or what restores."""
 
-    The function takes and returns float32 NCHW, as `Rescaler.upscale` does, and may be called from several
-    threads.
+    def __init__(self, rescaler: Rescaler, half: Half) -> None:
+        super().__init__()
+        self.half = half
+        self.upscaler = rescaler.upscaler
+        if half == "down":
+            self.downscaler, self.corrector = rescaler.downscaler, rescaler.corrector
+        if half == "down" and rescaler.corrector is None:
+            del self.upscaler
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.half == "up":
+            return self.upscaler(x)
+        lr = self.downscaler(x)
+        return lr if self.corrector is None else self.corrector(x, lr, self.upscaler)
+
+
+class _Weightless(nn.Module):
+    """A network whose weights are given with its input."""
+
+    def __init__(self, network: _Network) -> None:
+        super().__init__()
+        object.__setattr__(self, "network", network)  # not as a part, or its weights would be constants
+
+    def forward(self, x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(self.network, weights, (x,))  # pyright: ignore[reportArgumentType]
+
+
+def network_graph(
+    rescaler: Rescaler, half: Half, *, opset: int = DEFAULT_OPSET, weightless: bool = False
+) -> "onnx.ModelProto":
+    """Return one half of a pair as `to_onnx` does, without what it says of itself.
+
+    Args:
+        rescaler: the pair.
+        half: ``up`` or ``down``.
+        opset: version of the operators.
+        weightless: weights are inputs, by the names that they have in the pair.
 
     Raises:
         UsageError: the packages for it are not installed.
     """
-    runtime = _needed("onnxruntime")
-    kept = cache_folder() / "onnx" / f"{loaded.sha256}-{DEFAULT_OPSET}-{__version__}.onnx"
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_cpu_mem_arena = False  # it would keep the memory of the largest tile for good
-
-    def started(content: bytes) -> Any:
-        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    try:
-        running = started(kept.read_bytes())
-    except Exception:  # not there, or damaged: onnxruntime has an exception for every kind
-        content = to_onnx(loaded)
-        running = started(content)
-        with contextlib.suppress(OSError, CarError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(kept, content)
-    return lambda lr: torch.from_numpy(running.run(None, {"lr": lr.contiguous().numpy()})[0])
-
-
-def session_possible() -> bool:
-    """Whether the packages that `session` needs are installed."""
-    return all(find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))
+    _needed("onnx")
+    _needed("onnxscript")
+    g, network = rescaler.geometry, _Network(rescaler, half).eval()
+    # unequal sides, and more than one picture, or the exporter would take them for constants
+    least = g.min_size
+    rows, columns = (24, 20) if half == "up" else (least + 2 * g.multiple, least + 3 * g.multiple)
+    free = torch.export.Dim.DYNAMIC
+    sizes: dict[int, Any] = {0: free, 2: free, 3: free}
+    weights = dict(network.named_parameters())
+    names = ("lr", "hr") if half == "up" else ("hr", "lr")
+    with warnings.catch_warnings(), _silence(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        example = torch.rand(2, 3, rows, columns)
+        if weightless:
+            program = torch.export.export(
+                _Weightless(network),
+                (example, weights),
+                dynamic_shapes=(sizes, dict.fromkeys(weights)),
+                strict=False,
+            )
+        else:
+            program = torch.export.export(network, (example,), dynamic_shapes=(sizes,), strict=False)
+        # the op that resamples is ours alone; others know what it is made of
+        program = program.run_decompositions({torch.ops.car.adaptive_resample.default: resample_at_once})
+        result: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=[names[0], *(weights if weightless else ())],
+            output_names=names[1:],
+            optimize=True,
+            verbose=False,
+        )
+    model: onnx.ModelProto = result.model_proto
+    del model.metadata_props[:]
+    model.producer_name, model.producer_version = "content-adaptive-resampler", __version__
+    _strip(model)
+    return model
 
 
 def compare(
@@ -156,7 +178,7 @@ def compare(
         UsageError: onnxruntime is not installed, or an image is too small.
     """
     running: Any = _needed("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
-    g = loaded.rescaler.geometry
+    g = loaded.geometry
     multiple, least = (1, 1) if half == "up" else (g.multiple, g.min_size)
     counts = np.zeros(256, np.int64)
     for image in images:

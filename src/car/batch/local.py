@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 
 from car.batch.records import MANIFEST, ManifestWriter, Record, read_manifest
-from car.codec.codec import Backend, Codec, Precision, model_for_picture, open_codec
+from car.codec.choose import model_for_picture, open_codec
+from car.codec.codec import Codec
+from car.codec.coding import Coding, coding_of
 from car.codec.large import gigabytes
-from car.codec.lossy import Coding, coding_of
+from car.codec.options import Options
+from car.devices import cpu_threads
 from car.errors import CarError, ImageError, StorageError, UsageError
 from car.files.places import Entry, Place, open_source
 from car.measure.evaluate import round_trip_of
 from car.metrics import psnr
 from car.pictures.formats import is_supported_input
-from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
+from car.pictures.picture import Picture, check_size
 from car.pictures.read import decode, header_size, pixel_bytes
 from car.pictures.write import encode
 from car.weights import ModelName, list_models
@@ -50,16 +52,15 @@ class Work:
     model: ModelName | None = None
     format: str = "png"
     quality: int | None = None
-    precision: Precision = "float32"
-    effort: int = 0
     psnr: bool = False
-    device: str = "auto"
-    tile: int | None = None
-    memory: int = 2 * 10**9
-    max_pixels: int = DEFAULT_MAX_PIXELS
     overwrite: bool = False
     verify: bool = False
-    backend: Backend = "torch"
+    options: Options = Options(memory=2 * 10**9)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the work on pictures may take."""
+        return self.options.memory or 2 * 10**9
 
     @property
     def coding(self) -> Coding | None:
@@ -84,9 +85,10 @@ class Work:
 
         The backend is not among it: it moves single values by a level, no reason to do a million again.
         """
-        names = ("kind", "scale", "format", "quality", "precision", "effort", "psnr")
+        names = ("kind", "scale", "format", "quality", "psnr")
+        how = {"precision": self.options.precision, "effort": self.options.effort}
         model = [str(part) for part in self.model] if isinstance(self.model, tuple) else self.model
-        return {name: getattr(self, name) for name in names} | {"model": model}
+        return {name: getattr(self, name) for name in names} | how | {"model": model}
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,12 @@ class Worker:
         if known and same and known.settings == self.digest and self._still_there(item, known):
             return replace(known, status="unchanged", stamp=item.entry.stamp)
         width, height = header_size(content, path)
-        check_size(width, height, path, self.work.max_pixels)
+        check_size(width, height, path, self.work.options.max_pixels)
         need = self._need(width, height, pixel_bytes(content, path), path)
         if self.work.kind == "upscale":  # the restored picture is what takes the room
             need *= (self.work.scale or max(m.scale for m in list_models())) ** 2
         with self._room.taken(need):
-            picture = decode(content, path, max_pixels=self.work.max_pixels)
+            picture = decode(content, path, max_pixels=self.work.options.max_pixels)
             del content
             record = replace(record, source_size=(picture.width, picture.height))
             made, encoded = self._made(picture, item, record)
@@ -180,7 +182,7 @@ class Worker:
             advice = "raise --memory"
             if work.kind == "upscale":
                 advice += ", or restore it alone to a .tif file: car upscale writes that in strips"
-            elif not (measuring or work.effort):
+            elif not (measuring or work.options.effort):
                 advice += ", or shrink it alone: car downscale reads in strips"
             raise ImageError(
                 f"{path}: {width}x{height} pixels take about {gigabytes(need)}, over "
@@ -214,10 +216,10 @@ class Worker:
                 record = replace(record, psnr=_luma_psnr(restored, picture, codec.scale))
         else:
             (width, height), _ = codec.restored_size(picture)
-            if width * height > work.max_pixels:
+            if width * height > work.options.max_pixels:
                 raise ImageError(
                     f"{self.source.path_of(item.name)}: restores to {width * height} pixels, over the limit "
-                    f"of {work.max_pixels}; raise it with --max-pixels"
+                    f"of {work.options.max_pixels}; raise it with --max-pixels"
                 )
             self._need(width, height, 3 * picture.pixels.itemsize, self.source.path_of(item.name))
             large = codec.restore(picture)
@@ -265,19 +267,12 @@ class Worker:
         with self._lock:
             key = str(model)
             if key not in self._codecs:
-                self._codecs[key] = open_codec(
-                    model,
-                    work.scale if model == work.model else None,
-                    device=work.device,
-                    tile=work.tile,
-                    memory=work.memory // 4,
-                    precision=work.precision,
-                    backend=work.backend,
-                    effort=work.effort,
-                    coding=work.coding,
-                )
-                if work.tile is None:
-                    self._codecs[key].tile = min(self._codecs[key].tile, _TILE)
+                options = replace(work.options, coding=work.coding)
+                scale = work.scale if model == work.model else None
+                codec = open_codec(model, scale, options)
+                if options.tile is None and codec.tile > _TILE:
+                    codec = open_codec(model, scale, replace(options, tile=_TILE), options=Options())
+                self._codecs[key] = codec
             return self._codecs[key]
 
 
@@ -353,7 +348,9 @@ def plan(source: str, target: str, work: Work) -> Plan:
         raise UsageError(f"no such kind of work: {work.kind!r}")
     scale, weights = work.scale or 0, ""
     if work.kind != "upscale" or work.model is not None or work.scale is not None:
-        codec = open_codec(work.model, work.scale, device="cpu", effort=work.effort, coding=work.coding)
+        codec = open_codec(
+            work.model, work.scale, Options(device="cpu", coding=work.coding), options=Options()
+        )
         scale, weights = codec.scale, codec.loaded.sha256
     place, found, passed = open_source(source, lambda name: is_supported_input(Path(name)))
     to = Place(target)
@@ -487,12 +484,11 @@ def run_here(todo: Plan, items: Iterable[Item], *, workers: int = 0) -> Iterator
         items: of it.
         workers: images at a time; 0 for one a core. The networks' threads are shared out among them.
     """
-    cores = torch.get_num_threads()
-    count = workers or cores
-    worker = todo.worker()
-    pool = ThreadPoolExecutor(
-        count, "images", initializer=torch.set_num_threads, initargs=(max(1, cores // count),)
-    )
+    count = workers or cpu_threads()
+    threads = todo.work.options.threads or max(1, cpu_threads() // count)
+    options = replace(todo.work.options, threads=threads)
+    worker = replace(todo, work=replace(todo.work, options=options)).worker()
+    pool = ThreadPoolExecutor(count, "images")
     waiting: set[Future[Record]] = set()
     queue = iter(items)
     try:

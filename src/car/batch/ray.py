@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-
 from car.batch.local import Item, Plan, Work
 from car.batch.records import Record
+from car.codec.options import Options
 from car.errors import StorageError, UsageError
 from car.files.places import Entry, Place
 from car.weights import absolute_name
@@ -126,8 +125,8 @@ class _RayWorker:
     def __init__(
         self, source: str, target: str, work: dict[str, Any], digest: str, threads: int, tries: Any
     ) -> None:
-        torch.set_num_threads(threads)
-        self._worker = Plan(source, target, Work(**work), digest, (), (), ()).worker()
+        options = Options(**(work.pop("options") | {"threads": threads}))
+        self._worker = Plan(source, target, Work(**work, options=options), digest, (), (), ()).worker()
         self._tries = tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:

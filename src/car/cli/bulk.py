@@ -9,7 +9,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -17,22 +16,13 @@ from car.batch.local import Engine, Plan, Summary, Work, plan, run, run_here
 from car.batch.ray import run_on_ray
 from car.batch.records import Record, check_manifest_name, check_no_other_file, export_manifest
 from car.cli.common import (
-    DEFAULT_MAX_PIXELS,
-    BackendOption,
-    Device,
-    Effort,
     FileFormat,
-    FittingTile,
     Json,
-    MaxPixels,
-    Memory,
     Model,
     Overwrite,
-    PrecisionOption,
     Quiet,
     Scale,
     app,
-    chosen_memory,
     duration,
     error_line,
     print_json,
@@ -40,7 +30,9 @@ from car.cli.common import (
     stderr,
     stdout,
 )
-from car.codec.codec import chosen_backend
+from car.cli.options import with_options
+from car.codec.options import Options
+from car.devices import cpu_threads
 from car.errors import UsageError
 from car.files.places import counted
 
@@ -82,6 +74,7 @@ ManifestFile = Annotated[
 
 
 @bulk_app.command("downscale")
+@with_options("device", "precision", "effort", "memory", "tile", "backend", "max_pixels")
 def bulk_downscale_command(
     source: Source,
     target: Target,
@@ -90,20 +83,16 @@ def bulk_downscale_command(
     format: FileFormatOption = FileFormat.png,
     quality: Quality = None,
     psnr: Annotated[bool, typer.Option("--psnr", help="Also restore and record the PSNR.")] = False,
-    effort: Effort = 0,
     overwrite: Overwrite = False,
     verify: Verify = False,
     workers: Workers = None,
     engine: EngineOption = EngineName.local,
     address: Address = None,
     manifest: ManifestFile = None,
-    device: Device = "auto",
-    precision: PrecisionOption = "float32",
-    memory: Memory = None,
-    tile: FittingTile = None,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Shrink every image below a folder or URL.
 
@@ -124,20 +113,16 @@ def bulk_downscale_command(
         model,
         format.value,
         quality,
-        precision,
-        effort,
         psnr,
-        device,
-        tile,
-        chosen_memory(memory),
-        max_pixels,
         overwrite,
         verify,
+        options,
     )
     _run(source, target, work, _engine(engine, address, workers), manifest, as_json=as_json, quiet=quiet)
 
 
 @bulk_app.command("upscale")
+@with_options("device", "precision", "memory", "tile", "backend", "max_pixels")
 def bulk_upscale_command(
     source: Source,
     target: Target,
@@ -151,14 +136,10 @@ def bulk_upscale_command(
     engine: EngineOption = EngineName.local,
     address: Address = None,
     manifest: ManifestFile = None,
-    device: Device = "auto",
-    precision: PrecisionOption = "float32",
-    backend: BackendOption = "auto",
-    memory: Memory = None,
-    tile: FittingTile = None,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Restore every small picture below a folder or URL.
 
@@ -174,40 +155,30 @@ def bulk_upscale_command(
         model,
         format.value,
         quality,
-        precision,
-        0,
         False,
-        device,
-        tile,
-        chosen_memory(memory),
-        max_pixels,
         overwrite,
         verify,
-        # decided here, so that all machines of a run do the same
-        chosen_backend(backend, device, precision),
+        options,
     )
     _run(source, target, work, _engine(engine, address, workers), manifest, as_json=as_json, quiet=quiet)
 
 
 @bulk_app.command("evaluate")
+@with_options("device", "precision", "effort", "memory", "tile", "backend", "max_pixels")
 def bulk_evaluate_command(
     source: Source,
     target: Target,
     scale: Scale = None,
     model: Model = None,
-    effort: Effort = 0,
     overwrite: Overwrite = False,
     workers: Workers = None,
     engine: EngineOption = EngineName.local,
     address: Address = None,
     manifest: ManifestFile = None,
-    device: Device = "auto",
-    precision: PrecisionOption = "float32",
-    memory: Memory = None,
-    tile: FittingTile = None,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Measure the round trip of every image below a folder or URL; the target holds nothing but the records.
 
@@ -221,13 +192,8 @@ def bulk_evaluate_command(
         "evaluate",
         scale,
         model,
-        precision=precision,
-        effort=effort,
-        device=device,
-        tile=tile,
-        memory=chosen_memory(memory),
-        max_pixels=max_pixels,
         overwrite=overwrite,
+        options=options,
     )
     _run(source, target, work, _engine(engine, address, workers), manifest, as_json=as_json, quiet=quiet)
 
@@ -237,7 +203,7 @@ def _engine(name: EngineName, address: str | None, workers: int | None) -> Engin
         return functools.partial(run_on_ray, address=address, workers=workers or 0)
     if address is not None:
         raise UsageError("--address goes with --engine ray")
-    return functools.partial(run_here, workers=workers or torch.get_num_threads())
+    return functools.partial(run_here, workers=workers or cpu_threads())
 
 
 def _run(

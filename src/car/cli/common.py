@@ -11,14 +11,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from car.codec.codec import DEFAULT_TILE as DEFAULT_TILE
-from car.codec.codec import Backend, Precision
-from car.codec.large import memory_at_hand, memory_besides
+from car.cli.commands import LazyGroup
 from car.errors import UsageError
-from car.pictures.picture import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
-from car.weights import ModelName
+
+ModelName = str | Path | tuple[str | Path, str | Path]
+"""As `car.weights.ModelName`, which is not imported here: not every command needs weights."""
 
 
 def _hyphens(option: str) -> str:
@@ -28,6 +26,7 @@ def _hyphens(option: str) -> str:
 
 app = typer.Typer(
     name="car",
+    cls=LazyGroup,
     context_settings={"token_normalize_func": _hyphens},
     no_args_is_help=True,
     add_completion=True,
@@ -74,43 +73,8 @@ Format = Annotated[
     FileFormat, typer.Option("--format", "-f", help="File format where --output names no file.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, npu, xpu or mps.")]
 DeviceId = Annotated[
     int | None, typer.Option("--device-id", min=0, help="Number of the device; or say --device cuda:1.")
-]
-PrecisionOption = Annotated[
-    Precision,
-    typer.Option("--precision", help="Arithmetic of the networks; bf16 and fp16 are faster on some devices."),
-]
-BackendOption = Annotated[
-    Backend,
-    typer.Option("--backend", help="auto: onnxruntime where installed, which is faster on a CPU."),
-]
-Effort = Annotated[
-    int,
-    typer.Option(
-        "--effort",
-        min=0,
-        max=9,
-        help="Refine the small picture while shrinking; 9 is the longest. Hardly pays for lossy files.",
-    ),
-]
-Tile = Annotated[
-    int, typer.Option("--tile", min=16, help="LR pixels a side processed at once; less needs less memory.")
-]
-FittingTile = Annotated[
-    int | None,
-    typer.Option("--tile", min=16, help="LR pixels a side processed at once. Default: what --memory allows."),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option(
-        "--memory",
-        help="As 2GB, program included; larger pictures go in strips. Default: half of what is free.",
-    ),
-]
-MaxPixels = Annotated[
-    int, typer.Option("--max-pixels", min=1, help="Refuse larger images (guards against bombs).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -144,6 +108,8 @@ def chosen_model(model: str | None, kgn: Path | None, usn: Path | None) -> Model
 
 def chosen_memory(text: str | None) -> int:
     """Return the bytes that --memory stands for."""
+    from car.codec.large import memory_at_hand, memory_besides
+
     if text is None:
         return memory_at_hand()
     size = chosen_bytes("--memory", text)
@@ -188,8 +154,13 @@ def reason(error: BaseException) -> str:
 @contextmanager
 def progress(total: int, verb: str, hidden: bool) -> Generator[Callable[[], None], None, None]:
     """Show a bar on a terminal; give the function that moves it on by one."""
+    if hidden or not stderr.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=hidden or not stderr.is_terminal) as bar:
+    with Progress(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task(verb, total=total)
         yield lambda: bar.advance(task)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from car.batch.names import Job, Renamer, check_target, plan
 from car.cli.common import Json, Overwrite, Quiet, app, print_json, stdout
 from car.codec.codec import Codec
+from car.codec.options import Options
 from car.errors import UsageError
 from car.export import DEFAULT_OPSET, OPSETS, Half, Storage, check, to_onnx
 from car.files.atomic import atomic_write
@@ -69,7 +70,7 @@ def export_onnx_command(
     levels: tuple[int, ...] = ()
     if checked:
         if half == "up":
-            shrink = Codec(loaded, device="cpu").downscale_pixels
+            shrink = Codec(loaded, Options(device="cpu")).downscale_pixels
             samples = [shrink(sample) for sample in samples]
         levels = check(content, loaded, half, samples)
     atomic_write(output, content)

@@ -11,21 +11,12 @@ import warnings
 from collections.abc import Callable
 from typing import Annotated
 
-import torch
 import typer
 
 from car._version import __version__
-from car.cli import bulk, exporting, measures, models, pictures, rating, reporting, serving, training
 from car.cli.common import app, error_line, reason, stdout
+from car.devices import set_cpu_threads
 from car.errors import CarError, UsageError
-
-# importing them added their commands to the application; this is the order in which help shows them
-_ORDER = [
-    c
-    for part in (pictures, bulk, serving, measures, rating, reporting, models, exporting, training)
-    for c in vars(part).values()
-]
-app.registered_commands.sort(key=lambda command: _ORDER.index(command.callback))
 
 
 def _print_version(wanted: bool) -> None:
@@ -48,7 +39,7 @@ def _options(
     ] = False,
 ) -> None:
     if threads:
-        torch.set_num_threads(threads)
+        set_cpu_threads(threads)
 
 
 def main() -> None:
@@ -76,6 +67,10 @@ def _main() -> int:
         return _fail(str(error), 2)
     except CarError as error:
         return _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "numba"):
+            raise
+        return _fail("this needs PyTorch: pip install 'content-adaptive-resampler[torch]'", 2)
     except (OSError, MemoryError) as error:
         return _fail(f"{getattr(error, 'filename', None) or ''} {reason(error)}".strip(), 1)
     except typer.Abort:

@@ -13,30 +13,23 @@ from rich.table import Table
 
 from car.batch.names import Job, check_target, find_images, means_folder
 from car.cli.common import (
-    DEFAULT_MAX_PIXELS,
-    DEFAULT_TILE,
-    Device,
-    DeviceId,
-    Effort,
     Json,
     Kgn,
-    MaxPixels,
     Model,
     Overwrite,
-    PrecisionOption,
     Quiet,
     Scale,
-    Tile,
     Usn,
     app,
-    chosen_device,
     chosen_model,
     error_line,
     print_json,
     progress,
     stdout,
 )
-from car.codec.codec import open_codec
+from car.cli.options import with_options
+from car.codec.choose import open_codec
+from car.codec.options import Options
 from car.errors import CarError, UsageError
 from car.files.atomic import atomic_write
 from car.measure import evaluate as evaluation
@@ -64,6 +57,7 @@ _ROWS = (
 
 
 @app.command("compare")
+@with_options("device", "precision", "effort", "tile", "backend", "max_pixels")
 def compare_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     output: Annotated[
@@ -79,13 +73,10 @@ def compare_command(
     kgn: Kgn = None,
     usn: Usn = None,
     overwrite: Overwrite = False,
-    device: Device = "auto",
-    effort: Effort = 0,
-    precision: PrecisionOption = "float32",
-    tile: Tile = DEFAULT_TILE,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Shrink and restore one image, measure it against bicubic and draw the comparison.
 
@@ -98,9 +89,7 @@ def compare_command(
     car compare photo.png --model car_plus_x2 -o out/
     ```
     """
-    codec = open_codec(
-        chosen_model(model, kgn, usn), scale, device=device, tile=tile, precision=precision, effort=effort
-    )
+    codec = open_codec(chosen_model(model, kgn, usn), scale, options)
     if not image.is_file():
         raise UsageError(
             f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
@@ -117,7 +106,7 @@ def compare_command(
     }
     for target in names.values():
         check_target(Job(image, target), overwrite)
-    trip = evaluation.round_trip(codec, image, max_pixels=max_pixels)
+    trip = evaluation.round_trip(codec, image, max_pixels=options.max_pixels)
     record = trip.record
     if folder:
         info = codec.info(record.width, record.height)
@@ -159,6 +148,7 @@ def compare_command(
 
 
 @app.command("evaluate")
+@with_options("device", "device_id", "precision", "effort", "tile", "backend", "max_pixels")
 def evaluate_command(
     inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None,
     scale: Scale = None,
@@ -179,18 +169,11 @@ def evaluate_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
     ] = None,
-    device: Annotated[
-        str,
-        typer.Option("--device", "--device-target", help="auto, cpu, cuda, cuda:1, npu, xpu or mps."),
-    ] = "auto",
-    device_id: DeviceId = None,
-    effort: Effort = 0,
-    precision: PrecisionOption = "float32",
-    tile: Tile = DEFAULT_TILE,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Measure round trips by the protocol of the published tables, beside bicubic down + bicubic up.
 
@@ -213,21 +196,14 @@ def evaluate_command(
         raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
     if output is not None:
         check_target(Job(Path(inputs[0]), output), overwrite)
-    codec = open_codec(
-        chosen_model(model, kgn, usn),
-        scale,
-        device=chosen_device(device, device_id),
-        tile=tile,
-        precision=precision,
-        effort=effort,
-    )
+    codec = open_codec(chosen_model(model, kgn, usn), scale, options)
     files = [path for path, _ in find_images(inputs)[0]]
     records: list[evaluation.ImageRecord] = []
     failures: list[dict[str, str]] = []
     with progress(len(files), "measuring", as_json or quiet) as advance:
         for path in files:
             try:
-                records.append(evaluation.round_trip(codec, path, max_pixels=max_pixels).record)
+                records.append(evaluation.round_trip(codec, path, max_pixels=options.max_pixels).record)
             except CarError as error:
                 failures.append({"source": str(path), "error": str(error)})
             advance()

@@ -1,37 +1,27 @@
-"""Commands that make pictures: downscale, upscale, info, inspect."""
+"""Commands that make pictures: downscale, upscale."""
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from car.batch.names import Job, Plan, Renamer, check_target, means_folder, plan
 from car.cli.common import (
-    DEFAULT_MAX_PIXELS,
-    BackendOption,
-    Device,
-    Effort,
     FileFormat,
-    FittingTile,
     Format,
     Inputs,
     Json,
     Kgn,
-    MaxPixels,
-    Memory,
     Model,
     Output,
     Overwrite,
-    PrecisionOption,
     Quiet,
     Scale,
     Usn,
     app,
-    chosen_memory,
     chosen_model,
     error_line,
     print_json,
@@ -40,19 +30,20 @@ from car.cli.common import (
     stderr,
     stdout,
 )
-from car.codec.codec import Codec, model_for_picture, open_codec
+from car.cli.options import with_options
+from car.codec.choose import codec_for_picture, open_codec
+from car.codec.codec import Codec
+from car.codec.coding import coding_of
 from car.codec.large import Done, restore_file, shrink_file
-from car.codec.lossy import coding_of
+from car.codec.options import Options
 from car.errors import CarError, ImageError, UsageError
-from car.measure.kernels import inspect_kernels, kernels_picture
-from car.pictures.formats import check_suffix
 from car.pictures.picture import Picture
-from car.pictures.read import from_pil, inspect_info, read
-from car.pictures.write import write
-from car.weights import ModelName, default_model, list_models
+from car.pictures.read import read
+from car.weights import default_model, list_models
 
 
 @app.command("downscale")
+@with_options("device", "precision", "effort", "memory", "tile", "backend", "max_pixels")
 def downscale_command(
     inputs: Inputs,
     output: Output = None,
@@ -65,14 +56,10 @@ def downscale_command(
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
     ] = None,
     overwrite: Overwrite = False,
-    device: Device = "auto",
-    effort: Effort = 0,
-    precision: PrecisionOption = "float32",
-    memory: Memory = None,
-    tile: FittingTile = None,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Shrink images to small ordinary pictures that `car upscale` restores.
 
@@ -86,18 +73,9 @@ def downscale_command(
     car downscale 'shots/*.tif' -o small/ --model car_plus_x4
     ```
     """
-    budget = chosen_memory(memory)
     file = f"x.{format.value}" if output is None or means_folder(output) else output
-    codec = open_codec(
-        chosen_model(model, kgn, usn),
-        scale,
-        device=device,
-        tile=tile,
-        memory=budget // 4,
-        precision=precision,
-        effort=effort,
-        coding=coding_of(file, quality),
-    )
+    options = replace(options, coding=coding_of(file, quality))
+    codec = open_codec(chosen_model(model, kgn, usn), scale, options)
     todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
 
     def shrink(job: Job) -> dict[str, Any]:
@@ -105,8 +83,8 @@ def downscale_command(
             codec,
             job.source,
             job.target,
-            memory=budget,
-            max_pixels=max_pixels,
+            memory=options.memory or 0,
+            max_pixels=options.max_pixels,
             quality=quality,
             overwrite=overwrite,
         )
@@ -116,6 +94,7 @@ def downscale_command(
 
 
 @app.command("upscale")
+@with_options("device", "precision", "memory", "tile", "backend", "max_pixels")
 def upscale_command(
     inputs: Inputs,
     output: Output = None,
@@ -131,14 +110,10 @@ def upscale_command(
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
     ] = None,
     overwrite: Overwrite = False,
-    device: Device = "auto",
-    precision: PrecisionOption = "float32",
-    backend: BackendOption = "auto",
-    memory: Memory = None,
-    tile: FittingTile = None,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Restore large images from small ones, to the exact size of the original.
 
@@ -154,39 +129,23 @@ def upscale_command(
     ```
     """
     wanted = _parse_size(size)
-    budget = chosen_memory(memory)
     named = chosen_model(model, kgn, usn)
     if named is None and scale is not None:
         default_model(scale)  # or it would be found out by every picture
-
-    def opened(name: ModelName, scale: int | None) -> Codec:
-        return open_codec(
-            name, scale, device=device, tile=tile, memory=budget // 4, precision=precision, backend=backend
-        )
-
-    chosen = None if named is None else opened(named, scale)
-    codecs: dict[str, Codec] = {}
+    chosen = None if named is None else open_codec(named, scale, options)
     endings = sorted({f".x{m.scale}" for m in list_models()})
     add = ".restored" if output is None else ""
     todo = plan(inputs, output, Renamer(f".{format.value}", add=add, remove=endings))
 
-    def codec_of(picture: Picture) -> Codec:
-        if chosen is not None:
-            return chosen
-        name = model_for_picture(picture, scale)
-        if name not in codecs:
-            codecs[name] = opened(name, None)
-        return codecs[name]
-
     def restore(job: Job) -> dict[str, Any]:
-        picture = read(job.source, max_pixels=max_pixels)
-        codec = codec_of(picture)
-        _check_restored_pixels(job.source, picture, codec.scale, max_pixels)
+        picture = read(job.source, max_pixels=options.max_pixels)
+        codec = chosen or codec_for_picture(picture, scale=scale, options=options)
+        _check_restored_pixels(job.source, picture, codec.scale, options.max_pixels)
         done = restore_file(
             codec,
             picture,
             job.target,
-            memory=budget,
+            memory=options.memory or 0,
             size=wanted,
             quality=quality,
             overwrite=overwrite,
@@ -194,75 +153,6 @@ def upscale_command(
         return _described(job, replace(done, notes=picture.notes + done.notes), codec)
 
     _run(todo, restore, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="restoring")
-
-
-@app.command("info")
-def info_command(
-    image: Annotated[Path, typer.Argument(help="An image file.")], as_json: Json = False
-) -> None:
-    """Show what a small picture says about itself: model, weights, scale and original size."""
-    info = inspect_info(image)
-    if as_json:
-        print_json(None if info is None else asdict(info))
-    elif info is None:
-        stdout.print(f"{image}: not made by `car downscale`, or its metadata was lost or damaged")
-    else:
-        stdout.print(
-            f"{image}: made by {info.model} (weights {info.weights or 'unknown'}) at {info.scale}x "
-            f"from {info.size[0]}x{info.size[1]}",
-        )
-
-
-inspect_app = typer.Typer(help="Look inside a model.", no_args_is_help=True)
-app.add_typer(inspect_app, name="inspect")
-
-
-@inspect_app.callback()
-def _inspect() -> None:
-    """Look inside a model."""
-
-
-@inspect_app.command("kernels")
-def inspect_kernels_command(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    model: Model = None,
-    kgn: Kgn = None,
-    usn: Usn = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path(
-        "kernels.png"
-    ),
-    overwrite: Overwrite = False,
-    device: Device = "auto",
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
-    as_json: Json = False,
-) -> None:
-    """Show the kernels and offsets with which a model resamples the middle of an image.
-
-    For example:
-
-    ```
-    car inspect kernels photo.jpg --model runs/small/model.safetensors -o kernels.png
-    ```
-    """
-    check_suffix(output)
-    check_target(Job(image, output), overwrite)
-    codec = open_codec(chosen_model(model, kgn, usn), None, device=device)
-    statistics, view = inspect_kernels(codec, image, max_pixels=max_pixels)
-    write(output, from_pil(kernels_picture(view, statistics)), overwrite=overwrite)
-    if as_json:
-        print_json(asdict(statistics) | {"picture": str(output)})
-        return
-    table = Table("of kernels and offsets", "", title=f"{image.name}, {statistics.model}; HR pixels")
-    x, y = statistics.mean_offset
-    table.add_row("mean offset, x and y", f"{x:+.4f}, {y:+.4f}")
-    table.add_row("mean length of an offset", f"{statistics.mean_length:.4f}")
-    table.add_row("the same, weighted by the kernel", f"{statistics.weighted_length:.4f}")
-    table.add_row("longest offset", f"{statistics.largest:.4f}")
-    table.add_row("mean change to the next LR pixel", f"{statistics.roughness:.4f}")
-    table.add_row("deviation of the sampling pattern", f"{statistics.width:.4f}")
-    table.add_row("negative share of the weights", f"{statistics.negative:.4f}")
-    stdout.print(table)
-    stdout.print(f"picture: {output}")
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

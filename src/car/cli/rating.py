@@ -12,21 +12,18 @@ from rich.table import Table
 
 from car.batch.names import find_images
 from car.cli.common import (
-    DEFAULT_MAX_PIXELS,
-    DEFAULT_TILE,
-    Device,
     Json,
-    MaxPixels,
     Overwrite,
     Quiet,
-    Tile,
     app,
     error_line,
     print_json,
     progress,
     stdout,
 )
-from car.codec.codec import open_codec
+from car.cli.options import with_options
+from car.codec.choose import open_codec
+from car.codec.options import Options
 from car.errors import CarError, UsageError
 from car.files.atomic import atomic_write_all
 from car.measure import evaluate as evaluation
@@ -40,6 +37,7 @@ _NAMES = ("index.html", "points.csv", "summary.json", "tables.md", "psnr.png", "
 
 
 @app.command("rate")
+@with_options("device", "tile", "max_pixels")
 def rate_command(
     inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for page, plots and tables.")] = Path(
@@ -68,12 +66,11 @@ def rate_command(
         int, typer.Option("--images", min=0, help="So many images, evenly spread over all; 0 for all.")
     ] = 0,
     looks: Annotated[int, typer.Option("--looks", min=0, help="So many images have crops to look at.")] = 3,
-    device: Device = "auto",
-    tile: Tile = DEFAULT_TILE,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Compare small pictures that are restored with codecs at full size: bits per pixel against quality.
 
@@ -106,8 +103,8 @@ def rate_command(
         raise UsageError(f"{output / there[0]} exists; --overwrite replaces it")
     scales = sorted(set(scale or (() if model else (2, 4))))
     names = [*(model or ()), *(default_model(s, coded=True) for s in scales)]
-    coded = [open_codec(name, device=device, tile=tile) for name in names]
-    lossless = [open_codec(default_model(s), device=device, tile=tile) for s in scales]
+    coded = [open_codec(name, options=options) for name in names]
+    lossless = [open_codec(default_model(s), options=options) for s in scales]
     files = [path for path, _ in find_images(inputs)[0]]
     same = Counter(path.name for path in files)
     if images and images < len(files):
@@ -124,7 +121,7 @@ def rate_command(
     with progress(each * len(files), "coding", as_json or quiet) as advance:
 
         def measure(path: Path, look: bool) -> None:
-            picture = read(path, max_pixels=max_pixels)
+            picture = read(path, max_pixels=options.max_pixels)
             name = path.name if same[path.name] == 1 else str(path)
             own: list[Point] = []
             decoded: list[Decoded] = []

@@ -5,25 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from car.batch.names import Job, check_target, find_images
 from car.cli.common import (
-    DEFAULT_MAX_PIXELS,
-    DEFAULT_TILE,
-    Device,
-    Effort,
-    MaxPixels,
     Overwrite,
     Quiet,
-    Tile,
     app,
     error_line,
     progress,
     stdout,
 )
-from car.codec.codec import Codec, open_codec
+from car.cli.options import with_options
+from car.codec.choose import open_codec
+from car.codec.codec import Codec
+from car.codec.options import Options
+from car.devices import cpu_threads
 from car.errors import CarError, UsageError
 from car.files.atomic import atomic_write
 from car.measure import evaluate as evaluation
@@ -39,6 +36,7 @@ _CODERS = ("JPEG", "AVIF")
 
 
 @app.command("report")
+@with_options("device", "precision", "effort", "tile", "max_pixels")
 def report_command(
     models: Annotated[
         list[str] | None,
@@ -70,12 +68,10 @@ def report_command(
         int,
         typer.Option("--curves", min=0, help="So many images go through codecs for rate-distortion plots."),
     ] = 2,
-    device: Device = "auto",
-    effort: Effort = 0,
-    tile: Tile = DEFAULT_TILE,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Write one HTML page about models: tables beside the published rows, crops, error maps, curves, time.
 
@@ -94,7 +90,7 @@ def report_command(
     sets = _sets(images or (), img_dir, target_dataset or ())
     check_target(Job(next(iter(sets.values()))[0], output), overwrite)
     names = models or [info.name for info in list_models() if info.tags]
-    codecs = [open_codec(name, device=device, tile=tile, effort=effort) for name in names]
+    codecs = [open_codec(name, options=options) for name in names]
     found: list[Measured] = []
     to_see: list[pages.Crops] = []
     failures: list[str] = []
@@ -106,7 +102,7 @@ def report_command(
                 trips: dict[int, list[tuple[str, evaluation.RoundTrip]]] = {}
                 for codec in codecs:
                     try:
-                        trip = evaluation.round_trip(codec, path, max_pixels=max_pixels)
+                        trip = evaluation.round_trip(codec, path, max_pixels=options.max_pixels)
                     except CarError as error:
                         failures.append(str(error))
                     else:
@@ -119,12 +115,11 @@ def report_command(
     if not found:
         raise UsageError(f"nothing could be measured: {failures[0] if failures else 'no images'}")
     every = [path for files in sets.values() for path in files]
-    parts = _curves(codecs, every[:rated], max_pixels, quiet) if rated else []
+    parts = _curves(codecs, every[:rated], options.max_pixels, quiet) if rated else []
     count = len(every)
     told = f"{len(codecs)} model{'s' if len(codecs) > 1 else ''}, {count} image{'s' if count > 1 else ''}."
-    machine = (
-        f"{platform.system()}, {platform.machine()}, {codecs[0].device}, {torch.get_num_threads()} threads"
-    )
+    threads = options.threads or cpu_threads()
+    machine = f"{platform.system()}, {platform.machine()}, {codecs[0].device}, {threads} threads"
     content = pages.page("Models, measured", told, body(found, to_see, parts, machine))
     atomic_write(output, content)
     if not quiet:
@@ -152,7 +147,7 @@ def _sets(images: Sequence[str], img_dir: Path | None, named: Sequence[str]) -> 
 
 def _curves(codecs: Sequence[Codec], files: Sequence[Path], max_pixels: int, quiet: bool) -> list[str]:
     """Return the part of the page about rates and distortions."""
-    coded = [codec for codec in codecs if codec.loaded.name.startswith("car_codec")]
+    coded = [codec for codec in codecs if codec.loaded.architecture.made_for == "lossy"]
     lossless = [codec for codec in codecs if codec not in coded]
     scales = len({codec.scale for codec in coded})
     found: list[Point] = []

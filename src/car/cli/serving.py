@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from car.cli.common import (
-    DEFAULT_MAX_PIXELS,
-    Effort,
     Json,
-    MaxPixels,
     Model,
     Quiet,
     Scale,
@@ -31,8 +28,10 @@ from car.cli.common import (
     progress,
     stdout,
 )
-from car.codec.codec import open_codec
-from car.codec.lossy import coding_of
+from car.cli.options import with_options
+from car.codec.choose import open_codec
+from car.codec.coding import coding_of
+from car.codec.options import Options
 from car.errors import UsageError
 from car.gallery import build, megabytes, plan_gallery
 from car.weights import default_model
@@ -159,6 +158,7 @@ class SiteFormat(str, Enum):
 
 
 @app.command("gallery")
+@with_options("device", "precision", "effort", "max_pixels")
 def gallery_command(
     folder: Annotated[str, typer.Argument(help="Photographs: a folder (searched recursively) or a glob.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the site.")],
@@ -172,7 +172,6 @@ def gallery_command(
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
     ] = None,
-    effort: Effort = 0,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Write beside what lies in a folder that is no gallery."),
@@ -181,9 +180,10 @@ def gallery_command(
         bool, typer.Option("--serve", help="Then show it on this computer until Ctrl-C.")
     ] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="For --serve; 0 picks one.")] = 8001,
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Make a web site of small pictures that restore their detail where they are opened.
 
@@ -200,8 +200,8 @@ def gallery_command(
     if quality is not None and format is SiteFormat.png:
         raise UsageError("--quality is for --format jpg, webp or avif; png loses nothing")
     suffix = f".{format.value}"
-    coding = coding_of(f"x{suffix}", quality)
-    codec = open_codec(model, scale if model or scale else 4, effort=effort, coding=coding)
+    options = replace(options, coding=coding_of(f"x{suffix}", quality))
+    codec = open_codec(model, scale if model or scale else 4, options)
     todo, galleries = plan_gallery(folder, output, codec.scale, suffix)
     for other in galleries if not quiet else ():
         error_line(f"note: {other} is a gallery: what lies in it is left out")
@@ -215,7 +215,7 @@ def gallery_command(
             description=description,
             quality=quality,
             overwrite=overwrite,
-            max_pixels=max_pixels,
+            max_pixels=options.max_pixels,
             on_picture=advance,
         )
     if as_json:

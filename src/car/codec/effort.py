@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from car.codec.lossy import MEANS_AND_HEADERS, Coding, encoded, estimated_bits, recode
+from car.codec.coding import Coding, encoded
+from car.codec.lossy import MEANS_AND_HEADERS, estimated_bits, recode
 from car.codec.tiling import split
 from car.metrics import LUMA_WEIGHTS
 from car.models import Rescaler, quantize
@@ -56,7 +57,7 @@ def refine(
     lr: NDArray[np.generic],
     hr: NDArray[np.generic],
     effort: int,
-    device: torch.device,
+    device: torch.device | str,
     coding: Coding | None = None,
 ) -> NDArray[np.generic]:
     """Return an LR picture from which `model` restores `hr` at least as well as from `lr`.
@@ -87,7 +88,7 @@ def refinements(
     lr: NDArray[np.generic],
     hr: NDArray[np.generic],
     effort: int,
-    device: torch.device,
+    device: torch.device | str,
     coding: Coding | None = None,
 ) -> Iterator[NDArray[np.generic]]:
     """Yield what `refine` returns for levels 1, 2, ... `effort`, which lie on one path."""
@@ -164,7 +165,7 @@ class _Error:
     model: Rescaler
     hr: NDArray[np.generic]
     levels: int
-    device: torch.device
+    device: torch.device | str
     luma_share: float
 
     def __call__(self, lr: torch.Tensor, *, with_gradient: bool) -> _Found:

@@ -9,25 +9,17 @@ be differentiated, where the coder's own count of bytes cannot.
 
 import io
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from PIL import Image
 
-from car.pictures.formats import coding_options, format_of, is_lossy, made_for_loss
-
-CoderName = Literal["JPEG", "WEBP", "AVIF"]
+from car.codec.coding import CoderName, Coding, encoded
 
 # bits in units of `estimated_bits` that a coder spends besides what is estimated; found by comparing its
 # estimates with the bytes of photographs
 MEANS_AND_HEADERS = 0.08
-
-# from these qualities on, small pictures of car_plus restore better for their bytes than those of car_codec,
-# which was trained for less: on photographs held out, 2x, 40.1 and 36.0 dB as JPEG of quality 98
-_FINE: dict[CoderName, int] = {"JPEG": 95, "AVIF": 90}
 
 # shares of training steps and the qualities drawn, from and to
 _DRAWN: dict[CoderName, tuple[float, int, int]] = {
@@ -37,48 +29,6 @@ _DRAWN: dict[CoderName, tuple[float, int, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Coding:
-    """A lossy coder as `car.pictures.write.write` uses it for small pictures.
-
-    Attributes:
-        coder: Pillow's name.
-        quality: 1 to 100; None for the coder's default.
-        tuned: the pictures are of a model made for lossy files, which are coded with settings of their own.
-    """
-
-    coder: CoderName
-    quality: int | None
-    tuned: bool = True
-
-    def of(self, model: str) -> "Coding":
-        """Return how it codes the small pictures of the model so called."""
-        return replace(self, tuned=made_for_loss(model))
-
-    @property
-    def fine(self) -> bool:
-        """Whether it loses so little that a model made for lossless files is the better one."""
-        return self.quality is not None and self.quality >= _FINE.get(self.coder, 101)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What Pillow is told."""
-        return coding_options(self.coder, self.quality, restored=self.tuned)
-
-    @property
-    def subsampled(self) -> bool:
-        """Whether colours have half the resolution (4:2:0)."""
-        return self.options.get("subsampling", "4:2:0") == "4:2:0"
-
-
-def coding_of(name: str, quality: int | None) -> Coding | None:
-    """Return how a small file called `name` is coded with this `quality`; None where nothing is lost."""
-    if not is_lossy(name, quality):
-        return None
-    kind = format_of(name)
-    return Coding(next(coder for coder in get_args(CoderName) if coder == kind), quality)
-
-
 def drawn(seed: int, step: int) -> Coding:
     """Return the coder of a step of training, by chance that depends on `seed` and `step` alone."""
     generator = np.random.default_rng([seed, step, 0xC0DE])
@@ -86,13 +36,6 @@ def drawn(seed: int, step: int) -> Coding:
     coder = names[generator.choice(len(names), p=[_DRAWN[name][0] for name in names])]
     _, least, most = _DRAWN[coder]
     return Coding(coder, int(generator.integers(least, most + 1)))
-
-
-def encoded(rgb: np.ndarray, coding: Coding) -> bytes:
-    """Return the file of RGB ``[h, w, 3]`` uint8, as `pictures.write.write` makes it, without metadata."""
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, coding.coder, **coding.options)
-    return buffer.getvalue()
 
 
 def recode(lr: torch.Tensor, coding: Coding) -> tuple[torch.Tensor, torch.Tensor]:

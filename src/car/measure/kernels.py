@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.codec.codec import Codec
 from car.errors import ImageError, UsageError
-from car.models import KernelDownscaler
+from car.models import KernelDownscaler, Rescaler
 from car.pictures.read import read
 
 _SIDE = 512  # HR pixels a side that are looked at, from the middle of the image
@@ -61,25 +60,27 @@ class KernelView:
 
 
 @torch.inference_mode()
-def inspect_kernels(codec: Codec, path: Path, **read_options: Any) -> tuple[KernelStatistics, KernelView]:
+def inspect_kernels(
+    model: str, rescaler: Rescaler, path: Path, **read_options: Any
+) -> tuple[KernelStatistics, KernelView]:
     """Return statistics and arrays of the kernels for the middle of one image, up to 512x512 pixels.
 
     Raises:
         UsageError: the model does not resample with kernels.
         ImageError: the image cannot be read or is too small.
     """
-    down, geometry = codec.loaded.rescaler.downscaler, codec.loaded.rescaler.geometry
+    down, geometry = rescaler.downscaler, rescaler.geometry
     if not isinstance(down, KernelDownscaler):
-        raise UsageError(f"{codec.loaded.name} has no kernels to look at; families car and car_lite have")
+        raise UsageError(f"{model} has no kernels to look at; families car and car_lite have")
     pixels = read(path, **read_options).pixels
     if pixels.dtype != np.uint8:
         pixels = np.round(pixels / 257).astype(np.uint8)
     height, width = (min(_SIDE, n) // geometry.multiple * geometry.multiple for n in pixels.shape[:2])
     if min(height, width) < geometry.min_size:
-        raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} is too small for {codec.loaded.name}")
+        raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} is too small for {model}")
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     hr = np.array(pixels[top : top + height, left : left + width], dtype=np.uint8)
-    tensor = torch.from_numpy(hr).permute(2, 0, 1)[None].to(codec.device).float().div(255)
+    tensor = torch.from_numpy(hr).permute(2, 0, 1)[None].float().div(255)
     scale = geometry.scale
     kernels, offsets_h, offsets_v = (t[0].float().cpu() for t in down.kernels_and_offsets(tensor))
     offsets_h, offsets_v = offsets_h * scale, offsets_v * scale
@@ -98,7 +99,7 @@ def inspect_kernels(codec: Codec, path: Path, **read_options: Any) -> tuple[Kern
     spread = (kernels * ((x - centre[0]).square() + (y - centre[1]).square())).sum(0).mean() / 2
     mean_kernel = kernels.mean(dim=(1, 2)).view(side, side)
     statistics = KernelStatistics(
-        model=codec.loaded.name,
+        model=model,
         side=side,
         mean_offset=(offsets_h.mean().item(), offsets_v.mean().item()),
         mean_length=length.mean().item(),

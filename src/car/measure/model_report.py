@@ -43,8 +43,7 @@ class Measured:
 
 def measured(codec: Codec, images: str, records: Sequence[ImageRecord]) -> Measured:
     """Return `records` of `codec` on the set called `images`."""
-    parameters = sum(p.numel() for p in codec.loaded.rescaler.parameters())
-    return Measured(codec.loaded.label, codec.scale, parameters, images, tuple(records))
+    return Measured(codec.loaded.label, codec.scale, codec.loaded.parameters, images, tuple(records))
 
 
 def published(scale: int) -> list[dict[str, Any]]:

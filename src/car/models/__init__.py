@@ -1,11 +1,9 @@
 """The networks, one file for each family. A model pairs a downscaler and an upscaler (`Rescaler`)."""
 
-from car.models import compact as compact
-from car.models import published as published
-from car.models.registry import create, model_names, register
+from car.families import Geometry
+from car.models.registry import create
 from car.models.rescaler import (
     BicubicDownscaler,
-    Geometry,
     KernelDownscaler,
     ResamplingDownscaler,
     Rescaler,
@@ -19,7 +17,5 @@ __all__ = [
     "ResamplingDownscaler",
     "Rescaler",
     "create",
-    "model_names",
     "quantize",
-    "register",
 ]

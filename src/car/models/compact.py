@@ -10,16 +10,15 @@ adds a learned residual to the bicubic picture, in the spirit of invertible resc
 JPEG, WebP or AVIF.
 """
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
+from car.families import compact_geometry
 from car.metrics import LUMA_WEIGHTS
-from car.models.registry import register
-from car.models.rescaler import BicubicDownscaler, Geometry, KernelDownscaler, Rescaler
+from car.models.rescaler import BicubicDownscaler, KernelDownscaler, Rescaler
 from car.ops import bicubic_downscale, bicubic_resize
 
 
@@ -235,7 +234,8 @@ class MatchedDownscaler(KernelDownscaler):
         with torch.autocast(hr.device.type, enabled=False):
             hr = hr.float() if hr.dtype in (torch.float16, torch.bfloat16) else hr
             change = change.to(hr.dtype)
-            lost = _NOISE * F.conv_transpose2d(self._solved(hr, change)[2], self.axes.to(hr.dtype))
+            solution = self._solved(hr, change)[2].to(hr.dtype)
+            lost = _NOISE * F.conv_transpose2d(solution, self.axes.to(hr.dtype))
             return bicubic_downscale(hr, self.scale) + change - lost
 
     def _change(self, hr: torch.Tensor) -> torch.Tensor:
@@ -247,31 +247,32 @@ class MatchedDownscaler(KernelDownscaler):
         """Return colours C, their mean in the window, and ``(cov C + noise)^-1 r``, along `axes`.
 
         The axes are not RGB, because there the variance of nearly grey pixels is a small difference of large
-        numbers.
+        numbers. Outside of training, variances are float64 for the same reason: in float32, what is almost
+        flat would depend on the order of the sums, and so on the device, by single levels.
         """
         axes = self.axes.to(hr.dtype)
-        colours = F.conv2d(hr - 0.5, axes)
+        exact = not self.training and hr.device.type != "mps"  # which has no float64
+        colours = F.conv2d(hr - 0.5, axes).to(torch.float64 if exact else hr.dtype)
         light, first, second = colours.split(1, dim=1)
         products = torch.cat([colours * colours, light * first, light * second, first * second], dim=1)
         mean, moments = self._means(torch.cat([colours, products], dim=1)).split([3, 6], dim=1)
         y, u, v = mean.split(1, dim=1)
         covariance = moments - torch.cat([mean * mean, y * u, y * v, u * v], dim=1)
-        return colours, mean, _solve(covariance, F.conv2d(change, axes))
+        return colours, mean, _solve(covariance, F.conv2d(change, axes).to(covariance.dtype))
 
     def _means(self, planes: torch.Tensor) -> torch.Tensor:
         """Return the means over those pixels of the window that are in the image."""
         s, channels = self.scale, planes.shape[1]
-        profile = self.profile.to(planes.dtype)
+        profile = self.profile.to(planes.dtype).view(3, s).T
 
         def sums(x: torch.Tensor) -> torch.Tensor:
-            n = x.shape[1]
-            down = F.conv2d(
-                x, profile.view(1, 1, -1, 1).expand(n, -1, -1, -1), None, (s, 1), (s, 0), groups=n
-            )
-            across = profile.view(1, 1, 1, -1).expand(n, -1, -1, -1)
-            return F.conv2d(down, across, None, (1, s), (0, s), groups=n)
+            # along the last axis: a window is three cells of s pixels; beyond the image there is nothing
+            padded = F.pad(x, (s, s))
+            parts = padded.unflatten(-1, (padded.shape[-1] // s, s)) @ profile
+            return parts[..., :-2, 0] + parts[..., 1:-1, 1] + parts[..., 2:, 2]
 
-        both = sums(torch.cat([planes, torch.ones_like(planes[:, :1])], dim=1))
+        both = torch.cat([planes, torch.ones_like(planes[:, :1])], dim=1)
+        both = sums(sums(both.mT).mT)
         return both[:, :channels] / both[:, channels:]
 
     def kernels_and_offsets(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -295,7 +296,8 @@ class MatchedDownscaler(KernelDownscaler):
         weights = torch.outer(profile, profile).view(1, -1, 1, 1) * taps(torch.ones_like(hr[:1, :1]))
         weights = weights / weights.sum(dim=1, keepdim=True)
         for colour, mean, solution in zip(
-            *(t.split(1, dim=1) for t in self._solved(hr, self._change(hr).to(hr.dtype))), strict=True
+            *(t.to(hr.dtype).split(1, dim=1) for t in self._solved(hr, self._change(hr).to(hr.dtype))),
+            strict=True,
         ):
             kernels = kernels + solution * weights * (taps(colour) - mean)
         offset = torch.full_like(kernels, 0.5 / s)
@@ -332,51 +334,29 @@ def _cubic_weights(size: int, scale: int) -> torch.Tensor:
     return bicubic_resize(identity[None, None], (size // scale, size))[0, 0]
 
 
-def _geometry(scale: int, depth_down: int, depth_up: int, *, reach: int) -> Geometry:
-    # each 3x3 convolution of a trunk extends its view by one pixel: two in each block, one before, one after;
-    # `reach` is how far beyond the LR cell the resampling itself looks, in HR pixels
-    return Geometry(
-        scale=scale,
-        multiple=scale,
-        min_size=scale,
-        halo_down=max(scale * (2 * depth_down + 2), reach),
-        halo_up=2 * depth_up + 2,
-    )
-
-
-def _plus(
-    scale: int, width: int, depth_down: int, depth_up: int, depth_corrector: int = 0
-) -> Callable[[], Rescaler]:
-    return lambda: Rescaler(
+def plus(scale: int, width: int, depth_down: int, depth_up: int, depth_corrector: int = 0) -> Rescaler:
+    """Build a pair of the families `car_plus` and `car_codec`; without depth, there is no corrector."""
+    return Rescaler(
         ResidualDownscaler(scale, width, depth_down),
         CompactUpscaler(scale, width, depth_up),
-        _geometry(scale, depth_down, depth_up, reach=2 * scale),
+        compact_geometry(scale, depth_down, depth_up, depth_corrector),
         Corrector(scale, width, depth_corrector) if depth_corrector else None,
     )
 
 
-def _lite(scale: int, width: int, depth_down: int, depth_up: int) -> Callable[[], Rescaler]:
-    return lambda: Rescaler(
+def lite(scale: int, width: int, depth_down: int, depth_up: int) -> Rescaler:
+    """Build a pair of the family `car_lite`."""
+    return Rescaler(
         MatchedDownscaler(scale, width, depth_down),
         CompactUpscaler(scale, width, depth_up),
-        _geometry(scale, depth_down, depth_up, reach=2 * scale),
+        compact_geometry(scale, depth_down, depth_up),
     )
 
 
-def _bicubic(scale: int, width: int, depth_up: int) -> Callable[[], Rescaler]:
-    return lambda: Rescaler(
+def bicubic_pair(scale: int, width: int, depth_up: int) -> Rescaler:
+    """Build a pair that shrinks bicubically."""
+    return Rescaler(
         BicubicDownscaler(scale),
         CompactUpscaler(scale, width, depth_up),
-        _geometry(scale, 0, depth_up, reach=2 * scale),
+        compact_geometry(scale, 0, depth_up),
     )
-
-
-register("car_plus_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register("car_plus_x4", _plus(4, width=48, depth_down=6, depth_up=12))
-register("car_plus_large_x4", _plus(4, width=48, depth_down=10, depth_up=14))
-register("car_codec_x2", _plus(2, width=48, depth_down=6, depth_up=6))
-register("car_codec_x4", _plus(4, width=48, depth_down=6, depth_up=12))
-register("car_lite_x2", _lite(2, width=48, depth_down=3, depth_up=6))
-register("car_lite_x4", _lite(4, width=48, depth_down=3, depth_up=9))
-register("car_lite_bicubic_x2", _bicubic(2, width=48, depth_up=6), control=True)
-register("car_lite_bicubic_x4", _bicubic(4, width=48, depth_up=9), control=True)

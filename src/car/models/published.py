@@ -5,14 +5,13 @@ Sun & Chen, "Learned image downscaling for upscaling using content adaptive resa
 super-resolution", CVPRW 2017.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from car.models.registry import register
-from car.models.rescaler import BicubicDownscaler, Geometry, ResamplingDownscaler, Rescaler
+from car.families import published_geometry
+from car.models.rescaler import BicubicDownscaler, ResamplingDownscaler, Rescaler
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of the DIV2K training set
 
@@ -242,43 +241,12 @@ class EDSR(nn.Module):
 
 def published_pair(scale: int, features: int = 64, up_features: int = 256, up_blocks: int = 32) -> Rescaler:
     """Build the paper's pair, or a narrower one of the same shape (for tests and reduced training)."""
-    blocks = 5
-    # In HR pixels: the 5x5 convolution, two convolutions in each block at 1/4, three at 1/8, the blur of
-    # enlarging across an 8-pixel cell, three convolutions at LR. Then the reach of the resampling itself:
-    # k//2 taps, one unit of offset, and the bilinear neighbour.
-    reach = 2 + 4 * 2 * blocks + 8 * 3 + 8 + 3 * scale + (3 * scale + 1) // 2 + scale + 1
-    geometry = Geometry(
-        scale=scale,
-        multiple=8,
-        min_size=16,
-        halo_down=-(-reach // 8) * 8,
-        # head, two in each block, end of the body, one for each doubling, and the last one
-        halo_up=1 + 2 * up_blocks + 1 + scale.bit_length(),
-    )
+    geometry = published_geometry(scale, up_blocks)
     return Rescaler(AdaptiveDownscaler(scale, features), EDSR(scale, up_features, up_blocks), geometry)
 
 
-def _factory(scale: int) -> Callable[[], Rescaler]:
-    return lambda: published_pair(scale)
-
-
-def _small(scale: int) -> Callable[[], Rescaler]:
-    return lambda: published_pair(scale, features=16, up_features=48, up_blocks=8)
-
-
-def _small_bicubic(scale: int) -> Callable[[], Rescaler]:
-    def build() -> Rescaler:
-        pair = _small(scale)()
-        reach = replace(pair.geometry, halo_down=2 * scale, multiple=scale, min_size=scale)
-        return Rescaler(BicubicDownscaler(scale), pair.upscaler, reach)
-
-    return build
-
-
-register("car_x2", _factory(2))
-register("car_x4", _factory(4))
-# a quarter of the kernel generator's channels, and an EDSR of 8 blocks of 48: trains within an hour
-register("car_small_x2", _small(2))
-register("car_small_x4", _small(4))
-register("car_small_bicubic_x2", _small_bicubic(2), control=True)
-register("car_small_bicubic_x4", _small_bicubic(4), control=True)
+def bicubic_pair(scale: int, up_features: int, up_blocks: int) -> Rescaler:
+    """Build a pair that shrinks bicubically and restores with a published upscaler."""
+    geometry = published_geometry(scale, up_blocks)
+    reach = replace(geometry, halo_down=2 * scale, multiple=scale, min_size=scale)
+    return Rescaler(BicubicDownscaler(scale), EDSR(scale, up_features, up_blocks), reach)

@@ -2,32 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
+from car.families import Geometry
 from car.ops import adaptive_resample, bicubic_downscale
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The properties of a model that other code depends on.
-
-    Attributes:
-        scale: HR pixels per LR pixel along each axis.
-        multiple: HR height and width must be multiples of this.
-        min_size: smallest HR height and width the networks accept, a multiple of `multiple`.
-        halo_down: HR pixels on each side that an LR pixel's value depends on (receptive field), at least.
-        halo_up: LR pixels on each side that a restored pixel's value depends on, at least.
-    """
-
-    scale: int
-    multiple: int
-    min_size: int
-    halo_down: int
-    halo_up: int
 
 
 class Rescaler(nn.Module):

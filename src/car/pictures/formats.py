@@ -11,6 +11,7 @@ import tifffile
 from PIL import AvifImagePlugin
 
 from car.errors import ImageError, did_you_mean
+from car.families import made_for
 
 FORMATS = {
     ".png": "PNG",
@@ -49,7 +50,7 @@ SMALL_QUALITY = 75
 
 def made_for_loss(model: str) -> bool:
     """Return whether small pictures of the model so called are meant for lossy files."""
-    return model.startswith("car_codec_")
+    return made_for(model) == "lossy"
 
 
 def coding_options(kind: str, quality: int | None, *, restored: bool = False) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _answers(*kinds: str, work: bool = True) -> dict[int | str, dict[str, Any]]:
 def create_app(settings: Settings) -> FastAPI:
     """Return the service as an ASGI application."""
     pictures = Pictures(settings)
-    pool = WorkPool(settings.concurrency, settings.queue, settings.threads)
+    pool = WorkPool(settings.concurrency, settings.queue)
     registry = CollectorRegistry()
     requests = Counter("car_requests", "Answers.", ["route", "status"], registry=registry)
     seconds = Histogram("car_request_seconds", "Time to an answer.", ["route"], registry=registry)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from car.codec.codec import Codec, open_codec, why_unknown
+from car.codec.choose import open_codec, why_unknown
+from car.codec.codec import Codec
+from car.codec.options import Options
 from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
 from car.files.atomic import atomic_write
 from car.files.places import check_name
@@ -62,7 +64,7 @@ class Pictures:
     def known(self) -> dict[str, int]:
         """Return the names that a request may use, and the scale of each."""
         names = {name: m.scale for m in list_models() if m.tags for name in (m.name, *m.tags)}
-        return names | {record.name: load(record.name).rescaler.geometry.scale for record in pulled_models()}
+        return names | {record.name: load(record.name).geometry.scale for record in pulled_models()}
 
     def codec(self, model: str | None, scale: int | None, effort: int = 0) -> Codec:
         """Return the codec of a model by its name, or of a scale.
@@ -79,7 +81,8 @@ class Pictures:
         with self._lock:
             key = (model, effort)
             if key not in self._codecs:
-                self._codecs[key] = open_codec(model, None, device="cpu", effort=effort, backend="auto")
+                options = Options(device="cpu", effort=effort, threads=self.settings.threads)
+                self._codecs[key] = open_codec(model, None, options)
             return self._codecs[key]
 
     def shrink(self, content: bytes, codec: Codec, format: SmallFormat) -> Result:
@@ -198,7 +201,14 @@ class Pictures:
             status = path.stat()
         except OSError:
             raise NotThereError(f"there is no picture {path.name!r}") from None
-        parts = (str(path), status.st_size, status.st_mtime_ns, codec.loaded.sha256, codec.effort, format)
+        parts = (
+            str(path),
+            status.st_size,
+            status.st_mtime_ns,
+            codec.loaded.sha256,
+            codec.options.effort,
+            format,
+        )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def small(self, path: Path, codec: Codec, format: SmallFormat) -> Result:

@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import torch
-
 _T = TypeVar("_T")
 _POLL = 0.5  # seconds between looks whether the client is still there
 
@@ -31,11 +29,8 @@ class WorkPool:
     whether somebody waits for it or not.
     """
 
-    def __init__(self, concurrency: int, queue: int, threads: int) -> None:
-        # PyTorch keeps the number of threads for each thread that calls it
-        self._threads = ThreadPoolExecutor(
-            concurrency, "picture", initializer=torch.set_num_threads, initargs=(threads,)
-        )
+    def __init__(self, concurrency: int, queue: int) -> None:
+        self._threads = ThreadPoolExecutor(concurrency, "picture")
         self._room = concurrency + queue
         self._lock = threading.Lock()
         self.in_hand = 0

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
 from torch import nn
 
-from car.codec.lossy import MEANS_AND_HEADERS, Coding, estimated_bits, recode
+from car.codec.coding import Coding
+from car.codec.lossy import MEANS_AND_HEADERS, estimated_bits, recode
 from car.metrics import CHANNEL_WEIGHTS
 from car.models import BicubicDownscaler, ResamplingDownscaler, Rescaler, quantize
 from car.ops import adaptive_resample, bicubic_downscale

@@ -5,6 +5,7 @@ from fnmatch import fnmatch
 from typing import Any, Literal, TypeVar
 
 from car.errors import UsageError, did_you_mean
+from car.families import model_names
 from car.models import ResamplingDownscaler, create
 
 _T = TypeVar("_T")
@@ -339,7 +340,7 @@ def _control(recipe: Recipe) -> Recipe:
 
 _WITH_CONTROLS = [
     *_ALL,
-    *(_control(recipe) for recipe in _ALL if recipe.model.startswith(("car_small", "car_lite"))),
+    *(control for control in map(_control, _ALL) if control.model in model_names()),
 ]
 RECIPES = {recipe.model: recipe for recipe in _WITH_CONTROLS}
 

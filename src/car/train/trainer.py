@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
-from car.codec.lossy import Coding, drawn, encoded, recode
+from car.codec.coding import Coding, encoded
+from car.codec.lossy import drawn, recode
 from car.errors import ImageError, TrainingError, UsageError
 from car.files.atomic import atomic_write
 from car.models import Rescaler, create, quantize

@@ -12,7 +12,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from car.errors import UsageError
-from car.models.compact import CompactUpscaler
 from car.weights import LoadedModel, load, manifest
 
 _SUFFIXES = (".js", ".wasm", ".ts")
@@ -32,20 +31,19 @@ def web_model(loaded: LoadedModel) -> bytes:
     Raises:
         UsageError: the upscaler is not of the compact kind, the only one that the viewer knows.
     """
-    rescaler = loaded.rescaler
-    upscaler = rescaler.upscaler
-    if not isinstance(upscaler, CompactUpscaler):
+    if not loaded.architecture.viewer:
         raise UsageError(f"{loaded.name} cannot be restored in a browser: only compact upscalers can")
-    # a codec leaves weights in another order of memory, which safetensors would write as it lies
     state = {
-        key: np.ascontiguousarray(value.cpu().numpy(), np.float16)
-        for key, value in upscaler.state_dict().items()
+        key.removeprefix("upscaler."): values.astype(np.float16)
+        for key, values in loaded.tensors.items()
+        if key.startswith("upscaler.")
     }
+    blocks = len({key.split(".")[1] for key in state}) - 2
     about = {
         "weights": loaded.short_hash,
-        "scale": str(rescaler.geometry.scale),
-        "halo": str(rescaler.geometry.halo_up),
-        "blocks": str(len(upscaler.trunk) - 2),
+        "scale": str(loaded.geometry.scale),
+        "halo": str(loaded.geometry.halo_up),
+        "blocks": str(blocks),
     }
     plain = save(state, about)
     start = 8 + int.from_bytes(plain[:8], "little")
@@ -59,4 +57,4 @@ def web_model(loaded: LoadedModel) -> bytes:
 def shipped_web_models() -> dict[str, bytes]:
     """Return the `web_model` of all shipped weights that have one, by the hash that small pictures name."""
     models = (load(entry.tag) for entry in manifest())
-    return {m.short_hash: web_model(m) for m in models if isinstance(m.rescaler.upscaler, CompactUpscaler)}
+    return {m.short_hash: web_model(m) for m in models if m.architecture.viewer}

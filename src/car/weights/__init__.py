@@ -2,19 +2,23 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
+from car.devices import needs_torch
 from car.errors import UsageError, WeightsError, did_you_mean
-from car.models import Rescaler, create, model_names
-from car.weights.convert import PAIR_SUFFIXES, read_pair, weights_bytes
-from car.weights.store import pulled, pulled_models
+from car.families import Architecture, Geometry, MadeFor, architecture, model_names
+from car.weights.store import PAIR_SUFFIXES, pulled, pulled_models
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from car.models import Rescaler
 
 __all__ = [
     "LoadedModel",
@@ -28,6 +32,7 @@ __all__ = [
     "load",
     "load_file",
     "manifest",
+    "parameter_shapes",
 ]
 
 ModelName = str | Path | tuple[str | Path, str | Path]
@@ -67,26 +72,56 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One architecture, as `list_models` reports it; `tags` of shipped weights, the newest last."""
+    """One model, as `list_models` reports it; `tags` of shipped weights, the newest last."""
 
     name: str
     family: str
     scale: int
+    made_for: MadeFor
     tags: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A pair of networks with its weights: in evaluation mode, without gradients, on the CPU.
+    """A model with its weights, as they lie in the file: float32 arrays by the names of parameters.
 
     `tag` is that of shipped weights, the name of pulled ones, None for a file of one's own; `sha256` is
     that of the ``.safetensors`` file, for two published checkpoints that of what `car convert` makes of them.
     """
 
-    name: str
+    architecture: Architecture
     tag: str | None
     sha256: str
-    rescaler: Rescaler
+    tensors: "Mapping[str, NDArray[np.float32]]" = field(repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        model: str | Architecture,
+        rescaler: "Rescaler",
+        *,
+        tag: str | None = None,
+        sha256: str = "0" * 64,
+    ) -> "LoadedModel":
+        """Return a model with copies of the weights that networks have, as during a training."""
+        from car.weights.convert import arrays_of
+
+        return cls(architecture(model) if isinstance(model, str) else model, tag, sha256, arrays_of(rescaler))
+
+    @property
+    def name(self) -> str:
+        """The name of the model, without a version."""
+        return self.architecture.name
+
+    @property
+    def geometry(self) -> Geometry:
+        """Scale, sizes and receptive fields."""
+        return self.architecture.geometry
+
+    @property
+    def parameters(self) -> int:
+        """How many values its weights have."""
+        return sum(values.size for values in self.tensors.values())
 
     @property
     def short_hash(self) -> str:
@@ -99,6 +134,22 @@ class LoadedModel:
         told = self.tag or self.short_hash
         return told if told.startswith(self.name) else f"{self.name} ({told})"
 
+    @cached_property
+    def rescaler(self) -> "Rescaler":
+        """The networks, in evaluation mode, without gradients, on the CPU; no codec makes use of them."""
+        return self.build()
+
+    def build(self) -> "Rescaler":
+        """Return networks with these weights that are nobody else's.
+
+        Raises:
+            UsageError: PyTorch is not installed.
+        """
+        needs_torch(f"to run the networks of {self.name} as a PyTorch module")
+        from car.weights.convert import rescaler_of
+
+        return rescaler_of(self.architecture, self.tensors)
+
 
 @cache
 def manifest() -> tuple[ManifestEntry, ...]:
@@ -109,10 +160,16 @@ def manifest() -> tuple[ManifestEntry, ...]:
 
 def list_models() -> tuple[ModelInfo, ...]:
     """Return every model that `load` and training know, sorted by name."""
-    tags = {name: tuple(e.tag for e in manifest() if e.model == name) for name in model_names(controls=False)}
+    known = map(architecture, model_names(controls=False))
     return tuple(
-        ModelInfo(name, name.rsplit("_x", 1)[0], int(name.rsplit("_x", 1)[1]), tags[name]) for name in tags
+        ModelInfo(
+            m.name, m.family, m.scale, m.made_for, tuple(e.tag for e in manifest() if e.model == m.name)
+        )
+        for m in known
     )
+
+
+_DEFAULTS: dict[MadeFor, str] = {"lossless": "car_plus", "lossy": "car_codec"}
 
 
 def default_model(scale: int, *, coded: bool = False) -> str:
@@ -121,7 +178,7 @@ def default_model(scale: int, *, coded: bool = False) -> str:
     Raises:
         UsageError: there are no shipped weights for `scale`.
     """
-    family = "car_codec" if coded else "car_plus"
+    family = _DEFAULTS["lossy" if coded else "lossless"]
     scales = [model.scale for model in list_models() if model.tags and model.family == family]
     if type(scale) is not int or scale not in scales:
         raise UsageError(f"no model shrinks by {scale!r}; scales: {', '.join(map(str, scales))}")
@@ -217,45 +274,97 @@ def load_file(path: Path) -> LoadedModel:
 
 
 def _load_pair(kgn: Path, usn: Path) -> LoadedModel:
+    needs_torch("to read published checkpoints")
+    from car.weights.convert import read_pair, weights_bytes
+
     pair = read_pair(kgn, usn)
     digest = hashlib.sha256(weights_bytes(pair.model, pair.rescaler)).hexdigest()
-    return LoadedModel(pair.model, None, digest, pair.rescaler)
+    return LoadedModel.of(pair.model, pair.rescaler, sha256=digest)
 
 
-def _load(path: Path, sha256: str | None, model: Any, tag: str | None, remedy: str) -> LoadedModel:
+def _load(path: Path, sha256: str | None, model: str | None, tag: str | None, remedy: str) -> LoadedModel:
     if sha256 and not path.is_file():
         raise WeightsError(f"{path} is gone: {remedy}")
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if sha256 and digest != sha256:
-            raise WeightsError(f"{path.name} is damaged (SHA-256 {digest[:12]}...): {remedy}")
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
-            state: dict[str, torch.Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
-    model = model or metadata.get("model")
+        status = path.stat()
+        known = _read(path.absolute(), status.st_mtime_ns, status.st_size, status.st_ino)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if sha256 and known.sha256 != sha256:
+        raise WeightsError(f"{path.name} is damaged (SHA-256 {known.sha256[:12]}...): {remedy}")
+    if known.problem:
+        raise WeightsError(f"{path}: {known.problem}")
+    model = model or known.model
     if not isinstance(model, str) or model not in model_names():
         raise WeightsError(f"{path}: does not say which model it belongs to (metadata 'model': {model!r})")
-    rescaler = create(model)
-    _check_fit(path, model, rescaler.state_dict(), state)
-    for key, tensor in state.items():
-        if not tensor.isfinite().all():
-            raise WeightsError(f"{path}: {key} holds values that are not finite")
-    rescaler.load_state_dict(state)
-    return LoadedModel(model, tag, digest, rescaler.eval().requires_grad_(False))
+    shape_of = architecture(model)
+    _check_fit(path, shape_of, known.tensors)
+    return LoadedModel(shape_of, tag, known.sha256, known.tensors)
 
 
-def _check_fit(
-    path: Path, model: str, expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
-) -> None:
-    for key, tensor in expected.items():
-        if key not in state:
-            raise WeightsError(f"{path}: {key} of {model} is missing")
-        if state[key].shape != tensor.shape:
-            raise WeightsError(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, {model} needs {tuple(tensor.shape)}"
-            )
-    for key in state:
+@dataclass(frozen=True)
+class _File:
+    """A weights file: the model that it names, its arrays, or why there are none."""
+
+    sha256: str
+    model: Any
+    tensors: "Mapping[str, NDArray[np.float32]]"
+    problem: str = ""
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, *_: int) -> _File:
+    """Read and hash a file once, as long as it does not change."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as arrays
+
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        found = arrays(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        model = header.get("__metadata__", {}).get("model")
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _File(digest, None, {}, f"not a readable safetensors file ({error})")
+    for key, values in found.items():
+        if values.dtype.kind != "f":
+            return _File(digest, model, {}, f"{key} holds {values.dtype}, not floating values")
+        if not np.isfinite(values).all():
+            return _File(digest, model, {}, f"{key} holds values that are not finite")
+        found[key] = values.astype(np.float32, copy=False)
+        found[key].flags.writeable = False
+    return _File(digest, model, found)
+
+
+@cache
+def _shapes() -> dict[str, dict[str, list[int]]]:
+    """Return the shapes of the parameters of each pair of graphs."""
+    text = resources.files("car.weights").joinpath("graphs/parameters.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def parameter_shapes(model: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a model's weights.
+
+    Raises:
+        UsageError: only PyTorch could tell them, and it is not installed.
+    """
+    if not model.needs_torch:
+        return {key: tuple(shape) for key, shape in _shapes()[model.graph].items()}
+    needs_torch(f"to load {model.name}")
+    from car.weights.convert import built_shapes
+
+    return built_shapes(model)
+
+
+def _check_fit(path: Path, model: Architecture, tensors: "Mapping[str, NDArray[np.float32]]") -> None:
+    expected = parameter_shapes(model)
+    for key, shape in expected.items():
+        if key not in tensors:
+            raise WeightsError(f"{path}: {key} of {model.name} is missing")
+        if tensors[key].shape != shape:
+            raise WeightsError(f"{path}: {key} has shape {tensors[key].shape}, {model.name} needs {shape}")
+    for key in tensors:
         if key not in expected:
-            raise WeightsError(f"{path}: {key} is not a parameter of {model}")
+            raise WeightsError(f"{path}: {key} is not a parameter of {model.name}")

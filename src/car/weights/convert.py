@@ -15,20 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
 from car.errors import UsageError, WeightsError
-from car.models import Rescaler, create, model_names
+from car.families import Architecture, model_names
+from car.models import Rescaler, create
 from car.models.published import EDSR, AdaptiveDownscaler
 from car.weights.mindspore import ckpt_bytes, read_ckpt
-
-MAX_CHECKPOINT_BYTES = 4 << 30
-"""Larger files are refused; the published ones have 180 MB at most."""
-
-PAIR_SUFFIXES = (".ckpt", ".pth", ".pt")
+from car.weights.store import MAX_CHECKPOINT_BYTES, file_bytes
 
 _MAX_NESTING = 4  # of dictionaries in a .pth file
 _MAX_ENTRIES = 100_000
@@ -105,8 +103,27 @@ def pair_files(model: str, rescaler: Rescaler, kind: Literal["ckpt", "pth"]) -> 
 
 def weights_bytes(model: str, rescaler: Rescaler) -> bytes:
     """Return the content of a ``.safetensors`` file that `car.load` reads; the same for the same weights."""
-    state = {key: tensor.contiguous().cpu() for key, tensor in rescaler.state_dict().items()}
-    return save(state, {"model": model})
+    return file_bytes(model, arrays_of(rescaler))
+
+
+def arrays_of(rescaler: Rescaler) -> dict[str, NDArray[np.float32]]:
+    """Return copies of the weights of networks, float32, by the names of parameters."""
+    return {
+        key: np.array(tensor.detach().cpu().numpy(), np.float32, order="C")
+        for key, tensor in rescaler.state_dict().items()
+    }
+
+
+def rescaler_of(model: Architecture, arrays: Mapping[str, NDArray[np.float32]]) -> Rescaler:
+    """Return new networks with these weights: on the CPU, in evaluation mode, without gradients."""
+    rescaler = create(model)
+    rescaler.load_state_dict({key: torch.tensor(values) for key, values in arrays.items()})
+    return rescaler.eval().requires_grad_(False)
+
+
+def built_shapes(model: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the parameters of a model, by building it."""
+    return {key: tuple(tensor.shape) for key, tensor in create(model).state_dict().items()}
 
 
 def _read(path: Path) -> _Entries:

@@ -19,12 +19,22 @@ from typing import Any, BinaryIO
 from filelock import FileLock
 
 from car._version import __version__
+from car.devices import needs_torch
 from car.errors import UsageError, WeightsError, did_you_mean
+from car.families import model_names
 from car.files.atomic import atomic_write
-from car.models import model_names
 from car.weights import load_file, manifest
-from car.weights.convert import MAX_CHECKPOINT_BYTES, PAIR_SUFFIXES, read_pair, weights_bytes
-from car.weights.store import Pulled, Source, cache_folder, check_name, install, pulled
+from car.weights.store import (
+    MAX_CHECKPOINT_BYTES,
+    PAIR_SUFFIXES,
+    Pulled,
+    Source,
+    cache_folder,
+    check_name,
+    file_bytes,
+    install,
+    pulled,
+)
 
 OFFICIAL = {
     scale: tuple(f"https://download.mindspore.cn/vision/car/{scale}x/{half}.ckpt" for half in ("kgn", "usn"))
@@ -204,10 +214,13 @@ def _check_free(name: str) -> None:
 def _content(paths: list[Path]) -> tuple[str, bytes]:
     """Return the architecture and the ``.safetensors`` content of what was fetched, checked in full."""
     if len(paths) == 2:
+        needs_torch("to read published checkpoints")
+        from car.weights.convert import read_pair, weights_bytes
+
         pair = read_pair(*paths)
         return pair.model, weights_bytes(pair.model, pair.rescaler)
     loaded = load_file(paths[0])
-    return loaded.name, weights_bytes(loaded.name, loaded.rescaler)
+    return loaded.name, file_bytes(loaded.name, loaded.tensors)
 
 
 def _is_url(source: str) -> bool:

@@ -3,14 +3,24 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from car.errors import UsageError, WeightsError
 from car.files.atomic import atomic_write
+
+MAX_CHECKPOINT_BYTES = 4 << 30
+"""Larger files are refused; the published ones have 180 MB at most."""
+
+PAIR_SUFFIXES = (".ckpt", ".pth", ".pt")
+"""Of published checkpoints."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -112,3 +122,8 @@ def install(record: Pulled, content: bytes) -> None:
         raise WeightsError(f"{record.path.parent}: cannot make this folder ({error.strerror})") from error
     atomic_write(record.path, content)
     atomic_write(record.path.with_suffix(".json"), json.dumps(asdict(record), indent=1).encode())
+
+
+def file_bytes(model: str, arrays: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """Return the content of a ``.safetensors`` file that `car.load` reads; the same for the same weights."""
+    return save({key: np.ascontiguousarray(values) for key, values in arrays.items()}, {"model": model})

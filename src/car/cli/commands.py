@@ -1,0 +1,70 @@
+"""Which commands there are, and in which module each is: that is imported when the command is called."""
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+_HELP = {
+    "pictures": {
+        "downscale": "Shrink images to small ordinary pictures that `car upscale` restores.",
+        "upscale": "Restore large images from small ones, to the exact size of the original.",
+    },
+    "info": {
+        "info": "Show what a small picture says about itself: model, weights, scale and original size.",
+    },
+    "inspection": {"inspect": "Look inside a model."},
+    "bulk": {"bulk": "Work through folders and buckets of any size, resumable, in parallel."},
+    "serving": {
+        "serve": "Serve shrinking and restoring over HTTP, with a page to try it.",
+        "gallery": "Make a web site of small pictures that restore their detail where they are opened.",
+    },
+    "measures": {
+        "compare": "Shrink and restore one image, measure it against bicubic and draw the comparison.",
+        "evaluate": "Measure round trips by the protocol of the published tables, beside bicubic down + "
+        "bicubic up.",
+    },
+    "rating": {
+        "rate": "Compare small pictures that are restored with codecs at full size: bits per pixel against "
+        "quality.",
+    },
+    "reporting": {
+        "report": "Write one HTML page about models: tables beside the published rows, crops, error maps, "
+        "curves, time.",
+    },
+    "models": {
+        "models": "List the models, their weights and what they measure.",
+        "pull": "Fetch weights, check them, and keep them in the cache folder, to be used by their name.",
+        "convert": "Turn published checkpoints into a .safetensors file, and models of family car into "
+        "checkpoints.",
+    },
+    "exporting": {"export": "Write a model for other programs."},
+    "training": {"train": "Train a model on a folder of images; stop and resume it at will."},
+}
+# modules of `car.cli`, and of each command the first line of its help, which a test compares with its own
+COMMANDS = {name: (module, text) for module, names in _HELP.items() for name, text in names.items()}
+"""Of each command its module and its short help, in the order of `car --help`."""
+
+
+class LazyGroup(TyperGroup):
+    """The commands of the table above; those that are not imported yet have their names and help alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._fill({})
+
+    def _fill(self, more: dict[str, Any]) -> None:
+        there = {**self.commands, **more}
+        self.commands = {
+            name: there.get(name) or TyperCommand(name, help=text) for name, (_, text) in COMMANDS.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the command that is called."""
+        if args and args[0] in COMMANDS:
+            from car.cli.common import app
+
+            importlib.import_module(f"car.cli.{COMMANDS[args[0]][0]}")
+            self._fill(dict(typer.main.get_group(app).commands))
+        return super().resolve_command(ctx, args)

@@ -1,0 +1,142 @@
+"""`car.downscale` and `car.upscale`: one image, of any kind."""
+
+from pathlib import Path
+from typing import Any, overload
+
+from PIL import Image
+
+from car.codec.choose import codec_for_picture, open_codec
+from car.codec.codec import Codec, ImageLike
+from car.codec.kinds import apply
+from car.codec.options import Options
+from car.errors import UsageError
+from car.pictures.metadata import LRInfo
+from car.pictures.picture import Picture
+from car.weights import ModelName
+
+open = open_codec  # as `car.open`
+
+
+@overload
+def downscale(
+    image: str | Path,
+    scale: int | None = None,
+    *,
+    model: ModelName | None = None,
+    options: Options = ...,
+    codec: Codec | None = None,
+) -> Image.Image: ...
+@overload
+def downscale(
+    image: ImageLike,
+    scale: int | None = None,
+    *,
+    model: ModelName | None = None,
+    options: Options = ...,
+    codec: Codec | None = None,
+) -> ImageLike: ...
+def downscale(
+    image: Any,
+    scale: int | None = None,
+    *,
+    model: ModelName | None = None,
+    options: Options = Options(),
+    codec: Codec | None = None,
+) -> Any:
+    """Shrink one image; the result is an ordinary small picture that `upscale` restores.
+
+    Args:
+        image: a path, a PIL image, an array ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]``
+            (uint8, uint16 or floating in [0, 1]) or a floating RGB tensor ``[3, H, W]`` or
+            ``[B, 3, H, W]`` in [0, 1].
+        scale: 2 or 4; picks the default model. Needless with `model`.
+        model: name, tag or ``.safetensors`` file; see `car.load`.
+        options: the settings.
+        codec: what `car.open` returned, instead of the three before.
+
+    Returns:
+        The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
+        (16-bit for uint16), in colour even if `image` is grey. A PIL image carries metadata that its
+        ``save`` writes into PNG and other files; an array or tensor cannot, so `upscale` will want to
+        know the model and the size.
+
+    Raises:
+        UsageError: neither or both of `scale` and `model` fit, or the input is of another kind.
+        ImageError: the file cannot be read.
+        WeightsError: the weights cannot be loaded.
+
+    >>> import numpy as np
+    >>> downscale(np.zeros((64, 96, 3), np.uint8), scale=4).shape
+    (16, 24, 3)
+    """
+    _one_answer(codec, scale, model, options)
+    return (codec or open_codec(model, scale, options)).downscale(image)
+
+
+@overload
+def upscale(
+    image: str | Path,
+    scale: int | None = None,
+    *,
+    model: ModelName | None = None,
+    size: tuple[int, int] | None = None,
+    options: Options = ...,
+    codec: Codec | None = None,
+) -> Image.Image: ...
+@overload
+def upscale(
+    image: ImageLike,
+    scale: int | None = None,
+    *,
+    model: ModelName | None = None,
+    size: tuple[int, int] | None = None,
+    options: Options = ...,
+    codec: Codec | None = None,
+) -> ImageLike: ...
+def upscale(
+    image: Any,
+    scale: int | None = None,
+    *,
+    model: ModelName | None = None,
+    size: tuple[int, int] | None = None,
+    options: Options = Options(),
+    codec: Codec | None = None,
+) -> Any:
+    """Restore the large image from a small one.
+
+    Args:
+        image: as for `downscale`. A file or PIL image that `downscale` made says itself which weights and
+            which size it wants.
+        scale: picks the default model where the image says nothing.
+        model: overrides what the image says.
+        size: (width, height) to restore; by default that of the original, or s times the picture.
+        options: the settings.
+        codec: what `car.open` returned; it overrides what the image says.
+
+    Returns:
+        The same kind as `image` (a PIL image for a path).
+
+    Raises:
+        UsageError: the image says nothing and neither `scale` nor `model` is given, or `size` is impossible.
+        ImageError: the file cannot be read.
+        WeightsError: the weights that made the picture are not at hand.
+
+    >>> import numpy as np
+    >>> upscale(np.zeros((16, 24, 3), np.uint8), scale=4, size=(95, 64)).shape
+    (64, 95, 3)
+    """
+    _one_answer(codec, scale, model, options)
+    if codec is not None:
+        return codec.upscale(image, size)
+
+    def restore(picture: Picture) -> tuple[Picture, LRInfo | None]:
+        return codec_for_picture(picture, model=model, scale=scale, options=options).restore(
+            picture, size
+        ), None
+
+    return apply(image, restore, options.max_pixels)
+
+
+def _one_answer(codec: Codec | None, scale: int | None, model: ModelName | None, options: Options) -> None:
+    if codec is not None and (scale is not None or model is not None or options != Options()):
+        raise UsageError("give either a codec, or scale, model and options")

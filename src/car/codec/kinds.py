@@ -1,0 +1,97 @@
+"""What may be shrunk and restored - paths, PIL images, arrays, tensors - as pictures and back."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from car.errors import ImageError, UsageError
+from car.pictures.metadata import LRInfo
+from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture
+from car.pictures.read import from_pil, read
+from car.pictures.write import to_pil
+
+Process = Callable[[Picture], tuple[Picture, LRInfo | None]]
+"""Makes another picture of one, and says what its file should say of itself."""
+
+
+def apply(image: Any, process: Process, max_pixels: int = DEFAULT_MAX_PIXELS) -> Any:
+    """Run `process` on `image` as a `Picture` and give the result back as the kind that came in."""
+    if isinstance(image, (str, Path)):
+        picture = read(image, max_pixels=max_pixels)
+        result, info = process(picture)
+        _warn(picture.notes + result.notes)
+        return to_pil(result, info=info)
+    if isinstance(image, Image.Image):
+        picture = from_pil(image)
+        result, info = process(picture)
+        _warn(picture.notes + result.notes)
+        return to_pil(result, info=info)
+    if isinstance(image, np.ndarray):
+        picture = _picture_from_array(image)
+        result, _ = process(picture)
+        _warn(result.notes)
+        return _array_like(result, image)
+    if hasattr(image, "is_floating_point"):  # a tensor; for others PyTorch is not imported
+        import torch
+
+        rgb = image.ndim in (3, 4) and image.shape[-3] == 3 and image.is_floating_point()
+        if not rgb or 0 in image.shape:
+            raise UsageError(
+                f"expected a floating RGB tensor [3, H, W] or [B, 3, H, W], "
+                f"got {image.dtype} {tuple(image.shape)}"
+            )
+        batch = image.detach().reshape(-1, *image.shape[-3:]).permute(0, 2, 3, 1).float().cpu().numpy()
+        results = [_array_like(process(_picture_from_array(one))[0], one) for one in batch]
+        out = torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2).to(image.device, image.dtype)
+        return out.reshape(*image.shape[:-3], *out.shape[1:])
+    raise UsageError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}")
+
+
+def _warn(notes: tuple[str, ...]) -> None:
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("car."):
+        level, frame = level + 1, frame.f_back
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=level)
+
+
+def _picture_from_array(array: NDArray[Any]) -> Picture:
+    shape = array.shape
+    if array.ndim not in (2, 3) or 0 in shape or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
+        raise UsageError(f"expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ImageError("the array holds values that are not finite")
+        if array.max() > 2:
+            raise UsageError(f"floating values must lie in [0, 1], got up to {array.max():g}: divide by 255?")
+        array = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    elif array.dtype.name not in ("uint8", "uint16"):
+        raise UsageError(f"expected uint8, uint16 or floating values in [0, 1], got {array.dtype}")
+    grey = array.ndim == 2 or shape[2] == 1
+    colour = np.repeat(array.reshape(*shape[:2], 1), 3, axis=2) if grey else array[:, :, :3]
+    alpha = array[:, :, 3] if not grey and shape[2] == 4 else None
+    return Picture(
+        np.ascontiguousarray(colour),
+        None if alpha is None else np.ascontiguousarray(alpha),
+        grey,
+        None,
+        None,
+        (),
+    )
+
+
+def _array_like(picture: Picture, like: NDArray[Any]) -> NDArray[Any]:
+    pixels = picture.pixels
+    if picture.grey:
+        pixels = pixels[:, :, 0] if like.ndim == 2 else pixels[:, :, :1]
+    if picture.alpha is not None:
+        pixels = np.concatenate([pixels, picture.alpha[:, :, None]], axis=2)
+    if np.issubdtype(like.dtype, np.floating):
+        return (pixels / np.iinfo(pixels.dtype).max).astype(like.dtype)
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,99 @@
+"""Compact models on the CPU, by onnxruntime: graphs without weights, and weights from their file."""
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from car.families import Architecture
+from car.weights import LoadedModel
+
+Half = Literal["down", "up"]
+
+
+def graph(model: Architecture, half: Half) -> bytes:
+    """Return the graph of one half of a model: ONNX, its weights named and left out."""
+    return resources.files("car.weights").joinpath(f"graphs/{model.graph}.{half}.onnx").read_bytes()
+
+
+def _needed_by(half: Half, tensors: "Mapping[str, Any]") -> "dict[str, Any]":
+    """Return the weights of one half; a corrector looks at what is restored."""
+    if half == "down" and any(key.startswith("corrector.") for key in tensors):
+        return dict(tensors)
+    return {key: values for key, values in tensors.items() if key.startswith(half)}
+
+
+class OnnxEngine:
+    """A compact model on the CPU in float32.
+
+    Args:
+        loaded: the model; its arrays are shared, not copied.
+        threads: for one tile.
+    """
+
+    name: Literal["onnxruntime"] = "onnxruntime"
+    device = "cpu"
+
+    def __init__(self, loaded: LoadedModel, threads: int) -> None:
+        self._loaded, self._threads = loaded, threads
+        self._sessions: dict[Half, Any] = {}
+        self._lock = threading.Lock()
+        _engines.add(self)
+
+    def downscale(self, hr: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Shrink a tile."""
+        return self._run("down", hr)
+
+    def upscale(self, lr: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Restore a tile."""
+        return self._run("up", lr)
+
+    def _run(self, half: Half, tile: NDArray[np.float32]) -> NDArray[np.float32]:
+        with self._lock:
+            if half not in self._sessions:
+                self._sessions[half] = self._started(half)
+            session = self._sessions[half]
+        name = "hr" if half == "down" else "lr"
+        planes = np.ascontiguousarray(tile.transpose(2, 0, 1)[None])
+        return session.run(None, {name: planes})[0][0].transpose(1, 2, 0)
+
+    def _started(self, half: Half) -> Any:
+        # onnxruntime collects what machine it runs on, to send it home; the setting is read at its import
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        import onnxruntime
+
+        runtime: Any = onnxruntime
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False  # it would keep the memory of the largest tile for good
+        arrays = _needed_by(half, self._loaded.tensors)
+        values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        options.add_external_initializers(list(arrays), values)
+        content = graph(self._loaded.architecture, half)
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def forget(self) -> None:
+        """Start anew in a process that was forked, where the threads of its sessions are not."""
+        for session in self._sessions.values():
+            # to end a session is to wait for its threads, so it must never end
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+        self._sessions, self._lock = {}, threading.Lock()
+
+
+_engines: "weakref.WeakSet[OnnxEngine]" = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for engine in list(_engines):
+        engine.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,98 @@
+"""The settings of a codec, as data; the command line makes its options of them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from car.codec.coding import Coding
+from car.devices import Precision
+from car.errors import UsageError
+from car.families import Architecture
+from car.pictures.picture import DEFAULT_MAX_PIXELS
+
+Backend = Literal["auto", "torch", "onnxruntime"]
+"""What runs the networks: auto is onnxruntime where it can, as it needs no PyTorch and starts at once."""
+
+DEFAULT_TILE = 512
+"""LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
+
+MOST_EFFORT = 9
+
+_LEAST_TILE = 64
+
+
+def _setting(default: Any, text: str, **limits: int) -> Any:
+    return field(default=default, metadata={"help": text, **limits})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How pictures are shrunk and restored.
+
+    Attributes:
+        device: see `car.devices.resolve_device`.
+        precision: ``auto`` is float32 on a CPU, and bf16 on a GPU that is fast at it. ``bf16`` and ``fp16``
+            change single pixels by several levels; docs/devices.md has what that costs.
+        threads: CPU threads of the networks; None: `car.devices.cpu_threads`.
+        memory: bytes that work on a picture may take; None: no limit.
+        tile: side of the square processed at once, in LR pixels. Memory grows with its square; results
+            agree with whole-image processing up to float rounding. None: what fits into `memory`, at most
+            512.
+        effort: 0 to 9, of shrinking: above 0 the small picture is refined, see `car.codec.effort`. Restoring
+            takes no longer.
+        backend: what runs the networks.
+        max_pixels: larger pictures are refused.
+        coding: how the small file will be coded, where that loses something and effort is to know it.
+
+    Raises:
+        UsageError: a setting is none of these.
+
+    >>> Options(effort=3).effort
+    3
+    """
+
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:1, npu, xpu or mps.")
+    precision: Precision = _setting(
+        "auto", "Arithmetic of the networks. auto: float32 on a CPU, bf16 on a GPU that is fast at it."
+    )
+    threads: int | None = _setting(None, "CPU threads of the networks. Default: one a core.", min=1)
+    memory: int | None = _setting(
+        None, "As 2GB, program included; larger pictures go in strips. Default: half of what is free."
+    )
+    tile: int | None = _setting(
+        None, "Small-picture pixels a side processed at once. Default: what --memory allows.", min=16
+    )
+    effort: int = _setting(
+        0,
+        "Refine the small picture while shrinking; 9 is the longest. Hardly pays for lossy files.",
+        min=0,
+        max=MOST_EFFORT,
+    )
+    backend: Backend = _setting(
+        "auto", "What runs the networks. auto: onnxruntime on a CPU, PyTorch for what it cannot do."
+    )
+    max_pixels: int = _setting(DEFAULT_MAX_PIXELS, "Refuse larger images (guards against bombs).", min=1)
+    coding: Coding | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < 1:
+            raise UsageError(f"tile must be positive, got {self.tile}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads must be positive, got {self.threads}")
+        if self.effort not in range(MOST_EFFORT + 1):
+            raise UsageError(f"effort must be 0 to {MOST_EFFORT}, got {self.effort}")
+        for name, kind in (("precision", Precision), ("backend", Backend)):
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+
+    def tile_for(self, model: Architecture) -> int:
+        """Return the side of the tiles of a model, in LR pixels: as asked for, or as `memory` allows."""
+        if self.tile is not None:
+            return self.tile
+        if self.memory is None:
+            return DEFAULT_TILE
+        g = model.geometry
+        halo = max(g.halo_up, -(-g.halo_down // g.scale))
+        # a quarter of the memory is for the networks, the rest for pictures
+        side = int((self.memory / 4 / max(4 * model.values, 1)) ** 0.5) - 2 * halo
+        return max(_LEAST_TILE, min(DEFAULT_TILE, side // 16 * 16))

@@ -1,0 +1,205 @@
+"""What models there are, as data: names, sizes, geometry and traits. `car.models` builds networks from it.
+
+A model is one entry here. One that runs without PyTorch also has a pair of graphs, which
+``tools/make_graphs.py`` writes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from car.errors import UsageError, did_you_mean
+
+MadeFor = Literal["lossless", "lossy"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the code around a model must know of it, as data.
+
+    Attributes:
+        scale: HR pixels per LR pixel along each axis.
+        multiple: HR height and width must be multiples of this.
+        min_size: smallest HR height and width the networks accept, a multiple of `multiple`.
+        halo_down: HR pixels on each side that an LR pixel's value depends on (receptive field), at least.
+        halo_up: LR pixels on each side that a restored pixel's value depends on, at least.
+    """
+
+    scale: int
+    multiple: int
+    min_size: int
+    halo_down: int
+    halo_up: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model, without its weights.
+
+    Attributes:
+        name: ``family_xS``.
+        geometry: sizes and receptive fields.
+        network: what builds the pair of networks: ``module:function``, or the function. It takes the scale
+            and `sizes` as keywords.
+        sizes: channels, blocks and the like.
+        values: float32 values per LR pixel that two layers of the networks hold at once, at most.
+        made_for: files in which small pictures of the model keep what they hold.
+        viewer: whether browsers restore its small pictures.
+        kernels: whether each LR pixel is a weighted mean of HR pixels, so that there are kernels to look at.
+        needs_torch: whether it runs on PyTorch alone.
+        control: it exists to be compared with, not to be used: lists of models leave it out.
+    """
+
+    name: str
+    geometry: Geometry
+    network: str | Callable[..., Any]
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
+    values: int = 0
+    made_for: MadeFor = "lossless"
+    viewer: bool = False
+    kernels: bool = False
+    needs_torch: bool = True
+    control: bool = False
+
+    @property
+    def family(self) -> str:
+        """The name without the scale."""
+        return self.name.rpartition("_x")[0]
+
+    @property
+    def scale(self) -> int:
+        """HR pixels per LR pixel along each axis."""
+        return self.geometry.scale
+
+    @property
+    def graph(self) -> str:
+        """The name of its graphs, which models of the same shape share."""
+        network = self.network if isinstance(self.network, str) else self.network.__name__
+        return "-".join([network.rpartition(":")[2], str(self.scale), *map(str, self.sizes.values())])
+
+
+def register(architecture: Architecture) -> None:
+    """Add a model.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if architecture.name in _ARCHITECTURES:
+        raise ValueError(f"model {architecture.name!r} is already registered")
+    _ARCHITECTURES[architecture.name] = architecture
+
+
+def model_names(*, controls: bool = True) -> tuple[str, ...]:
+    """Return the names of all known models, sorted; on request without the controls."""
+    return tuple(sorted(name for name, known in _ARCHITECTURES.items() if controls or not known.control))
+
+
+def architecture(name: str) -> Architecture:
+    """Return the model called `name`.
+
+    Raises:
+        UsageError: there is none; the message suggests the nearest name.
+    """
+    if name not in _ARCHITECTURES:
+        raise UsageError(f"no model is called {name!r}{did_you_mean(name, _ARCHITECTURES)}")
+    return _ARCHITECTURES[name]
+
+
+def made_for(name: str) -> MadeFor | None:
+    """Return for which files the model called `name` was made; None for a name that is not known."""
+    known = _ARCHITECTURES.get(name)
+    return known.made_for if known else None
+
+
+def compact_geometry(scale: int, depth_down: int, depth_up: int, depth_corrector: int = 0) -> Geometry:
+    """Return the geometry of compact networks with so many residual blocks."""
+    # each 3x3 convolution of a trunk extends its view by one pixel: two in each block, one before, one after;
+    # bicubic looks 2 LR pixels beyond the cell, which is no more
+    down = 2 * depth_down + 2
+    if depth_corrector:
+        # it sees what is restored and the gradient, each as far as the upscaler sees, and bilinearly one more
+        down += 2 * (2 * depth_up + 3) + 2 * depth_corrector + 2
+    return Geometry(
+        scale=scale,
+        multiple=scale,
+        min_size=scale,
+        halo_down=scale * down,
+        halo_up=2 * depth_up + 2,
+    )
+
+
+def published_geometry(scale: int, up_blocks: int) -> Geometry:
+    """Return the geometry of the published networks, whose upscaler has so many residual blocks."""
+    blocks = 5
+    # In HR pixels: the 5x5 convolution, two convolutions in each block at 1/4, three at 1/8, the blur of
+    # enlarging across an 8-pixel cell, three convolutions at LR. Then the reach of the resampling itself:
+    # k//2 taps, one unit of offset, and the bilinear neighbour.
+    reach = 2 + 4 * 2 * blocks + 8 * 3 + 8 + 3 * scale + (3 * scale + 1) // 2 + scale + 1
+    return Geometry(
+        scale=scale,
+        multiple=8,
+        min_size=16,
+        halo_down=-(-reach // 8) * 8,
+        # head, two in each block, end of the body, one for each doubling, and the last one
+        halo_up=1 + 2 * up_blocks + 1 + scale.bit_length(),
+    )
+
+
+def _bicubic_geometry(geometry: Geometry) -> Geometry:
+    """Return the geometry of a pair that shrinks bicubically and restores like the one of `geometry`."""
+    s = geometry.scale
+    return Geometry(scale=s, multiple=s, min_size=s, halo_down=2 * s, halo_up=geometry.halo_up)
+
+
+def _compact(network: str, name: str, scale: int, down: int, up: int, **traits: Any) -> Architecture:
+    return Architecture(
+        f"{name}_x{scale}",
+        compact_geometry(scale, down, up),
+        f"car.models.compact:{network}",
+        {"width": 48, "depth_down": down, "depth_up": up},
+        values=192,
+        viewer=True,
+        needs_torch=False,
+        **traits,
+    )
+
+
+def _published(name: str, scale: int, values: int, **sizes: int) -> Architecture:
+    geometry = published_geometry(scale, sizes["up_blocks"])
+    network = "car.models.published:published_pair"
+    return Architecture(f"{name}_x{scale}", geometry, network, sizes, values, kernels=True)
+
+
+def _control(name: str, network: str, model: Architecture) -> Architecture:
+    geometry = _bicubic_geometry(model.geometry)
+    sizes = {key: size for key, size in model.sizes.items() if key not in ("depth_down", "features")}
+    return Architecture(f"{name}_x{model.scale}", geometry, network, sizes, model.values, control=True)
+
+
+def _architectures() -> dict[str, Architecture]:
+    # a quarter of the kernel generator's channels, an EDSR of 8 blocks of 48: trains within an hour
+    small = [
+        _published("car_small", 2, 768, features=16, up_features=48, up_blocks=8),
+        _published("car_small", 4, 3072, features=16, up_features=48, up_blocks=8),
+    ]
+    lite = [
+        _compact("lite", "car_lite", 2, 3, 6, kernels=True),
+        _compact("lite", "car_lite", 4, 3, 9, kernels=True),
+    ]
+    every = [
+        _compact("plus", "car_plus", 2, 6, 6),
+        _compact("plus", "car_plus", 4, 6, 12),
+        _compact("plus", "car_plus_large", 4, 10, 14),
+        _compact("plus", "car_codec", 2, 6, 6, made_for="lossy"),
+        _compact("plus", "car_codec", 4, 6, 12, made_for="lossy"),
+        *lite,
+        _published("car", 2, 4096, features=64, up_features=256, up_blocks=32),
+        _published("car", 4, 16384, features=64, up_features=256, up_blocks=32),
+        *small,
+        *(_control("car_lite_bicubic", "car.models.compact:bicubic_pair", model) for model in lite),
+        *(_control("car_small_bicubic", "car.models.published:bicubic_pair", model) for model in small),
+    ]
+    return {one.name: one for one in every}
+
+
+_ARCHITECTURES = _architectures()

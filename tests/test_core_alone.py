@@ -1,0 +1,140 @@
+"""The command line without PyTorch and numba, as `pip install content-adaptive-resampler` leaves it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SCRIPT = """
+import contextlib, io, json, sys
+for name in ("torch", "numba", "triton"):
+    sys.modules[name] = None  # as if it were not installed
+from car.cli.main import _main
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["car", *json.loads(line)]
+    import car.cli.common as common
+    common.stdout.file, common.stderr.file = out, err
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = _main()
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+Result = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def core() -> Any:
+    """Runs commands, one after the other, in a process without PyTorch; gives code, output and errors."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def run(*arguments: object) -> Result:
+        process.stdin.write(json.dumps(list(map(str, arguments))) + "\n")
+        process.stdin.flush()
+        code, out, err = json.loads(process.stdout.readline())
+        return code, out, err
+
+    yield run
+    process.stdin.close()
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "model", ["car_plus_x2", "car_plus_x4", "car_plus_large_x4", "car_codec_x4", "car_lite_x2"]
+)
+def test_pictures_go_both_ways(core: Any, model: str, photo: Path, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    assert core("downscale", photo, "-m", model, "-o", small)[0] == 0
+    code, out, _ = core("info", small)
+    assert code == 0
+    assert model in out
+    assert core("upscale", small, "-o", large)[0] == 0
+    assert large.stat().st_size > small.stat().st_size
+
+
+def test_measuring_and_sites(core: Any, photo: Path, tmp_path: Path) -> None:
+    code, out, err = core("compare", photo, "-s", 4, "-o", tmp_path / "compared.png", "--json")
+    assert code == 0, err
+    assert json.loads(out)["model"]["psnr"] > json.loads(out)["bicubic"]["psnr"]
+    code, out, err = core("evaluate", photo, "-s", 4, "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["images"]) == 1
+    code, out, err = core("models")
+    assert code == 0, err
+    assert "car_plus_large_x4" in out
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(photo.read_bytes())
+    code, _, err = core("gallery", photos, "-o", tmp_path / "site")
+    assert code == 0, err
+    code, _, err = core("bulk", "downscale", photos, tmp_path / "small", "-s", 4, "--psnr")
+    assert code == 0, err
+    code, _, err = core("bulk", "upscale", tmp_path / "small", tmp_path / "large")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("downscale", "PHOTO", "-s", 4, "--precision", "bf16"),
+        ("downscale", "PHOTO", "-s", 4, "--device", "cuda"),
+        ("downscale", "PHOTO", "-s", 4, "--effort", 1),
+        ("downscale", "PHOTO", "-s", 4, "--backend", "torch"),
+        ("train", "car_plus_x4", "--data", "PHOTO", "--dry-run"),
+        ("export", "onnx", "car_plus_x4", "-o", "OUT.onnx"),
+        ("inspect", "kernels", "PHOTO", "-m", "car_lite_x2", "-o", "OUT.png"),
+        ("convert", "kgn.ckpt", "usn.ckpt", "-o", "OUT.safetensors"),
+    ],
+)
+def test_what_needs_pytorch_says_so(
+    core: Any, arguments: tuple[object, ...], photo: Path, tmp_path: Path
+) -> None:
+    filled = [str(a).replace("PHOTO", str(photo)).replace("OUT", str(tmp_path / "out")) for a in arguments]
+    code, _, err = core(*filled)
+    assert code == 2
+    assert "pip install 'content-adaptive-resampler[torch]'" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_next_to_nothing_is_imported() -> None:
+    script = (
+        "import sys; import car; from car.cli import main; "
+        "print(*{'torch', 'numba', 'numpy', 'PIL', 'onnxruntime'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_showing_metadata_starts_no_runtime(photo: Path) -> None:
+    script = (
+        f"import sys; sys.argv = ['car', 'info', {str(photo)!r}]; from car.cli.main import _main; _main(); "
+        "print(*{'torch', 'numba', 'onnxruntime', 'safetensors'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_help_of_commands_is_their_own() -> None:
+    """What `car --help` shows of a command is the first line of its own help."""
+    import importlib
+
+    import typer
+
+    from car.cli.commands import COMMANDS
+    from car.cli.common import app
+
+    for module, _ in COMMANDS.values():
+        importlib.import_module(f"car.cli.{module}")
+    real = {info.name: (info.callback.__doc__ or "") for info in app.registered_commands}
+    real |= {group.name: group.typer_instance.info.help for group in app.registered_groups}
+    assert set(real) == set(COMMANDS)
+    for name, (_, text) in COMMANDS.items():
+        assert " ".join(real[name].split()).startswith(" ".join(text.split())), name
+    assert list(typer.main.get_command(app).commands) == list(COMMANDS)
