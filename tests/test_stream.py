@@ -101,7 +101,7 @@ def test_other_formats_by_pyvips(tmp_path, codec, suffix):
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("alpha.tif", {"extrasamples": ["unassalpha"]}, "only grey and RGB without alpha"),
+        ("alpha.tif", {"extrasamples": ["unassalpha"]}, "it has transparency"),
         ("turned.tif", {"extratags": [(274, 3, 1, 6, True)]}, "it is stored turned"),
         ("apart.tif", {"planarconfig": "separate"}, "its colours are stored apart"),
     ],

@@ -20,7 +20,7 @@ from car.errors import ImageError
 from car.files.atomic import atomic_write
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size, one_line_errors
 from car.pictures.read import header_size, read
-from car.pictures.strips import RowBuffer, Strips, open_strips
+from car.pictures.strips import Strips, open_strips
 from car.pictures.write import write
 
 _WHOLE = 16  # bytes a pixel of 8 bit while a whole picture is read or written: array, Pillow's copy, encoder
@@ -94,9 +94,9 @@ def shrink_file(
         check_size(width, height, str(source), max_pixels)
         with open_strips(source) as strips:
             if isinstance(strips, Strips):
-                small, notes = _shrink_strips(codec, strips)
+                small = _shrink_strips(codec, strips)
                 info = codec.info(width, height, grey=strips.grey)
-                notes += write(target, small, info=info, quality=quality, overwrite=overwrite)
+                notes = small.notes + write(target, small, info=info, quality=quality, overwrite=overwrite)
                 return Done((width, height), (small.width, small.height), notes)
             reason = f"read as a whole, as {strips}"
     picture = read(source, max_pixels=max_pixels)
@@ -157,10 +157,10 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB of memory"
 
 
-def _shrink_strips(codec: Codec, strips: Strips) -> tuple[Picture, tuple[str, ...]]:
-    rows = RowBuffer(strips.blocks)
-    small = np.concatenate(list(codec.downscale_strips(rows, strips.height, strips.width)))
-    return Picture(small, None, False, strips.icc, None, ()), strips.notes
+def _shrink_strips(codec: Codec, strips: Strips) -> Picture:
+    small = np.concatenate(list(codec.downscale_strips(strips.rows(), strips.height, strips.width)))
+    notes = tuple(dict.fromkeys(strips.samples.notes))
+    return Picture(small, None, False, strips.samples.profile, None, notes)
 
 
 # --- writing ---------------------------------------------------------------------------------------------

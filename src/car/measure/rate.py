@@ -202,7 +202,7 @@ def points(
                     small, info = m.shrink(full)
                     if c == "JXL":
                         # Pillow's plugin takes none: counted all the same
-                        return _file(small, c, q) + info.to_comment()
+                        return _file(small, c, q) + info.to_text().encode()
                     return encode(small, f"a{_SUFFIX[c]}", info=info, quality=q or None)[0]
 
                 def restore(data: bytes, m: Codec = codec) -> NDArray[np.uint8]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from PIL import AvifImagePlugin
 
 from car.errors import ImageError, did_you_mean
@@ -24,11 +23,10 @@ FORMATS = {
     ".bmp": "BMP",
     ".gif": "GIF",
 }
-INPUT_SUFFIXES = frozenset(FORMATS)
-DESCRIPTION, ORIENTATION, XMP, ICC = 0x010E, 0x0112, 700, 34675  # tags of EXIF and TIFF
+"""What is written, by suffix."""
+INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".heic", ".heif"}
+DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-TIFF_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
-EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 FIRST_FRAME = "only the first of several frames is used"
 
 

@@ -1,16 +1,13 @@
-"""A decoded picture: its value, limits, depth, grey and alpha."""
+"""A decoded picture: its value, and limits of what is decoded."""
 
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import tifffile
-from numpy.typing import NDArray
 
 from car.errors import ImageError
-from car.pictures.formats import EXTRA_CHANNELS, TIFF_ALPHA
+from car.pictures.depth import Pixels as Pixels
 from car.pictures.metadata import LRInfo
 
 DEFAULT_MAX_PIXELS = 400_000_000
@@ -20,7 +17,8 @@ MAX_DECODED_BYTES = 8 * 2**30
 
 Any picture of 400 megapixels with up to four samples of 32 bits is within it.
 """
-Pixels = NDArray[Any]
+
+_BLOCK = 64  # rows that are compared at once
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Picture:
     Attributes:
         pixels: RGB ``[H, W, 3]``, uint8 or uint16; grey is repeated.
         alpha: ``[H, W]`` of the same dtype, or None.
-        grey: the source had one colour channel, and so will what is written.
+        grey: its channels are equal, however its file holds them, and so are those of what is restored.
         icc: the RGB ICC profile of the pixels; None stands for sRGB.
         info: what a small picture says about itself.
         notes: what the user should know about how it was read.
@@ -93,44 +91,6 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         )
 
 
-def full_range(array: Pixels, bits: int) -> Pixels:
-    """Return samples of `bits` bits over all of their type: unstretched, 12 would look almost black."""
-    if array.dtype == np.uint16 and bits < 16:
-        return np.round(array * (65535 / (2**bits - 1))).astype(np.uint16)
-    return to_unsigned(array)
-
-
-def with_declared_alpha(array: Pixels, colours: int, extras: tuple[int, ...], notes: list[str]) -> Pixels:
-    """Return the colours of ``[H, W, C]`` and, where the TIFF names one, its straight alpha."""
-    alpha = next((n for n, kind in enumerate(extras) if kind in TIFF_ALPHA), None)
-    if array.shape[2] > colours + (alpha is not None):
-        notes.append(EXTRA_CHANNELS)
-    if alpha is None or colours + alpha >= array.shape[2]:
-        return array[:, :, :colours]
-    array = array[:, :, [*range(colours), colours + alpha]]
-    if extras[alpha] == tifffile.EXTRASAMPLE.ASSOCALPHA:
-        largest = np.iinfo(array.dtype).max
-        opacity = np.maximum(array[:, :, -1:], 1) / largest
-        array[:, :, :-1] = np.minimum(np.round(array[:, :, :-1] / opacity), largest)
-    return array
-
-
-def to_unsigned(array: Pixels) -> Pixels:
-    """Map what a file may hold to uint8 or uint16 without losing levels that those can have.
-
-    Integers of 32 bits hold pictures of 8 or 16, and only the largest of them tells which: a picture of 8 bit
-    would be almost black where 65535 is white.
-    """
-    if array.dtype.name in ("uint8", "uint16"):
-        return array
-    low, high = array.min(), array.max()
-    if array.dtype.kind in "iu" and low >= 0 and high <= 65535:
-        return array.astype(np.uint8 if array.dtype.itemsize > 2 and high <= 255 else np.uint16)
-    if array.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.round(array * 65535).astype(np.uint16)
-    raise ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
-
-
 def upright(array: Pixels, orientation: int) -> Pixels:
     """Return ``[H, W, C]`` as a reader shows it that finds this EXIF orientation, 1 to 8."""
     # EXIF 2.3, tag 274: 5 to 8 swap the axes; the others are flips
@@ -143,13 +103,17 @@ def upright(array: Pixels, orientation: int) -> Pixels:
 
 def file_array(picture: Picture) -> Pixels:
     """Return ``[H, W]`` grey, or ``[H, W, C]``, as files hold it."""
-    channels = [picture.pixels[:, :, :1] if picture.grey else picture.pixels]
+    grey = picture.grey and picture.icc is None  # the profile is one for RGB
+    channels = [picture.pixels[:, :, :1] if grey else picture.pixels]
     if picture.alpha is not None:
         channels.append(picture.alpha[:, :, None])
     array = np.concatenate(channels, axis=2) if len(channels) > 1 else channels[0]
     return np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-def eight_bit(array: Pixels) -> Pixels:
-    """Round uint16 to uint8."""
-    return np.round(array / 257).astype(np.uint8)
+def is_grey(pixels: Pixels) -> bool:
+    """Return whether the three channels of ``[H, W, 3]`` are equal everywhere."""
+    blocks = (
+        pixels[top : top + _BLOCK] for top in range(0, len(pixels), _BLOCK)
+    )  # most colours show at once
+    return all(bool((block[:, :, :1] == block[:, :, 1:]).all()) for block in blocks)

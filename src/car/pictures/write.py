@@ -12,14 +12,14 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from car.errors import ImageError
 from car.files.atomic import atomic_write
+from car.pictures.depth import Pixels, eight_bit
 from car.pictures.formats import (
     DESCRIPTION,
     FORMATS,
-    XMP,
     check_suffix,
     coding_options,
     is_lossy,
@@ -27,7 +27,7 @@ from car.pictures.formats import (
     png_chunk,
 )
 from car.pictures.metadata import LRInfo
-from car.pictures.picture import Picture, Pixels, eight_bit, file_array, one_line_errors
+from car.pictures.picture import Picture, file_array, one_line_errors
 
 
 def write(
@@ -93,7 +93,7 @@ def to_pil(picture: Picture, *, info: LRInfo | None = None) -> Image.Image:
         return image
     small = _SmallImage()
     small.__dict__.update(image.__dict__)
-    small.info["car"] = info.to_json()
+    small.info["car"] = info.to_text()
     return small
 
 
@@ -105,23 +105,22 @@ class _SmallImage(Image.Image):
         text = self.info.get("car")
         if text is None:
             return super().save(fp, format, **params)
-        info = LRInfo.from_json(text)
+        info = LRInfo.from_text(text)
+        if info is None:
+            return super().save(fp, format, **params)
         name = getattr(fp, "name", fp)
         suffix = Path(os.fsdecode(name)).suffix.lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
         kind = (format or FORMATS.get(suffix, "")).upper()
         if kind == "PNG":
             params["pnginfo"] = _png_text(info, params.get("pnginfo"))
-        elif kind == "WEBP":
-            params.setdefault("lossless", True)
-        if kind == "JPEG":
-            params.setdefault("comment", info.to_comment())
+        elif kind == "JPEG":
+            params.setdefault("comment", text.encode())
         elif kind in ("WEBP", "AVIF"):
-            if "exif" in params:  # of the caller
-                params.setdefault("xmp", info.to_xmp())
-            else:
-                params["exif"] = _exif(info)
+            params["exif"] = _described(info, params.get("exif"))
         elif kind == "TIFF":
-            params.setdefault("tiffinfo", {XMP: info.to_xmp()})
+            params["tiffinfo"] = _described_tags(text, params.get("tiffinfo"))
+        if kind == "WEBP":
+            params.setdefault("lossless", True)
         return super().save(fp, format, **params)
 
 
@@ -129,15 +128,26 @@ def _png_text(info: LRInfo, others: PngImagePlugin.PngInfo | None = None) -> Png
     text = PngImagePlugin.PngInfo()
     if others is not None:
         text.chunks.extend(others.chunks)  # a copy: the caller may use them for other pictures
-    text.add_text("car", info.to_json())
+    text.add_text("car", info.to_text())
     return text
 
 
-def _exif(info: LRInfo) -> bytes:
-    """Return an EXIF block whose description is the comment that JPEG files carry: shorter than XMP."""
+def _described(info: LRInfo, others: Any = None) -> bytes:
+    """Return an EXIF block with the metadata as description, and what else the caller has for it."""
     exif = Image.Exif()
-    exif[DESCRIPTION] = info.to_comment().decode()
+    if isinstance(others, bytes):
+        exif.load(others)
+    elif others is not None:
+        exif.update(others)
+    exif[DESCRIPTION] = info.to_text()
     return exif.tobytes()
+
+
+def _described_tags(text: str, others: Any) -> Any:
+    """Return TIFF tags with the metadata as description, and what else the caller has for them."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2() if others is None else others
+    tags[DESCRIPTION] = text
+    return tags
 
 
 def _encode(
@@ -179,9 +189,9 @@ def _encode(
     if info and kind == "PNG":
         chosen["pnginfo"] = _png_text(info)
     elif info and kind == "JPEG":
-        chosen["comment"] = info.to_comment()
+        chosen["comment"] = info.to_text().encode()
     elif info and kind in ("WEBP", "AVIF"):
-        chosen["exif"] = _exif(info)
+        chosen["exif"] = _described(info)
     image = Image.fromarray(np.ascontiguousarray(array))
     if kind == "GIF" and image.getcolors(256) is None:
         notes.append("GIF holds 256 colours: the picture was reduced to them")
@@ -194,17 +204,17 @@ def _encode(
 
 def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
     buffer = io.BytesIO()
-    xmp = info.to_xmp() if info else b""
+    colours = 1 if array.ndim == 2 or array.shape[2] < 3 else 3
     tifffile.imwrite(
         buffer,
         array,
-        photometric="minisblack" if picture.grey else "rgb",
+        photometric="minisblack" if colours == 1 else "rgb",
         planarconfig="contig" if array.ndim == 3 else None,
         extrasamples=["unassalpha"] if picture.alpha is not None else None,
         compression="zlib",
         predictor=True,
         iccprofile=picture.icc,
-        extratags=[(XMP, 1, len(xmp), xmp, True)] if info else [],
+        description=info.to_text() if info else None,
         metadata=None,
     )
     return buffer.getvalue()
@@ -216,6 +226,6 @@ def _encode_deep_png(array: Pixels, icc: bytes | None, info: LRInfo | None) -> b
     if icc is not None:
         chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if info:
-        chunks += png_chunk(b"tEXt", b"car\0" + info.to_json().encode("latin-1"))
+        chunks += png_chunk(b"tEXt", b"car\0" + info.to_text().encode())
     header = 8 + 25  # signature and IHDR
     return bytes(encoded[:header] + chunks + encoded[header:])

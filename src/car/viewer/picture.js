@@ -21,84 +21,19 @@
 const PNG_SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const MAX_METADATA_BYTES = 65536;
 const MAX_PIXELS = 50_000_000; // of the small picture
-const NAMESPACE = "urn:content-adaptive-resampler:1";
 
 /**
+ * The text lies in the file as it is, whatever the format.
  * @param {Uint8Array} file
  * @returns {Info | null} null where the file says nothing
  * @throws where it says something impossible
  */
 export function readInfo(file) {
-  for (const { kind, data } of chunks(file)) {
-    if (kind !== "tEXt" || data.length > MAX_METADATA_BYTES) continue;
-    const text = latin1(data);
-    if (text.startsWith("car\0")) return checked(JSON.parse(text.slice(4)));
-  }
-  return readComment(file) ?? readDescription(file) ?? readXmp(file);
-}
-
-/**
- * A comment of a JPEG, among the segments before its data.
- * @param {Uint8Array} file
- */
-function readComment(file) {
-  if (file[0] !== 0xff || file[1] !== 0xd8) return null;
-  for (let at = 2; at + 4 <= file.length && file[at] === 0xff && file[at + 1] !== 0xda; ) {
-    const length = file[at + 2] * 256 + file[at + 3];
-    if (length < 2) return null;
-    const text = file[at + 1] === 0xfe ? latin1(file.subarray(at + 4, at + 2 + length)) : "";
-    if (/^car:(\{|\[")/.test(text)) return checked(commentValues(text));
-    at += 2 + length;
-  }
-  return null;
-}
-
-/**
- * The description in the EXIF block of WebP and AVIF, which lies in the file as it is.
- * @param {Uint8Array} file
- */
-function readDescription(file) {
-  for (const [start, stop] of [['car:["', "]"], ['car:{"model":', "}"]]) {
-    const at = find(file, start, 0);
-    const end = at < 0 ? -1 : find(file, stop, at);
-    if (end >= 0 && end - at <= MAX_METADATA_BYTES) return checked(commentValues(latin1(file.subarray(at, end + 1))));
-  }
-  return null;
-}
-
-/**
- * What a comment says: a list of values, or an object in files of older versions.
- * @param {string} text
- */
-function commentValues(text) {
-  const values = JSON.parse(text.slice(4));
-  if (!Array.isArray(values)) return values;
-  const [model, weights, scale, width, height, grey = false] = values;
-  return { model, weights, scale, size: [width, height], grey };
-}
-
-/**
- * XMP lies in the file as it is, whatever the format.
- * @param {Uint8Array} file
- */
-function readXmp(file) {
-  const at = find(file, NAMESPACE, 0);
-  if (at < 0) return null;
-  const start = findBefore(file, "<x:xmpmeta", at);
-  const end = find(file, "</x:xmpmeta>", at);
-  if (start < 0 || end < 0 || end - start > MAX_METADATA_BYTES) return null;
-  const text = new TextDecoder().decode(file.subarray(start, end + "</x:xmpmeta>".length));
-  if (text.includes("<!DOCTYPE")) return null;
-  /** @type {Record<string, string>} */
-  const values = {};
-  for (const element of new DOMParser().parseFromString(text, "text/xml").querySelectorAll("*")) {
-    if (element.namespaceURI === NAMESPACE) values[element.localName] = (element.textContent ?? "").trim();
-    for (const attribute of element.attributes)
-      if (attribute.namespaceURI === NAMESPACE) values[attribute.localName] = attribute.value;
-  }
-  if (!values.model) return null;
-  const size = [Number(values.width), Number(values.height)];
-  return checked({ ...values, scale: Number(values.scale), size, grey: values.grey === "true" });
+  const at = find(file, 'car:["', 0);
+  const end = at < 0 ? -1 : find(file, "]", at);
+  if (end < 0 || end - at > MAX_METADATA_BYTES) return null;
+  const [model, weights, scale, width, height, grey = false] = JSON.parse(latin1(file.subarray(at + 4, end + 1)));
+  return checked({ model, weights, scale, size: [width, height], grey });
 }
 
 /**
@@ -280,18 +215,6 @@ const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
 function find(file, text, from) {
   const first = text.charCodeAt(0);
   for (let at = file.indexOf(first, from); at >= 0; at = file.indexOf(first, at + 1))
-    if (latin1(file.subarray(at, at + text.length)) === text) return at;
-  return -1;
-}
-
-/**
- * @param {Uint8Array} file
- * @param {string} text
- * @param {number} from
- */
-function findBefore(file, text, from) {
-  const first = text.charCodeAt(0);
-  for (let at = file.lastIndexOf(first, from); at >= 0; at = at ? file.lastIndexOf(first, at - 1) : -1)
     if (latin1(file.subarray(at, at + text.length)) === text) return at;
   return -1;
 }

@@ -1,0 +1,162 @@
+"""JPEG, AVIF, WebP, JPEG 2000 and JPEG XL where Pillow is not enough."""
+
+import io
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from car.errors import ImageError
+from car.pictures.colour import Calibration, coded_calibration
+from car.pictures.depth import Pixels
+
+_JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
+_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx", b"mif1", b"msf1")
+_MOST_HEADER = 2**16  # bytes of a file in which headers are looked for
+_MOST_WEBP_CHUNKS = 1000  # before the pixels; usual are three, and a hostile file could have millions
+_END = b"\xff\xd9"
+_FILLERS = b"", bytes(range(1, 200)), bytes(range(200, 1, -3))
+
+
+def is_jxl(content: bytes) -> bool:
+    """Return whether it is JPEG XL."""
+    return content.startswith(_JXL)
+
+
+def is_heic(content: bytes) -> bool:
+    """Return whether it is HEIC, and not AVIF."""
+    return content[4:8] == b"ftyp" and content[8:12] in _HEIC and b"avif" not in content[:64]
+
+
+def is_lossy_webp(content: bytes) -> bool:
+    """Return whether a file is a WebP whose pixels are in a chunk "VP8 ", and not "VP8L" or an animation."""
+    at = 12 if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else len(content)
+    for _ in range(_MOST_WEBP_CHUNKS):
+        if at + 8 > len(content):
+            break
+        kind, length = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        at += 8 + length + length % 2
+    return False
+
+
+# --- JPEG ------------------------------------------------------------------------------------------------
+
+
+def completed_jpeg(content: bytes) -> bytes | None:
+    """Return a JPEG that lacks its end marker with one, where all its pixels are there; else None.
+
+    What stands behind the last pixel changes none of them, and what stands in its place does.
+    """
+    if not content.startswith(b"\xff\xd8"):
+        return None
+    data = content.rstrip(b"\xff")
+    decoded = (
+        np.asarray(Image.open(io.BytesIO(data + filler + _END), formats=["JPEG"])) for filler in _FILLERS
+    )
+    first = next(decoded)
+    return data + _END if all(np.array_equal(first, other) for other in decoded) else None
+
+
+def has_gain_map(content: bytes, info: dict[Any, Any]) -> bool:
+    """Return whether a picture has another beside it that makes it one of high dynamic range."""
+    xmp = info.get("xmp") or b""
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    return (
+        b"hdrgm:" in xmp
+        or b"HDRGainMap" in xmp
+        or (content[4:8] == b"ftyp" and b"tmap" in content[:_MOST_HEADER])
+    )
+
+
+# --- AVIF ------------------------------------------------------------------------------------------------
+
+
+def avif_bits(content: bytes) -> int:
+    """Return the bits of a sample of an AVIF: 8, 10 or 12."""
+    at = content.find(b"av1C", 0, _MOST_HEADER)
+    flags = content[at + 6] if 0 < at < len(content) - 6 else 0
+    return 12 if flags & 0x20 else 10 if flags & 0x40 else 8
+
+
+def decode_deep_avif(content: bytes) -> Pixels:
+    """Decode an AVIF of 10 or 12 bits, which Pillow would reduce to 8, as stored."""
+    return imagecodecs.avif_decode(content, index=0)
+
+
+def avif_calibration(content: bytes) -> Calibration | None:
+    """Return what an AVIF says of its colours without a profile.
+
+    Raises:
+        ImageError: they are of high dynamic range, or unknown.
+    """
+    at = content.find(b"colrnclx", 0, _MOST_HEADER)
+    if at < 0:
+        return None
+    primaries, transfer = (int.from_bytes(content[at + n : at + n + 2], "big") for n in (8, 10))
+    return coded_calibration(primaries, transfer)
+
+
+# --- JPEG 2000 -------------------------------------------------------------------------------------------
+
+
+def jpeg2000_bits(content: bytes) -> int:
+    """Return the bits of a sample of a JPEG 2000."""
+    at = content.find(b"\xff\x4f\xff\x51", 0, _MOST_HEADER)  # start of the codestream, and of its sizes
+    return (content[at + 42] & 0x7F) + 1 if 0 <= at < len(content) - 42 else 8
+
+
+def decode_jpeg2000(content: bytes) -> Pixels:
+    """Decode a JPEG 2000 of more than 8 bits, which Pillow would reduce, as stored."""
+    return imagecodecs.jpeg2k_decode(content)
+
+
+def jpeg2000_profile(content: bytes) -> bytes | None:
+    """Return the ICC profile of a JP2 file, which Pillow does not."""
+    at = content.find(b"colr\x02", 0, _MOST_HEADER)
+    length = int.from_bytes(content[at - 4 : at], "big")
+    return content[at + 7 : at - 4 + length] if at >= 4 and length > 11 else None
+
+
+# --- JPEG XL ---------------------------------------------------------------------------------------------
+
+
+def jxl_size(content: bytes) -> tuple[int, int]:
+    """Return the (width, height) in the header of a JPEG XL (ISO 18181-1, D.2).
+
+    Raises:
+        ImageError: there is none.
+    """
+    at = 2
+    if not content.startswith(_JXL[0]):
+        box = content.find(b"jxlc", 0, _MOST_HEADER)
+        parts = content.find(b"jxlp", 0, _MOST_HEADER)
+        at = box + 6 if box > 0 else parts + 10
+        if box < 0 and parts < 0:
+            raise ImageError("a JPEG XL without a picture")
+    bits = int.from_bytes(content[at : at + 16], "little")
+    if len(content) < at + 4:
+        raise ImageError("a JPEG XL that ends in its header")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    small = take(1)
+
+    def side() -> int:
+        return (take(5) + 1) * 8 if small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    height = side()
+    ratio = take(3)
+    shares = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+    width = height * shares[ratio - 1][0] // shares[ratio - 1][1] if ratio else side()
+    return width, height
+
+
+def decode_jxl(content: bytes) -> Pixels:
+    """Decode the first frame of a JPEG XL, upright."""
+    return imagecodecs.jpegxl_decode(content, index=0)

@@ -1,0 +1,82 @@
+"""Samples of any type and range as 8 or 16 bit."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from car.errors import ImageError
+
+Pixels = NDArray[Any]
+
+_OVERSHOOT = 0.1  # of a range from 0 to 1: filters leave so much, a picture of another range has more
+
+
+def to_unsigned(array: Pixels, notes: list[str], bits: int = 0) -> Pixels:
+    """Map what a file may hold to uint8 or uint16 of the whole range.
+
+    Integers of up to 31 bits that do not fill their type are stretched over 8 or 16, as 12 of 16 would look
+    almost black. Those of 32 or 64 bits hold pictures of 8, 16 or all their bits, and only the largest of
+    them tells which. Floats are taken for 0 to 1 or, where all are whole numbers, for levels of 8 or 16 bit.
+
+    Args:
+        array: of any shape and byte order.
+        notes: what was changed is added.
+        bits: of a sample as stored; 0 for all that its type has.
+
+    Raises:
+        ImageError: the values fit no such range.
+    """
+    kind, held = array.dtype.kind, array.dtype.itemsize * 8
+    if kind == "f":
+        return _from_floats(array, notes)
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    if kind not in "iu":
+        raise ImageError(f"{array.dtype} samples are not supported")
+    if kind == "u" and held <= 16 and bits in (0, held):
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if low < 0:
+        raise _misfit(array, low, high)
+    white = 2 ** (bits or held) - 1
+    if held > 16 and white >= 2**31 - 1:
+        if high <= 65535:
+            return array.astype(np.uint8 if high <= 255 else np.uint16)
+        if kind == "i":
+            white //= 2
+        if high <= white >> 8:
+            raise _misfit(array, low, high)
+        return (array >> (white.bit_length() - 16)).astype(np.uint16)
+    if kind == "i":
+        white //= 2
+    target = np.uint8 if white <= 255 else np.uint16
+    return np.round(array * (np.iinfo(target).max / white)).astype(target)
+
+
+def _from_floats(array: Pixels, notes: list[str]) -> Pixels:
+    array = array.astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
+    finite = np.isfinite(array)
+    if not finite.all():
+        if not finite.any():
+            raise ImageError("none of its values is a finite number")
+        notes.append("values that are not finite numbers were taken for black")
+        array = np.where(finite, array, 0)
+    low, high = float(array.min()), float(array.max())
+    if low >= 0 and 1 < high <= 65535 and (array == np.round(array)).all():
+        return array.astype(np.uint8 if high <= 255 else np.uint16)
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        raise _misfit(array, low, high)
+    if low < 0 or high > 1:
+        notes.append("values below 0 or above 1 were cut off")
+        array = np.clip(array, 0, 1)
+    return np.round(array * 65535).astype(np.uint16)
+
+
+def _misfit(array: Pixels, low: float, high: float) -> ImageError:
+    return ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
+
+
+def eight_bit(array: Pixels) -> Pixels:
+    """Round uint16 to uint8; uint8 stays."""
+    return array if array.dtype == np.uint8 else ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,0 +1,123 @@
+"""What a file says of its samples, and the picture that they make: depth, colours, alpha, orientation."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from car.errors import ImageError
+from car.pictures.alpha import straight
+from car.pictures.colour import Calibration, Convert, converter
+from car.pictures.depth import Pixels, to_unsigned
+from car.pictures.metadata import LRInfo
+from car.pictures.picture import Picture, is_grey
+
+COLOURS = {"GRAY": 1, "RGB": 3, "CMYK": 4, "LAB": 3, "YCbCr": 3, "HSV": 3}
+"""Samples of a pixel, by kind."""
+
+
+@dataclass
+class Samples:
+    """What a file says of its samples.
+
+    Attributes:
+        kind: of colours, as `car.pictures.colour.converter` has them.
+        icc: the profile in the file, if any.
+        calibration: what the format says of RGB or grey without a profile.
+        bits: of a sample as stored; 0 for all that its type has.
+        inverted: grey whose zero is white.
+        associated: colours are stored multiplied by alpha.
+        orientation: what EXIF or TIFF says; nonsense is taken for 1.
+        texts: where the metadata of a small picture may be.
+        lossy: see `Picture`.
+        notes: what the user should know.
+    """
+
+    kind: str
+    icc: Any = None
+    calibration: Calibration | None = None
+    bits: int = 0
+    inverted: bool = False
+    associated: bool = False
+    orientation: Any = 1
+    texts: tuple[Any, ...] = ()
+    lossy: bool = False
+    notes: list[str] = field(default_factory=list[str])
+    _convert: Convert | None = None
+    _profile: bytes | None = None
+
+    @property
+    def colours(self) -> int:
+        """Samples a pixel without alpha."""
+        return COLOURS[self.kind]
+
+    @property
+    def profile(self) -> bytes | None:
+        """The RGB profile that the result has; None stands for sRGB."""
+        self._prepare()
+        return self._profile
+
+    def _prepare(self) -> Convert:
+        if self._convert is None:
+            self._convert, self._profile = converter(self.kind, self.icc, self.calibration, self.notes)
+        return self._convert
+
+    def rows(self, array: Pixels) -> tuple[Pixels, Pixels | None]:
+        """Return RGB ``[n, W, 3]`` and alpha ``[n, W]`` or None of samples ``[n, W]`` or ``[n, W, C]``.
+
+        Raises:
+            ImageError: there are too few or too many channels, or values that do not fit 16 bit.
+        """
+        convert = self._prepare()
+        array = to_unsigned(array, self.notes, self.bits)
+        array = array.reshape(*array.shape[:2], -1)
+        count = self.colours
+        if array.shape[2] not in (count, count + 1):
+            raise ImageError(
+                f"{array.shape[2]} channels are too {'few' if array.shape[2] < count else 'many'}"
+            )
+        colour = array[:, :, :count]
+        alpha = array[:, :, count] if array.shape[2] > count else None
+        if self.inverted:
+            colour = np.iinfo(colour.dtype).max - colour
+        if alpha is not None and self.associated:
+            colour = straight(colour, alpha)
+        colour = convert(colour)
+        if alpha is not None and alpha.dtype != colour.dtype:  # the colours were reduced
+            alpha = (alpha // 257).astype(colour.dtype)
+        colour = np.repeat(colour, 3, axis=2) if colour.shape[2] == 1 else np.ascontiguousarray(colour)
+        return colour, None if alpha is None else np.ascontiguousarray(alpha)
+
+    def picture(self, array: Pixels) -> Picture:
+        """Return the upright picture of samples ``[H, W]`` or ``[H, W, C]`` of any type.
+
+        Raises:
+            ImageError: see `rows`.
+        """
+        colour, alpha = self.rows(array)
+        turned = self.orientation if self.orientation in range(1, 9) else 1
+        info, damage = found_info(self.texts)
+        notes = (*self.notes, damage) if damage else tuple(self.notes)
+        picture = Picture(
+            colour,
+            alpha,
+            is_grey(colour),
+            self.profile,
+            info,
+            tuple(dict.fromkeys(notes)),
+            1,
+            damage,
+            self.lossy,
+        )
+        return replace(picture.turn(turned), turned=turned)
+
+
+def found_info(texts: tuple[Any, ...]) -> tuple[LRInfo | None, str | None]:
+    """Return what the first text of a small picture says and, where that is damaged, a note."""
+    try:
+        for text in texts:
+            if isinstance(text, (str, bytes)) and (info := LRInfo.from_text(text)):
+                return info, None
+    except ImageError as error:
+        return None, str(error)
+    return None, None

@@ -1,0 +1,213 @@
+"""TIFF and BigTIFF: which page is the picture, and its samples."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from car.errors import ImageError
+from car.pictures.depth import Pixels
+from car.pictures.formats import DESCRIPTION, FIRST_FRAME, ICC, ORIENTATION
+from car.pictures.picture import MAX_DECODED_BYTES
+from car.pictures.samples import COLOURS, Samples
+
+_KINDS = {
+    tifffile.PHOTOMETRIC.MINISWHITE: "GRAY",
+    tifffile.PHOTOMETRIC.MINISBLACK: "GRAY",
+    tifffile.PHOTOMETRIC.RGB: "RGB",
+    tifffile.PHOTOMETRIC.PALETTE: "RGB",
+    tifffile.PHOTOMETRIC.YCBCR: "RGB",  # as its coder gives it back
+    tifffile.PHOTOMETRIC.SEPARATED: "CMYK",
+}
+_RAW = (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW)
+_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+_GIVES_RGB = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.WEBP, tifffile.COMPRESSION.JPEGXL)
+_EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
+_EXTRAS = 338
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_MOST_PAGES = 16  # that are looked at: a preview lies before its picture or hangs on it
+_PREVIEW = 4  # times the pixels that a later page of the same shape has
+_MAX_TILE_EXCESS = 256 * 2**20  # bytes of a tile beyond its picture
+_MAX_CHANNELS = 16  # a few bytes can claim 65,535 samples a pixel
+
+
+def main_page(file: tifffile.TiffFile, notes: list[str]) -> Any:
+    """Return the page that is the picture: the first, unless that is a preview of another.
+
+    Raises:
+        ImageError: the picture is what a camera's sensor saw, which is not yet one.
+    """
+    first: Any = file.pages.first
+    pages = [page for page in _some_pages(file) if _is_sized(page) and not _subfile(page) & _MASK]
+    largest = max(pages, key=_area, default=first)
+    if largest.photometric in _RAW and _area(largest) > _area(first):
+        raise ImageError(
+            f"it holds raw data of a camera and a preview of {first.imagewidth} x {first.imagelength}: "
+            "develop it first, as to a TIFF"
+        )
+    whole = [page for page in pages if not _subfile(page) & _REDUCED and page.photometric in _KINDS]
+    page = max(whole, key=_area, default=first)
+    if page is not first and (_subfile(first) & _REDUCED or _is_preview(first, page)):
+        notes.append(
+            f"its first page is a preview: that of {page.imagewidth} x {page.imagelength} pixels is used"
+        )
+        return page
+    if len(file.pages) > 1:
+        notes.append(FIRST_FRAME)
+    return first
+
+
+def _some_pages(file: tifffile.TiffFile) -> Iterator[Any]:
+    for page in file.pages[:_MOST_PAGES]:
+        yield page
+        try:
+            yield from (page.pages or ())[:_MOST_PAGES]  # what hangs on it
+        except Exception:
+            continue
+
+
+def _area(page: Any) -> int:
+    return page.imagewidth * page.imagelength
+
+
+def _is_sized(page: Any) -> bool:
+    sides: tuple[Any, ...] = (page.imagewidth, page.imagelength)
+    return all(isinstance(n, int) and n > 0 for n in sides)
+
+
+def _subfile(page: Any) -> int:
+    kind = page.subfiletype
+    return kind if isinstance(kind, int) else 0
+
+
+def _is_preview(page: Any, of: Any) -> bool:
+    same_shape = abs(page.imagewidth * of.imagelength - page.imagelength * of.imagewidth) <= 2 * max(
+        of.imagewidth, of.imagelength
+    )
+    return same_shape and _area(page) * _PREVIEW <= _area(of)
+
+
+def page_size(page: Any) -> tuple[int, int]:
+    """Return (width, height).
+
+    Raises:
+        ImageError: they are no numbers.
+    """
+    width, height = page.imagewidth, page.imagelength
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise ImageError("its width or height is no number")
+    return width, height
+
+
+def sample_bytes(page: Any) -> int:
+    """Return the bytes of a sample, rounded up."""
+    return -(-page.bitspersample // 8)
+
+
+def check_tiles(page: Any) -> None:
+    """Raise `ImageError` where a tile claims far more than the picture."""
+    width, height = page_size(page)
+    if page.is_tiled:  # strips are cut to the picture, a tile is decoded as a whole
+        claimed = page.tilewidth * page.tilelength * page.tiledepth
+        if (claimed - width * height) * page.samplesperpixel * sample_bytes(page) > _MAX_TILE_EXCESS:
+            raise ImageError(f"tiles of {page.tilewidth} x {page.tilelength} are too large for the picture")
+
+
+def check_page(page: Any) -> None:
+    """Raise `ImageError` where samples are of no known kind or would take too much memory."""
+    width, height = page_size(page)
+    if page.photometric not in _KINDS or page.imagedepth != 1 or page.dtype is None:
+        kind = getattr(page.photometric, "name", page.photometric)
+        raise ImageError(f"TIFF of kind {kind} with {page.bitspersample} bits is not supported")
+    if page.samplesperpixel > _MAX_CHANNELS:
+        raise ImageError(f"{page.samplesperpixel} channels are too many")
+    size = width * height * page.samplesperpixel * sample_bytes(page)
+    if size > MAX_DECODED_BYTES:
+        raise ImageError(f"its samples take {size} bytes, over the limit of {MAX_DECODED_BYTES}")
+
+
+def only_pillow_knows(page: Any) -> bool:
+    """Return whether tifffile has no way to decode a page of 8 bit and libtiff has."""
+    kinds, coders = tifffile.PHOTOMETRIC, tifffile.COMPRESSION
+    return page.bitspersample <= 8 and (
+        page.photometric == kinds.CIELAB
+        or page.compression == coders.OJPEG
+        or (page.photometric == kinds.YCBCR and page.compression not in _GIVES_RGB)
+    )
+
+
+def page_samples(page: Any, notes: list[str]) -> Samples:
+    """Return what a page says of its samples, once `pick` has cut them to colours and alpha."""
+    tags = page.tags
+    kind = _KINDS[page.photometric]
+    bits = 0 if page.photometric == tifffile.PHOTOMETRIC.PALETTE else page.bitspersample
+    if kind == "CMYK" and page.bitspersample > 8:
+        notes.append("16-bit CMYK reduced to 8 bit")
+    return Samples(
+        kind,
+        icc=tags.valueof(ICC),
+        bits=bits if page.dtype.kind in "iu" else 0,
+        inverted=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+        associated=_alpha(page) is not None and _is_associated(page),
+        orientation=tags.valueof(ORIENTATION, default=1),
+        texts=(tags.valueof(DESCRIPTION),),
+        notes=notes,
+    )
+
+
+def _alpha(page: Any) -> int | None:
+    """Return which sample is alpha."""
+    colours = COLOURS[_KINDS[page.photometric]]
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        return None
+    if _EXTRAS not in page.tags and page.samplesperpixel == colours + 1:
+        return colours  # not said, but so other readers take it
+    extras = (n for n, kind in enumerate(page.extrasamples) if kind in _ALPHA)
+    found = next(extras, None)
+    return None if found is None or colours + found >= page.samplesperpixel else colours + found
+
+
+def has_alpha(page: Any) -> bool:
+    """Return whether a sample of a page is alpha."""
+    return _alpha(page) is not None
+
+
+def _is_associated(page: Any) -> bool:
+    return (
+        next((kind for kind in page.extrasamples if kind in _ALPHA), None) == tifffile.EXTRASAMPLE.ASSOCALPHA
+    )
+
+
+def pick(page: Any, array: Pixels, notes: list[str]) -> Pixels:
+    """Return the colours and the alpha of samples ``[n, W, S]`` of a page, and RGB for a palette.
+
+    Raises:
+        ImageError: there are too few samples.
+    """
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        return _looked_up(page, array)
+    colours = COLOURS[_KINDS[page.photometric]]
+    if array.shape[2] < colours:
+        raise ImageError(f"{array.shape[2]} channels are too few for colour")
+    alpha = _alpha(page)
+    if array.shape[2] > colours + (alpha is not None) and _EXTRA_CHANNELS not in notes:
+        notes.append(_EXTRA_CHANNELS)
+    wanted = [*range(colours), *([] if alpha is None else [alpha])]
+    return array if wanted == list(range(array.shape[2])) else array[:, :, wanted]
+
+
+def _looked_up(page: Any, array: Pixels) -> Pixels:
+    colours = np.asarray(page.colormap)  # [3, N], 16 bit; some writers put 8 bit there
+    table = colours.T if colours.max() <= 255 else colours.T >> 8
+    if int(array.max()) >= len(table):
+        raise ImageError("a pixel is of a colour that its palette does not have")
+    return table.astype(np.uint8)[array[:, :, 0]]
+
+
+def page_array(page: Any) -> Pixels:
+    """Return the samples ``[H, W, S]`` of a whole page."""
+    array = page.asarray()
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+        array = np.moveaxis(array.reshape(page.samplesperpixel, page.imagelength, page.imagewidth), 0, 2)
+    return array.reshape(page.imagelength, page.imagewidth, -1)
