@@ -357,7 +357,9 @@ def test_misuse_is_explained(photo: Path) -> None:
         car.downscale(torch.zeros(0, 3, 4, 4), 2)
 
 
-@pytest.mark.parametrize("model", ["evil.safetensors", "kgn.ckpt", "car_plus_x4.v3", "car_plus_x9"])
+@pytest.mark.parametrize(
+    "model", ["evil.safetensors", "kgn.ckpt", car.weights.manifest()[0].tag, "car_plus_x9"]
+)
 def test_a_model_in_the_metadata_is_a_name_and_no_file(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,7 +148,8 @@ def test_one_bad_image_does_not_end_the_work(photo: Path, tmp_path: Path) -> Non
 
 def test_weights_of_one_model_have_a_curve_each(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(QUALITIES, "JPEG", (50,))
-    first, second = (open_codec(f"car_codec_x2.v{n}") for n in (1, 2))
+    first = open_codec("car_codec_x2")
+    second = Codec(replace(first.loaded, sha256="1" * 64, tag="car_codec_x2.v99"))
     own = Codec(replace(first.loaded, tag=None))
     other = Codec(replace(first.loaded, sha256="0" * 64, tag=None))
     picture = from_pil(Image.open(photo))
@@ -159,8 +160,7 @@ def test_weights_of_one_model_have_a_curve_each(photo: Path, monkeypatch: pytest
 
     (alone,) = methods(second).values()
     found = methods(first, second)
-    assert list(found) == ["car_codec_x2.v1", "car_codec_x2.v2"]
-    assert found["car_codec_x2.v2"] == alone != found["car_codec_x2.v1"]
+    assert found == {first.loaded.tag: alone, "car_codec_x2.v99": alone}
     assert list(methods(own, other)) == [
         f"car_codec_x2 ({own.loaded.short_hash})",
         f"car_codec_x2 ({'0' * 16})",

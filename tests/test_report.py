@@ -80,7 +80,7 @@ def test_published_rows_stand_beside_known_sets(photo: Path, tmp_path: Path) -> 
     for known in published(2):
         assert known["system"] in text
         if "Set5" in known:
-            assert f"{known['Set5'][0]:.2f} / {known['Set5'][1]:.4f}" in text
+            assert f"{known['Set5']['psnr']:.2f} / {known['Set5']['ssim']:.4f}" in text
     assert "Set14" not in text
 
 

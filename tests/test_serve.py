@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 import car
 from car.pictures.read import inspect_info
-from car.weights import load
+from car.weights import load, manifest
 from commandline import run_car
 from processes import LIMIT, Process, start_car, wait_until
 
@@ -213,7 +213,7 @@ def test_broken_and_foreign_bodies(client: Any, photo: Path) -> None:
 
 def test_models_are_names_and_never_files(client: Any, photo: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
-    own.write_bytes(Path(car.__file__).parent.joinpath("weights", "car_plus_x4.v3.safetensors").read_bytes())
+    own.write_bytes(Path(car.__file__).parent.joinpath("weights", manifest()[0].file).read_bytes())
     for name in (str(own), "own.safetensors", "kgn.ckpt,usn.ckpt", "car_small_x4", "nonsense"):
         message = one_line(client.post("/v1/downscale", params={"model": name[:64]}, content=b"x"), 422)
         assert "no model is called" in message

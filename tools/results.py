@@ -1,48 +1,251 @@
 """Write the tables of results: docs/results.md, and those of README.md between their markers.
 
-    python tools/results.py                       # from what is recorded
-    python tools/results.py --img-dir datasets    # measures the newest weights anew first, in minutes
+    python tools/results.py
 
-Figures of ours come from ``src/car/weights/manifest.json`` (accuracy, as `car evaluate` measures it) and
-``benchmarks/results.json`` (speed, by `make bench`), those of others from ``src/car/measure/published.json``.
+Figures of ours come from ``results/`` (accuracy, by tools/measure_results.py) and ``benchmarks/results.json``
+(speed, by `make bench`), those of others from ``src/car/measure/published.json``.
 """
 
-import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from ship_weights import PACKAGE, measured
+from measure_results import MANIFEST, ROOT, SETS, means
 from torch import nn
 
-from car.codec.choose import open_codec
-from car.families import architecture, made_for
-from car.files.atomic import atomic_write
-from car.measure.evaluate import DATASETS
+from car.families import made_for
+from car.measure.evaluate import DATASETS, told
 from car.measure.model_report import published
 from car.models import create
 from car.weights import ManifestEntry, manifest
 
-ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
-SHOWN = {
-    "Set5": "Set5",
-    "Set14": "Set14",
-    "BSDS100": "BSDS100",
-    "Urban100": "Urban100",
-    "DIV2KHR": "DIV2K val",
-}
+SHOWN = {name: {"DIV2KHR": "DIV2K val"}.get(name, name) for name in DATASETS}
+FAMILIES = ("car_plus", "car_plus_large", "car_lite", "car_codec")
 SWAPPED = "(*) Its Set14 and BSDS100 look swapped at 4x, against the paper's own."
-MEASURED = ("Set5", "Set14", "BSDS100")
+PLAIN = "bicubic down + bicubic up"
+
+Row = tuple[float, list[str]]
+"""What a row is sorted by, and its cells."""
 
 
-def newest(family: str) -> dict[int, ManifestEntry]:
-    """Return scale -> newest weights of `family`."""
-    prefix = f"{family}_x"
-    return {int(e.model[len(prefix) :]): e for e in manifest() if e.model.startswith(prefix)}
+def main() -> None:
+    """Write both files."""
+    block = [line for scale in (4, 2) for line in (*leading(scale), "")]
+    block += ["The small picture stays a normal thumbnail:", ""]
+    block += small_pictures(("car_plus",))
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n" + "\n".join(block) + f"\n{END}{rest.split(END)[1]}")
+    (ROOT / "docs" / "results.md").write_text(page())
+
+
+def page() -> str:
+    """Return docs/results.md."""
+    machine = json.loads((ROOT / "benchmarks" / "results.json").read_text())["machine"]
+    lines = f"""# Results
+
+Written by `make results` (`tools/results.py`); do not edit. Measured by the protocol of the papers
+([usage.md](usage.md)): our rows by `car evaluate`, image by image in [results/](../results), the others as
+published; "-" is what nobody published or measured. Urban100 and DIV2K were not at hand: `car evaluate
+--img-dir datasets --target-dataset Urban100 --scale 4` (or `DIV2KHR`) measures them. Speed: 2040x1356 pixels
+on {machine["cores"]} cores of {machine["cpu"]}, float32, PyTorch, last run {machine["date"]}
+([benchmarks.md](benchmarks.md)). Multiply-adds are those of convolutions.
+
+## Luma
+
+PSNR in dB / SSIM on luma, as all papers have it.
+
+{SWAPPED}""".split("\n")
+    for scale in (4, 2):
+        lines += ["", *on_luma(scale)]
+    lines += ["", "## Colour", "", *COLOUR.split("\n")]
+    for scale in (4, 2):
+        lines += ["", *in_colour(scale)]
+    lines += ["", *OTHERS.split("\n"), "", *others()]
+    lines += ["", "## The small pictures", "", *small_pictures(FAMILIES)]
+    lines += ["", "## Weights in the package", ""]
+    for entry in sorted(manifest(), key=lambda e: (e.model, e.tag)):
+        lines += card(entry)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+COLOUR = """Luma is a weighted mean of red, green and blue. What a small picture saves on colour, luma does not show:
+of two models with the same luma, one may give back pale or blotched colours. So here are the others:
+PSNR in dB over RGB, of Cb and Cr, and SSIMULACRA2, which agrees with observers better than PSNR does: 90
+is visually lossless, 70 high quality, 50 medium, 30 low. Cb and Cr of grey images (`bridge` of Set14)
+are left out, as there is nothing to restore."""
+
+OTHERS = """What others published of colour and of their small pictures, restored and small each as luma / RGB
+in dB, the small picture against the bicubic one:"""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a table of Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def leading(scale: int) -> list[str]:
+    """Return the table of README.md for `scale`: luma, RGB, SSIMULACRA2."""
+
+    def cell(values: dict[str, Any]) -> str:
+        return joined(values, psnr=".2f", psnr_rgb=".2f", ssimulacra2=".0f")
+
+    known = ("CAR (paper)", "IRN")
+    rows: list[Row] = [
+        (row["Set5"]["psnr"], [row["system"], millions(row["parameters"]), *(cell(row[s]) for s in SETS)])
+        for row in published(scale)
+        if row["system"] in known
+    ]
+    rows += ours(scale, FAMILIES[:3], lambda side: [cell(side.get(s, {})) for s in SETS])
+    return table([f"{scale}x: luma / RGB / SSIMULACRA2", "parameters", *SETS], in_order(rows))
+
+
+def on_luma(scale: int) -> list[str]:
+    """Return the table for `scale` of what all papers measure, with costs."""
+    computed = {"CAR (paper)": f"car_x{scale}", "CAR (MindSpore)": f"car_x{scale}"}
+    rows: list[Row] = []
+    for row in published(scale):
+        mark = " (*)" if (row["system"], scale) == ("CAR (MindSpore)", 4) else ""
+        cells = [row["system"] + mark, millions(row["parameters"]), *costs(computed.get(row["system"]))]
+        rows.append((row.get("Set5", {}).get("psnr", 0), cells + [quality(row.get(s)) for s in SHOWN]))
+    own = ours(scale, FAMILIES[:3], lambda side: [quality(side.get(s)) for s in SHOWN])
+    names = {f"**`{entry.model}`**": entry.model for entry in manifest()}
+    for key, cells in own:
+        if cells[0] in names:
+            rows.append((key, [*cells[:2], *costs(names[cells[0]]), *cells[2:]]))
+    heads = [f"{scale}x", "parameters", "multiply-adds an HR pixel, restoring", "megapixels/s, restoring"]
+    return table([*heads, *SHOWN.values()], in_order(rows))
+
+
+def in_colour(scale: int) -> list[str]:
+    """Return the table for `scale` of RGB, chroma and SSIMULACRA2."""
+
+    def cell(values: dict[str, Any]) -> str:
+        return joined(values, psnr_rgb=".2f", psnr_cb=".2f", psnr_cr=".2f", ssimulacra2=".1f")
+
+    rows = ours(scale, FAMILIES, lambda side: [cell(side.get(s, {})) for s in SETS])
+    heads = [f"{scale}x: RGB / Cb / Cr / SSIMULACRA2", "parameters", *SETS]
+    return table(heads, in_order(rows))
+
+
+def others() -> list[str]:
+    """Return the rows of those who published more than luma."""
+    fields = ("psnr", "psnr_rgb", "lr_psnr", "lr_psnr_rgb")
+    rows: list[list[str]] = []
+    for scale in (1.5, 2, 2.5, 3.5, 4):
+        for row in published(scale):
+            for name in SHOWN:
+                cells = [told(row.get(name, {}).get(field), ".2f") for field in fields]
+                if cells[1] != "-":
+                    cells = [" / ".join(pair) for pair in (cells[:2], cells[2:])]
+                    rows.append([f"{row['system']}, {scale:g}x", SHOWN[name], *cells])
+    return table(["", "images", "restored", "small picture"], rows)
+
+
+def ours(
+    scale: int, families: Sequence[str], cells: Callable[[dict[str, dict[str, Any]]], list[str]]
+) -> list[Row]:
+    """Return the rows of bicubic, measured here, and of our models; `cells` makes them of set -> measures."""
+    rows: list[Row] = []
+    for entry in manifest():
+        family, _, own = entry.model.rpartition("_x")
+        measured = means(entry.tag)
+        if int(own) != scale or family not in families or "Set5" not in measured:
+            continue
+        sides = {side: {s: m[side] for s, m in measured.items()} for side in ("model", "bicubic")}
+        bold = [f"**{cell}**" if cell.strip("-/ ") else cell for cell in cells(sides["model"])]
+        names = [f"**`{entry.model}`**", f"**{millions(entry.parameters)}**"]
+        rows.append((sides["model"]["Set5"]["psnr"], names + bold))
+        plain = (sides["bicubic"]["Set5"]["psnr"], [PLAIN, "0", *cells(sides["bicubic"])])
+        if len(measured) == len(SETS) or not any(row[1][0] == PLAIN for row in rows):
+            rows = [row for row in rows if row[1][0] != PLAIN] + [plain]
+    return rows
+
+
+def in_order(rows: Iterable[Row]) -> list[list[str]]:
+    """Return the cells of rows, sorted; one without Set5 goes last."""
+    return [cells for _, cells in sorted(rows, key=lambda row: row[0] or float("inf"))]
+
+
+def small_pictures(families: Sequence[str]) -> list[str]:
+    """Return the table of how near small pictures are to bicubic ones, and of restored colour."""
+    rows: list[list[str]] = []
+    for family in families:
+        for entry in sorted(manifest(), key=lambda e: e.model, reverse=True):
+            if entry.model.rpartition("_x")[0] != family:
+                continue
+            found = means(entry.tag)
+            for what, cell in SMALL.items():
+                cells = [cell(found[name]) if name in found else "-" for name in SETS]
+                rows.append([f"`{entry.model}`: {what}", *cells])
+    return table(["", *SETS], rows)
+
+
+SMALL: dict[str, Callable[[dict[str, Any]], str]] = {
+    "the small picture's PSNR to the bicubic one, luma / RGB, dB": lambda m: joined(
+        m["model"], lr_psnr=".1f", lr_psnr_rgb=".1f"
+    ),
+    "its SSIMULACRA2 to the bicubic one": lambda m: joined(m["model"], lr_ssimulacra2=".0f"),
+    "its bytes over the bicubic one's, PNG / lossless WebP, %": lambda m: joined(
+        m["growth"], lr_png="+.1f", lr_webp="+.1f"
+    ),
+    "restored colour: PSNR of Cb / Cr, dB (by bicubic)": lambda m: "{} ({})".format(
+        *(joined(m[side], psnr_cb=".1f", psnr_cr=".1f") for side in ("model", "bicubic"))
+    ),
+}
+"""Rows of `small_pictures`: what is told, and the cell made of the means of a set."""
+
+
+def card(entry: ManifestEntry) -> list[str]:
+    """Return the section about some weights."""
+    down, up = multiply_adds(entry.model)
+    size = (MANIFEST.parent / entry.file).stat().st_size
+    lines = [
+        f"### `{entry.tag}`",
+        "",
+        f"- {entry.parameters:,} parameters, {size / 1e6:.1f} MB; licence {entry.licence}",
+        f"- trained {entry.trained} on {entry.data}",
+        f"- `{entry.recipe}`",
+        f"- multiply-adds an HR pixel: {down / 1e3:,.0f} k shrinking, {up / 1e3:,.0f} k restoring",
+    ]
+    speeds = [speed(entry.model, half) for half in ("downscale", "upscale")]
+    if "-" not in speeds:
+        lines.append(f"- megapixels a second: {speeds[0]} shrinking, {speeds[1]} restoring")
+    if made_for(entry.model) == "lossless":
+        lines.append("- known failures, with pictures: [models.md](models.md#what-goes-wrong)")
+    if made_for(entry.model) == "lossy":
+        lines.append(
+            "- for lossy small files, whose figures are in [rate.md](rate.md); below is what PNG gives"
+        )
+    command = f"car evaluate --img-dir datasets --target-dataset Set5 --model {entry.tag}"
+    lines += [f"- measured by `{command}`:", ""]
+    heads = [
+        "",
+        "luma",
+        "RGB",
+        "Cb / Cr",
+        "SSIMULACRA2",
+        "small: luma / RGB",
+        "SSIMULACRA2",
+        "PNG, WebP, bytes",
+    ]
+    rows: list[list[str]] = []
+    for name, mean in means(entry.tag).items():
+        growth = f" ({mean['growth']['lr_png']:+.1f} %, {mean['growth']['lr_webp']:+.1f} %)"
+        for side, label, more in (("model", name, growth), ("bicubic", f"{name}, bicubic", "")):
+            m = mean[side]
+            pairs = [
+                joined(m, psnr_rgb=".2f"),
+                joined(m, psnr_cb=".2f", psnr_cr=".2f"),
+                joined(m, ssimulacra2=".1f"),
+                joined(m, lr_psnr=".1f", lr_psnr_rgb=".1f"),
+                joined(m, lr_ssimulacra2=".1f"),
+            ]
+            rows.append([label, quality(m), *pairs, f"{m['lr_png']:,.0f}, {m['lr_webp']:,.0f}{more}"])
+    return [*lines, *table(heads, rows), ""]
 
 
 @cache
@@ -67,165 +270,34 @@ def multiply_adds(model: str) -> tuple[float, float]:
     return counts[0] / side**2, counts[1] / side**2
 
 
+def costs(model: str | None) -> list[str]:
+    """Return what restoring by `model` costs: multiply-adds an HR pixel, megapixels a second."""
+    return [f"{multiply_adds(model)[1] / 1e3:,.0f} k", speed(model, "upscale")] if model else ["-", "-"]
+
+
 def speed(model: str, half: str) -> str:
+    """Return megapixels a second."""
     cases = json.loads((ROOT / "benchmarks" / "results.json").read_text())["cases"]
     found = cases.get(f"{model} {half}")
-    return f"{2040 * 1356 / 1e6 / found['median_s']:.2f}" if found else ""
+    return f"{2040 * 1356 / 1e6 / found['median_s']:.2f}" if found else "-"
 
 
-def quality(values: Any) -> str:
-    if not values:
-        return ""
-    psnr, ssim = (values["psnr"], values["ssim"]) if isinstance(values, dict) else values
-    return f"{psnr:.2f} / {ssim:.4f}".replace("/ 0.", "/ .")
+def joined(values: dict[str, Any], **forms: str) -> str:
+    """Return several measures in a cell, or "-" where none is known."""
+    cells = [told(values.get(name), form) for name, form in forms.items()]
+    return " / ".join(cells) if set(cells) != {"-"} else "-"
 
 
-def millions(count: int) -> str:
-    return "0" if not count else f"{count / 1e6:.3g} M"
+def quality(values: dict[str, Any] | None) -> str:
+    """Return PSNR / SSIM on luma."""
+    values = values or {}
+    cells = (told(values.get("psnr"), ".2f"), told(values.get("ssim"), ".4f").removeprefix("0"))
+    return " / ".join(cells) if values else "-"
 
 
-def accuracy(scale: int, sets: dict[str, str], *, costs: bool) -> list[str]:
-    """Return the rows of the table for `scale`: published ones, ours at their place by Set5."""
-    computed = {"CAR (paper)": f"car_x{scale}", "CAR (MindSpore)": f"car_x{scale}"}
-    rows: list[tuple[float, list[str]]] = []
-    for row in published(scale):
-        model = computed.get(row["system"])
-        if not any(name in row for name in sets):
-            continue
-        mark = " (*)" if (row["system"], scale) == ("CAR (MindSpore)", 4) else ""
-        cells = [row["system"] + mark, millions(row["parameters"])]
-        if costs:
-            cells += (
-                [f"{multiply_adds(model)[1] / 1e3:,.0f} k", speed(model, "upscale")] if model else ["", ""]
-            )
-        cells += [quality(row.get(name)) for name in sets]
-        rows.append((row.get("Set5", [0.0])[0], cells))
-    for family in ("car_plus", "car_plus_large", "car_lite"):
-        entry = newest(family).get(scale)
-        if entry is None:
-            continue
-        cells = [f"**`{entry.model}`**", f"**{millions(entry.parameters)}**"]
-        if costs:
-            cells += [f"{multiply_adds(entry.model)[1] / 1e3:,.0f} k", speed(entry.model, "upscale")]
-        cells += [f"**{q}**" if (q := quality(entry.metrics.get(name))) else "not measured" for name in sets]
-        rows.append((entry.metrics["Set5"]["psnr"], cells))
-    rows.sort(key=lambda row: row[0])
-    # a row without Set5 goes last
-    rows = [row for row in rows if row[0]] + [row for row in rows if not row[0]]
-    heads = [f"{scale}x", "parameters"]
-    heads += ["multiply-adds an HR pixel, restoring", "megapixels/s, restoring"] if costs else []
-    heads += list(sets.values())
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|---" * len(heads) + "|",
-        *(f"| {' | '.join(c)} |" for _, c in rows),
-    ]
-
-
-def small_pictures(families: tuple[str, ...]) -> list[str]:
-    """Return the rows that say how near to bicubic ones small pictures are, and what RGB keeps."""
-    lines = ["| | " + " | ".join(MEASURED) + " |", "|---" * (len(MEASURED) + 1) + "|"]
-    for family in families:
-        for scale, entry in sorted(newest(family).items(), reverse=True):
-            m = [entry.metrics[name] for name in MEASURED]
-            rows = {
-                "the small picture's PSNR to the bicubic one, luma / RGB, dB": [
-                    f"{x['lr_psnr']:.1f} / {x['lr_psnr_rgb']:.1f}" for x in m
-                ],
-                "its bytes as PNG, against the bicubic one's": [
-                    f"{100 * (x['lr_bytes'] / x['bicubic_lr_bytes'] - 1):+.1f} %" for x in m
-                ],
-                "the restored picture's PSNR on RGB, dB": [f"{x['psnr_rgb']:.2f}" for x in m],
-            }
-            name = f"{scale}x" if len(families) == 1 else f"`{entry.model}`"
-            lines += [f"| {name}: {what} | {' | '.join(cells)} |" for what, cells in rows.items()]
-    return lines
-
-
-def card(entry: ManifestEntry) -> list[str]:
-    down, up = multiply_adds(entry.model)
-    size = (PACKAGE / entry.file).stat().st_size
-    lines = [
-        f"### `{entry.tag}`",
-        "",
-        f"- {entry.parameters:,} parameters, {size / 1e6:.1f} MB; licence {entry.licence}",
-        f"- trained {entry.trained} on {entry.data}",
-        f"- `{entry.recipe}`",
-        f"- multiply-adds an HR pixel: {down / 1e3:,.0f} k shrinking, {up / 1e3:,.0f} k restoring",
-    ]
-    speeds = [speed(entry.model, half) for half in ("downscale", "upscale")]
-    if all(speeds) and entry is {e.model: e for e in manifest()}[entry.model]:  # the newest was timed
-        lines.append(f"- megapixels a second: {speeds[0]} shrinking, {speeds[1]} restoring")
-    if architecture(entry.model).family in ("car_plus", "car_plus_large"):
-        lines.append("- known failures, with pictures: [models.md](models.md#what-goes-wrong)")
-    if made_for(entry.model) == "lossy":
-        lines.append(
-            "- for lossy small files, whose figures are in [rate.md](rate.md); below is what PNG gives"
-        )
-    lines.append(
-        f"- measured by `car evaluate --img-dir datasets --target-dataset Set5 --model {entry.tag}`:"
-    )
-    lines += [
-        "",
-        "| | PSNR / SSIM | PSNR on RGB | small to bicubic, luma / RGB | PNG against bicubic |",
-        "|---" * 5 + "|",
-    ]
-    for name, m in entry.metrics.items():
-        growth = 100 * (m["lr_bytes"] / m["bicubic_lr_bytes"] - 1)
-        small = f"{m['lr_psnr']:.1f} / {m['lr_psnr_rgb']:.1f}"
-        lines.append(f"| {name} | {quality(m)} | {m['psnr_rgb']:.2f} | {small} | {growth:+.1f} % |")
-    return [*lines, ""]
-
-
-def page() -> str:
-    machine = json.loads((ROOT / "benchmarks" / "results.json").read_text())["machine"]
-    lines = [
-        "# Results",
-        "",
-        "Written by `make results` (`tools/results.py`); do not edit. PSNR in dB / SSIM on luma, by the",
-        "protocol of the papers ([usage.md](usage.md)). Our rows are measured, the others as published.",
-        "Urban100 and DIV2K were not at hand: `car evaluate --img-dir datasets --target-dataset Urban100",
-        f"--scale 4` (or `DIV2KHR`) measures them. Speed: 2040x1356 pixels on {machine['cores']} cores of",
-        f"{machine['cpu']}, float32, PyTorch, last run {machine['date']} ([benchmarks.md](benchmarks.md)).",
-        "Multiply-adds are those of convolutions.",
-        "",
-        SWAPPED,
-    ]
-    for scale in (4, 2):
-        lines += ["", *accuracy(scale, SHOWN, costs=True)]
-    lines += [
-        "",
-        "## The small pictures",
-        "",
-        *small_pictures(("car_plus", "car_plus_large", "car_lite", "car_codec")),
-    ]
-    lines += ["", "## Weights in the package", ""]
-    lines += ["Older weights are kept so that small pictures made with them restore.", ""]
-    for entry in sorted(manifest(), key=lambda e: (e.model, e.tag)):
-        lines += card(entry)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--img-dir", type=Path)
-    options = parser.parse_args()
-    if options.img_dir:
-        latest = {e.model: e for e in manifest()}
-        for entry in latest.values():
-            entry.metrics.update(measured(open_codec(entry.tag), options.img_dir))
-        text = json.dumps([asdict(e) for e in manifest()], indent=1) + "\n"
-        atomic_write(PACKAGE / "manifest.json", text.encode())
-    shown = {name: SHOWN[name] for name in MEASURED}
-    assert set(SHOWN) == set(DATASETS)
-    block = [*accuracy(4, shown, costs=False), "", *accuracy(2, shown, costs=False), ""]
-    block += [SWAPPED, "", "The small picture stays a normal thumbnail:", "", *small_pictures(("car_plus",))]
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n" + "\n".join(block) + f"\n{END}{rest.split(END)[1]}")
-    (ROOT / "docs" / "results.md").write_text(page())
+def millions(count: int | None) -> str:
+    """Return a number of parameters."""
+    return "-" if count is None else f"{count / 1e6:.3g} M" if count else "0"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Put the weights of a training run into the package: copy, measure, write the manifest entry.
+"""Put the weights of a training run into the package: measure, copy, write the manifest entry and the tables.
 
     python tools/ship_weights.py runs/x4 --tag car_plus_x4.v3 --img-dir datasets --data "trained on..."
 
-Measures on Set5, Set14 and BSDS100 (those that are there) by the paper protocol. An entry with the same tag
-is replaced; ship better weights under a new tag once the old one is released, so that old files restore.
+Measures on Set5, Set14 and BSDS100 (those that are there) into results/, as tools/measure_results.py does.
+Only these weights of the model stay in the package: older ones leave with their results.
 """
 
 import argparse
@@ -11,37 +11,16 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import results
+from measure_results import MANIFEST, RESULTS, SETS, record, write_manifest
+
 from car.codec.codec import Codec
-from car.errors import UsageError
 from car.files.atomic import atomic_write
-from car.measure.evaluate import find_dataset, mean_quality, round_trip
 from car.train.recipes import RECIPES
-from car.weights import load
-
-PACKAGE = Path(__file__).parent.parent / "src" / "car" / "weights"
-KEPT = ("psnr", "ssim", "psnr_rgb", "lr_psnr", "lr_psnr_rgb", "lr_bytes")
-
-
-def measured(codec: Codec, img_dir: Path) -> dict[str, dict[str, float]]:
-    """Return what the manifest says of weights: test set -> measures, for those sets that are there."""
-    metrics: dict[str, dict[str, float]] = {}
-    for name in ("Set5", "Set14", "BSDS100"):
-        try:
-            folder = find_dataset(img_dir, name)
-        except UsageError as missing:
-            print(missing)
-            continue
-        trips = [round_trip(codec, path).record for path in sorted(folder.glob("*.png"))]
-        mean, bicubic = (
-            asdict(mean_quality(getattr(t, side) for t in trips)) for side in ("model", "bicubic")
-        )
-        metrics[name] = {key: round(mean[key], 4) for key in KEPT}
-        metrics[name]["bicubic_lr_bytes"] = round(bicubic["lr_bytes"], 4)
-        print(name, metrics[name], flush=True)
-    return metrics
+from car.weights import ManifestEntry, load, manifest
 
 
 def main() -> None:
@@ -57,10 +36,36 @@ def main() -> None:
     options = parser.parse_args()
 
     source = options.run / "model.safetensors"
-    loaded = load(source)
-    metrics = measured(Codec(loaded), options.img_dir)
-    recipe = json.loads((options.run / "recipe.json").read_text())
-    usual = asdict(RECIPES[loaded.name])
+    loaded = replace(load(source), tag=options.tag)
+    content = source.read_bytes()
+    record([Codec(loaded)], SETS, options.img_dir)
+    entry = ManifestEntry(
+        tag=options.tag,
+        model=loaded.name,
+        file=f"{options.tag}.safetensors",
+        sha256=hashlib.sha256(content).hexdigest(),
+        parameters=sum(p.numel() for p in loaded.rescaler.parameters()),
+        licence=options.licence,
+        data=options.data,
+        recipe=command_of(options.run, loaded.name, options.start),
+        trained=time.strftime("%Y-%m-%d"),
+        metrics={},
+    )
+    older = [e for e in manifest() if e.model == loaded.name]
+    atomic_write(MANIFEST.parent / entry.file, content)
+    write_manifest([*(e for e in manifest() if e not in older), entry])
+    for old in older:
+        if old.tag != entry.tag:
+            (MANIFEST.parent / old.file).unlink()
+            shutil.rmtree(RESULTS / old.tag, ignore_errors=True)
+    manifest.cache_clear()
+    results.main()
+
+
+def command_of(run: Path, model: str, start: str | None) -> str:
+    """Return the command that repeats a run: what differs from the model's recipe."""
+    recipe = json.loads((run / "recipe.json").read_text())
+    usual = asdict(RECIPES[model])
     said = ("model", "minutes", "init", "hold_out", "eval_minutes")  # elsewhere, or of no effect on weights
     changed = [
         f"--{name.replace('_', '-')} {value:g}"
@@ -69,29 +74,8 @@ def main() -> None:
         for name, value in recipe.items()
         if name not in said and value != usual[name]
     ]
-    start = f" --init START ({options.start})" if options.start else ""
-    file = f"{options.tag}.safetensors"
-    entry = {
-        "tag": options.tag,
-        "model": loaded.name,
-        "file": file,
-        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-        "parameters": sum(p.numel() for p in loaded.rescaler.parameters()),
-        "licence": options.licence,
-        "data": options.data,
-        "recipe": " ".join(
-            [
-                f"car train {loaded.name} --data DATA --out RUN",
-                *changed,
-                f"--minutes {recipe['minutes']:g}{start}",
-            ]
-        ),
-        "trained": time.strftime("%Y-%m-%d"),
-        "metrics": metrics,
-    }
-    shutil.copyfile(source, PACKAGE / file)
-    entries = [e for e in json.loads((PACKAGE / "manifest.json").read_text()) if e["tag"] != options.tag]
-    atomic_write(PACKAGE / "manifest.json", (json.dumps([*entries, entry], indent=1) + "\n").encode())
+    parts = [f"car train {model} --data DATA --out RUN", *changed, f"--minutes {recipe['minutes']:g}"]
+    return " ".join(parts) + (f" --init START ({start})" if start else "")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def models_command(as_json: Json = False) -> None:
             }
         )
         return
-    table = Table("model", "scale", "weights", "parameters", *_SETS, title="PSNR in dB on luma")
+    table = Table("model", "scale", "weights", "parameters", *_SETS, title="PSNR in dB, luma / RGB")
     entries = {entry.tag: entry for entry in manifest()}
     own = pulled_models()
     for model in list_models():
@@ -41,7 +41,8 @@ def models_command(as_json: Json = False) -> None:
             table.add_row(model.name, f"{model.scale}x", "none yet", "", "", "", "")
         for tag in model.tags:
             entry = entries[tag]
-            values = [f"{entry.metrics[s]['psnr']:.2f}" if s in entry.metrics else "" for s in _SETS]
+            means = [entry.metrics[name]["model"] if name in entry.metrics else None for name in _SETS]
+            values = [f"{m['psnr']:.2f} / {m['psnr_rgb']:.2f}" if m else "" for m in means]
             table.add_row(model.name, f"{model.scale}x", tag, f"{entry.parameters:,}", *values)
         for name in names:
             table.add_row(model.name, f"{model.scale}x", f"{name} (pulled)", "", "", "", "")

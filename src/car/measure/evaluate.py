@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from car._version import __version__
 from car.codec.codec import Codec
 from car.errors import ImageError, UsageError, did_you_mean
 from car.measure.ssimulacra2 import ssimulacra2
@@ -215,6 +216,11 @@ def growth(records: Iterable[ImageRecord], field: str) -> float:
     return mean(100 * (getattr(r.model, field) / getattr(r.bicubic, field) - 1) for r in records)
 
 
+def told(value: float | None, form: str) -> str:
+    """Return a number as tables have it: "-" for what was not measured, is not known or is infinite."""
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
+
+
 def mean(values: Iterable[float]) -> float:
     """Return the mean of what is not NaN, or NaN."""
     known = [value for value in values if not math.isnan(value)]
@@ -222,21 +228,18 @@ def mean(values: Iterable[float]) -> float:
 
 
 def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: int) -> dict[str, Any]:
-    """Return a JSON-ready record of a whole evaluation; None stands for an infinite PSNR."""
-    return finite(
-        {
-            "model": model,
-            "weights": weights,
-            "scale": scale,
-            "images": [asdict(record) for record in records],
-            "mean": {
-                "model": asdict(mean_quality(r.model for r in records)),
-                "bicubic": asdict(mean_quality(r.bicubic for r in records)),
-            }
-            if records
-            else None,
+    """Return a JSON-ready record of a whole evaluation.
+
+    None stands for what is infinite or was not measured; ``growth`` is that of sizes, in per cent.
+    """
+    means: dict[str, Any] | None = None
+    if records:
+        means = {
+            side: asdict(mean_quality(getattr(r, side) for r in records)) for side in ("model", "bicubic")
         }
-    )
+        means["growth"] = {field: growth(records, field) for field in ("lr_png", "lr_webp")}
+    found = {"model": model, "weights": weights, "scale": scale, "version": __version__}
+    return finite(found | {"mean": means, "images": [asdict(record) for record in records]})
 
 
 def _file_bytes(pixels: NDArray[np.uint8], kind: str, **options: Any) -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 from car.codec.codec import Codec
 from car.measure import pages
 from car.measure.comparison import most_telling_crop
-from car.measure.evaluate import DATASETS, ImageRecord, RoundTrip, growth, mean_quality
+from car.measure.evaluate import DATASETS, ImageRecord, RoundTrip, growth, mean_quality, told
 from car.measure.pages import Crops
 from car.metrics import LUMA_WEIGHTS
 
@@ -46,8 +46,8 @@ def measured(codec: Codec, images: str, records: Sequence[ImageRecord]) -> Measu
     return Measured(codec.loaded.label, codec.scale, codec.loaded.parameters, images, tuple(records))
 
 
-def published(scale: int) -> list[dict[str, Any]]:
-    """Return the published rows for `scale`: system, parameters and ``[PSNR, SSIM]`` for each known set."""
+def published(scale: float) -> list[dict[str, Any]]:
+    """Return the published rows for `scale`: system, parameters, and measures (as of `Quality`) by set."""
     rows = json.loads(resources.files("car.measure").joinpath("published.json").read_text(encoding="utf-8"))
     return [row for row in rows if row["scale"] == scale]
 
@@ -95,7 +95,9 @@ def _results(found: Sequence[Measured], scale: int) -> str:
     rows: list[tuple[str, ...]] = []
     if any(name in DATASETS for name in sets):
         for row in published(scale):
-            known = (f"{row[n][0]:.2f} / {row[n][1]:.4f}" if n in row else "" for n in sets)
+            known = (
+                f"{row[n]['psnr']:.2f} / {told(row[n].get('ssim'), '.4f')}" if n in row else "" for n in sets
+            )
             rows.append((row["system"], _millions(row["parameters"]), *known))
     bold: list[tuple[str, ...]] = []
     for name in dict.fromkeys(one.model for one in found):

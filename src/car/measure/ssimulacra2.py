@@ -77,6 +77,8 @@ def ssimulacra2(image: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
         raise ValueError(f"SSIMULACRA2 compares RGB of 8x8 and more, got {image.shape} and {original.shape}")
     if image.dtype != np.uint8 or original.dtype != np.uint8:
         raise ValueError(f"SSIMULACRA2 compares uint8, got {image.dtype} and {original.dtype}")
+    if np.array_equal(image, original):
+        return 100.0
     levels = np.arange(256) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     total = 0.0

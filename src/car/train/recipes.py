@@ -289,7 +289,7 @@ _CODEC = Recipe(
     lr=5e-4,
     muon_lr=2.5e-3,
     ema=0.999,
-    init="car_plus_x4.v4",
+    init="car_plus_x4",
     hold_out=_DEMO,
 )
 
@@ -315,10 +315,10 @@ _ALL = (
         lr=6e-4,
         muon_lr=3e-3,
         l1_share=0.0,
-        init="car_plus_x4.v4",
+        init="car_plus_x4",
     ),
     _CODEC,
-    replace(_CODEC, model="car_codec_x2", crop=96, init="car_plus_x2.v4"),
+    replace(_CODEC, model="car_codec_x2", crop=96, init="car_plus_x2"),
     _LITE,
     replace(_LITE, model="car_lite_x2", crop=80, luma_weight=0.6),
 )
