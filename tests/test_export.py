@@ -22,7 +22,8 @@ from car.ops import adaptive_resample
 from car.ops.reference import resample_at_once
 from car.weights import LoadedModel, list_models, load, manifest
 from car.weights.convert import weights_bytes
-from commandline import LIMIT, run_car
+from commandline import run_car
+from processes import LIMIT
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
