@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev web/node_modules/.package-lock.json
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 results: $(VENV)/.installed-dev
 	$(BIN)/python tools/results.py $(if $(CAR_DATA),--img-dir $(CAR_DATA))

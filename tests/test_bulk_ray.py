@@ -16,6 +16,7 @@ from car.batch import ray as ray_engine
 from car.batch.local import Worker, plan, run, run_here
 from car.batch.ray import _groups, _RayWorker, run_on_ray
 from car.files.places import Place
+from processes import LIMIT
 from test_bulk import DOWN, files, photos
 
 ray = pytest.importorskip("ray")
@@ -26,15 +27,16 @@ pytest.importorskip("ray.data")
 def cluster():
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 2 * 10**8})
-    cluster.add_node(num_cpus=2, object_store_memory=2 * 10**8)
+    resources = {"num_cpus": 2, "object_store_memory": 2 * 10**8}
+    cluster = Cluster(initialize_head=True, head_node_args=resources | {"include_dashboard": False})
+    cluster.add_node(**resources)
     yield cluster
     cluster.shutdown()
 
 
 def test_two_nodes_lose_and_repeat_nothing_when_workers_are_killed(tmp_path, cluster):
     src = tmp_path / "src"
-    photos(src, 200, side=160)
+    photos(src, 140, side=160)
     (src / "bad.png").write_bytes(b"no")
     run(plan(str(src), str(tmp_path / "here"), DOWN), engine=partial(run_here, workers=1))
     todo = plan(str(src), str(tmp_path / "there"), DOWN)
@@ -42,7 +44,7 @@ def test_two_nodes_lose_and_repeat_nothing_when_workers_are_killed(tmp_path, clu
 
     def kill_workers():
         """Kill the first worker that is found at work, once some results are there."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + LIMIT
         while time.monotonic() < deadline and not killed:
             time.sleep(0.05)
             if len(files(tmp_path / "there", killed=True)) < 10:
@@ -64,12 +66,12 @@ def test_two_nodes_lose_and_repeat_nothing_when_workers_are_killed(tmp_path, clu
     )
     killer.join()
     assert killed
-    assert (summary.found, summary.done, summary.failed) == (201, 200, 1)
+    assert (summary.found, summary.done, summary.failed) == (141, 140, 1)
     assert "bad.png: not a picture of a known format" in summary.failures[0].error
-    assert len(seen) == len(set(seen)) == len(records) == 201
+    assert len(seen) == len(set(seen)) == len(records) == 141
     assert files(tmp_path / "there", killed=True) == files(tmp_path / "here")
     again = plan(str(src), str(tmp_path / "there"), DOWN)
-    assert (len(again.items), len(again.unchanged)) == (1, 200)
+    assert (len(again.items), len(again.unchanged)) == (1, 140)
 
 
 def test_a_picture_that_kills_its_worker_fails_alone_and_paths_are_those_of_the_command(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import car
@@ -317,7 +317,6 @@ shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 dtypes = st.sampled_from(sorted(mindspore._TYPES.values(), key=str))
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(names, st.tuples(shapes, dtypes, st.integers(0, 9)), min_size=1, max_size=5),
     st.integers(1, 40),
@@ -343,7 +342,7 @@ def test_property_ckpt_round_trip(tmp_path_factory, contents, slice_bytes):
 SMALL = ckpt_bytes({"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)})
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), max_size=4),
     st.integers(0, len(SMALL)),

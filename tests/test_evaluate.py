@@ -5,6 +5,8 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +132,11 @@ def test_datasets_are_found_or_explained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("scale", "name"), PUBLISHED_BICUBIC)
 def test_bicubic_row_is_that_of_the_tables(data_dir: Path, scale: int, name: str) -> None:
-    codec = open_codec(scale=scale)
+    codec: Any = SimpleNamespace(  # of no weight here, so one that takes no time
+        scale=scale,
+        downscale_pixels=lambda hr: hr[::scale, ::scale],
+        upscale_pixels=lambda lr: lr.repeat(scale, 0).repeat(scale, 1),
+    )
     files = sorted(find_dataset(data_dir, name).glob("*.png"))
     mean = mean_quality(round_trip(codec, path).record.bicubic for path in files)
     expected_psnr, expected_ssim = PUBLISHED_BICUBIC[scale, name]

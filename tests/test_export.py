@@ -1,5 +1,6 @@
 """ONNX files against PyTorch, as onnxruntime runs them; restoring by onnxruntime."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -36,6 +37,11 @@ def untrained(name: str) -> LoadedModel:
     return LoadedModel.of(name, rescaler)
 
 
+@functools.cache  # an export takes seconds
+def exported(tag: str, half: Half, storage: Storage = "float32") -> bytes:
+    return to_onnx(load(tag), half, storage=storage)
+
+
 def images(half: Half, loaded: LoadedModel, photo: Path) -> "list[np.ndarray]":
     g = loaded.rescaler.geometry
     step, least = (1, 1) if half == "up" else (g.multiple, g.min_size)
@@ -52,14 +58,19 @@ _SOLVED = 0.015
 @pytest.mark.parametrize("tag", [entry.tag for entry in manifest()])
 def test_every_shipped_model_computes_the_same(tag: str, half: Half, photo: Path) -> None:
     loaded = load(tag)
-    content = to_onnx(loaded, half)
+    content = exported(tag, half)
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""}
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [20]
     levels = check(content, loaded, half, images(half, loaded, photo))
     assert sum(levels[1:]) <= (_SOLVED if "lite" in tag and half == "down" else 1e-4) * sum(levels)
-    small = to_onnx(loaded, half, storage="float16")
+
+
+@pytest.mark.parametrize("half", ["up", "down"])
+def test_half_the_bytes_for_a_few_levels(half: Half, photo: Path) -> None:
+    loaded = load("car_plus_x4")
+    content, small = exported("car_plus_x4", half), exported("car_plus_x4", half, "float16")
     assert len(small) < 0.55 * len(content)
     levels = check(small, loaded, half, images(half, loaded, photo))
     assert sum(levels[1:]) < 0.05 * sum(levels)
@@ -79,7 +90,7 @@ def test_batches_are_free(photo: Path) -> None:
     import onnxruntime
 
     loaded = load("car_plus_x2")
-    running = onnxruntime.InferenceSession(to_onnx(loaded, "up"), providers=["CPUExecutionProvider"])
+    running = onnxruntime.InferenceSession(exported("car_plus_x2", "up"), providers=["CPUExecutionProvider"])
     for batch in (1, 3):
         lr = torch.rand(batch, 3, 5, 9)
         with torch.inference_mode():
@@ -100,21 +111,21 @@ def test_resampling_at_once_is_resampling(size: tuple[int, int]) -> None:
 
 def test_the_file_says_what_it_is() -> None:
     loaded = load("car_plus_x4")
-    up, down = metadata(to_onnx(loaded, "up")), metadata(to_onnx(loaded, "down", storage="float16"))
+    up, down = (metadata(exported("car_plus_x4", *how)) for how in (("up",), ("down", "float16")))
     g = loaded.rescaler.geometry
     assert (up["model"], up["tag"], up["weights"]) == (loaded.name, loaded.tag, loaded.sha256)
     assert (up["half"], up["scale"], up["multiple"], up["halo"]) == ("up", "4", "1", str(g.halo_up))
     assert (down["half"], down["multiple"], down["halo"]) == ("down", "4", str(g.halo_down))
     assert down["storage"] == "float16"
     # nothing of where the exporter ran
-    for content in (to_onnx(loaded, "up"), to_onnx(loaded, "down")):
+    for content in (exported("car_plus_x4", "up"), exported("car_plus_x4", "down")):
         assert str(Path(car.__file__).parent).encode() not in content
         assert b"site-packages" not in content
 
 
 def test_a_difference_is_found(photo: Path) -> None:
-    loaded, other = load("car_plus_x4"), load("car_plus_x4")
-    content = to_onnx(loaded, "up")
+    other = load("car_plus_x4")
+    content = exported("car_plus_x4", "up")
     with torch.no_grad():
         next(other.rescaler.upscaler.parameters()).mul_(1.2)
     assert len(compare(content, other, "up", images("up", other, photo))) > 2

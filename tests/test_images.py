@@ -19,7 +19,7 @@ import numpy as np
 import png
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
@@ -35,7 +35,7 @@ from car.pictures.write import to_pil, write
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
 LOSSLESS = {"png": ("uint8", "uint16"), "tiff": ("uint8", "uint16"), "webp": ("uint8",)}
 CARRIERS = ("png", "jpg", "webp", "avif", "tiff")
-quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=30)
 
 
 def noise(height: int, width: int, channels: int = 3, dtype: str = "uint8", seed: int = 0) -> np.ndarray:
@@ -339,7 +339,7 @@ def test_truncated_files_are_refused(kind: str, tmp_path: Path) -> None:
 
 
 @given(kind=st.sampled_from(sorted(SAMPLES)), data=st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     content = bytearray(SAMPLES[kind])
     limit = min(len(content), data.draw(st.sampled_from([60, 400, len(content)])))

@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo: Path) -> Path:
 @pytest.fixture(scope="module")
 def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
     cache = tmp_path_factory.mktemp("cache")
-    limits = ("--max-bytes", "2MB", "--max-pixels", 4_000_000, "--upload-timeout", 2)
+    limits = ("--max-bytes", "2MB", "--max-pixels", 4_000_000, "--upload-timeout", 2, "--timeout", LIMIT)
     with serving(folder, *limits, cache=cache) as (url, _):
         yield url
 
@@ -375,7 +375,7 @@ def test_a_thousand_mixed_requests(service: str, folder: Path) -> None:
     assert problems == []
 
 
-def big_photo(photo: Path, side: int = 1200) -> bytes:
+def big_photo(photo: Path, side: int = 600) -> bytes:
     file = io.BytesIO()
     Image.open(photo).convert("RGB").resize((side, side)).save(file, "PNG")
     return file.getvalue()
@@ -383,7 +383,7 @@ def big_photo(photo: Path, side: int = 1200) -> bytes:
 
 def test_more_than_may_wait_is_turned_away(photo: Path, tmp_path: Path) -> None:
     content = big_photo(photo)
-    with serving("--concurrency", 1, "--queue", 1, cache=tmp_path) as (url, _):
+    with serving("--concurrency", 1, "--queue", 1, "--timeout", LIMIT, cache=tmp_path) as (url, _):
         with ThreadPoolExecutor(6) as threads:
             post = lambda _: httpx.post(f"{url}/v1/downscale?effort=1", content=content, timeout=LIMIT)  # noqa: E731
             answers = list(threads.map(post, range(6)))
@@ -411,12 +411,13 @@ def test_what_takes_too_long_is_given_up_and_still_counted(photo: Path, tmp_path
         assert httpx.get(f"{url}/readyz", timeout=LIMIT).status_code == 503
         assert httpx.get(f"{url}/healthz", timeout=LIMIT).status_code == 200
         assert "car_work_in_hand 1.0" in httpx.get(f"{url}/metrics", timeout=LIMIT).text
-        wait_until(lambda: httpx.get(f"{url}/readyz", timeout=LIMIT).status_code == 200)
+        with httpx.Client(timeout=LIMIT) as client:
+            wait_until(lambda: client.get(f"{url}/readyz").status_code == 200)
 
 
 def test_stopping_finishes_what_is_in_hand(photo: Path, tmp_path: Path) -> None:
     content = big_photo(photo)
-    with serving("--concurrency", 1, cache=tmp_path) as (url, process):
+    with serving("--concurrency", 1, "--timeout", LIMIT, cache=tmp_path) as (url, process):
         answers: list[Any] = []
         asking = threading.Thread(
             target=lambda: answers.append(
@@ -434,13 +435,14 @@ def test_stopping_finishes_what_is_in_hand(photo: Path, tmp_path: Path) -> None:
 
 def work_in_hand(url: str) -> None:
     """Wait until there is some."""
-    wait_until(lambda: "car_work_in_hand 1.0" in httpx.get(f"{url}/metrics", timeout=LIMIT).text)
+    with httpx.Client(timeout=LIMIT) as client:
+        wait_until(lambda: "car_work_in_hand 1.0" in client.get(f"{url}/metrics").text)
 
 
 @pytest.mark.parametrize("why", ["it took too long", "the client left"])
 def test_stopping_does_not_wait_for_what_nobody_waits_for(photo: Path, tmp_path: Path, why: str) -> None:
     content = big_photo(photo)
-    limit = 0.3 if why == "it took too long" else 60
+    limit = 0.3 if why == "it took too long" else LIMIT
     with serving("--concurrency", 1, "--timeout", limit, cache=tmp_path) as (url, process):
         address = f"{url}/v1/downscale?effort=9"  # for minutes
         if why == "it took too long":
@@ -457,7 +459,7 @@ def test_stopping_does_not_wait_for_what_nobody_waits_for(photo: Path, tmp_path:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(photo: Path, tmp_path: Path, number: int) -> None:
     content = big_photo(photo)
-    with serving("--concurrency", 1, cache=tmp_path) as (url, process):
+    with serving("--concurrency", 1, "--timeout", LIMIT, cache=tmp_path) as (url, process):
 
         def ask() -> None:
             with pytest.raises(httpx.HTTPError):

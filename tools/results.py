@@ -72,7 +72,7 @@ PSNR in dB / SSIM on luma, as all papers have it.
     return "\n".join(lines).rstrip() + "\n"
 
 
-COLOUR = """Luma is a weighted mean of red, green and blue. What a small picture saves on colour, luma does not show:
+COLOUR = """Luma is a mean of red, green and blue. What a small picture saves on colour, luma does not show:
 of two models with the same luma, one may give back pale or blotched colours. So here are the others:
 PSNR in dB over RGB, of Cb and Cr, and SSIMULACRA2, which agrees with observers better than PSNR does: 90
 is visually lossless, 70 high quality, 50 medium, 30 low. Cb and Cr of grey images (`bridge` of Set14)
