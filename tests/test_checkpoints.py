@@ -195,12 +195,12 @@ def test_what_does_not_fit_is_named(tiny, pair, tmp_path):
     )
     refuses(kgn | {name: torch.full_like(kgn[name], torch.nan)}, f"{name} holds values that are not finite")
     refuses(
-        kgn | {name: torch.zeros(4, 4, 3, 3, dtype=torch.int64)}, f"{name} .* no tensor of floating values"
+        kgn | {name: torch.zeros(4, 4, 3, 3, dtype=torch.int64)}, f"{name} .* not a floating-point tensor"
     )
-    refuses(kgn | {name: torch.zeros(4, 4, 3, 3).to_sparse()}, f"{name} .* no tensor of floating values")
-    refuses(kgn | {name: "text"}, f"{name} .* no tensor of floating values")
-    refuses(usn, "it holds the upscaler; mixed up")
-    refuses(kgn, "it holds the kernel generator; mixed up", "usn")
+    refuses(kgn | {name: torch.zeros(4, 4, 3, 3).to_sparse()}, f"{name} .* not a floating-point tensor")
+    refuses(kgn | {name: "text"}, f"{name} .* not a floating-point tensor")
+    refuses(usn, "it holds the upscaler; are the files swapped")
+    refuses(kgn, "it holds the kernel generator; are the files swapped", "usn")
     refuses({"layer.weight": torch.zeros(2)}, r"no kernel generator .*ds_1\.1\.weight is missing")
     refuses({}, "is missing")
     refuses([1, 2], "holds a list, not a state dict")
@@ -208,9 +208,12 @@ def test_what_does_not_fit_is_named(tiny, pair, tmp_path):
     refuses(
         {k: v for k, v in usn.items() if k != "body.1.body.0.bias"}, "body.1.body.0.bias of .* missing", "usn"
     )
-    refuses(create("car_tiny_x2").upscaler.state_dict(), "for scale 4, .* for scale 2: no pair", "usn")
     refuses(
-        kgn | {"kernels_weight.4.weight": torch.zeros(9, 8, 3, 3)}, "no kernel generator for scale 2 or 4"
+        create("car_tiny_x2").upscaler.state_dict(), "for scale 4, .* for scale 2: they are not a pair", "usn"
+    )
+    refuses(
+        kgn | {"kernels_weight.4.weight": torch.zeros(9, 8, 3, 3)},
+        "shapes fit no kernel generator for scale 2 or 4",
     )
     wide = published_pair(4, features=3, up_features=4, up_blocks=2).downscaler.kgn.state_dict()
     refuses(wide, r"ds_1.1.weight has shape \(3, 3, 5, 5\), .* car_x4 needs \(64, 3, 5, 5\)")
@@ -294,7 +297,7 @@ def test_unusable_files(pair, tmp_path, monkeypatch):
         with pytest.raises(WeightsError, match=message):
             read_pair(bad, pair[1])
     monkeypatch.setattr(convert, "MAX_CHECKPOINT_BYTES", 100)
-    with pytest.raises(WeightsError, match="over the limit of 100"):
+    with pytest.raises(WeightsError, match="exceed the limit of 100"):
         read_pair(*pair)
 
 
@@ -307,7 +310,7 @@ def test_nothing_in_a_checkpoint_is_executed(pair, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for zipped in (True, False):
         torch.save({"ds_1.1.weight": Malice()}, "bad.pth", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(WeightsError, match="it holds objects besides tensors"):
+        with pytest.raises(WeightsError, match="it holds objects other than tensors"):
             read_pair(Path("bad.pth"), pair[1])
     assert not Path("executed").exists()
 
@@ -375,7 +378,7 @@ def test_lies_of_a_ckpt_cost_no_memory_and_its_checksum_counts(tmp_path):
     path = tmp_path / "lying.ckpt"
     huge = b"\x08" + mindspore._varint(1 << 40) + field(2, b"Float32") + field(3, b"\0" * 8)
     path.write_bytes(field(1, field(1, b"a") + field(2, huge)))
-    with pytest.raises(WeightsError, match=r"a claims the shape .* and brings 8 bytes"):
+    with pytest.raises(WeightsError, match=r"a claims the shape .* but has 8 bytes"):
         read_ckpt(path)
     endless = b"\x08" + mindspore._varint(1 << 62) + b"\x08\x00" + field(2, b"Float32")
     path.write_bytes(field(1, field(1, b"a") + field(2, endless)))
@@ -385,7 +388,7 @@ def test_lies_of_a_ckpt_cost_no_memory_and_its_checksum_counts(tmp_path):
     with pytest.raises(WeightsError, match="cut off"):
         read_ckpt(path)
     path.write_bytes(SMALL + SMALL)
-    with pytest.raises(WeightsError, match=r"a\.weight comes twice"):
+    with pytest.raises(WeightsError, match=r"a\.weight occurs twice"):
         read_ckpt(path)
     good = (FIXTURE / "usn.ckpt").read_bytes()
     path.write_bytes(good[:200] + bytes([good[200] ^ 1]) + good[201:])
@@ -449,7 +452,7 @@ def test_two_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_other_architectures_are_not_written(tmp_path):
-    with pytest.raises(UsageError, match="car_plus_x4 is not of the published architecture"):
+    with pytest.raises(UsageError, match="car_plus_x4 does not have the published architecture"):
         pair_files("car_plus_x4", car.load("car_plus_x4").rescaler, "pth")
 
 
@@ -478,7 +481,7 @@ def test_command_line_converts_and_uses_pairs(tmp_path, photo):
         (("--kgn", pair[1]), "--usn is missing", 2),
         ((*pair, "--model", own), "either --model or --kgn and --usn", 2),
         ((*pair, "--scale", 4), "works at scale 2, not 4", 2),
-        (("--kgn", pair[3], "--usn", pair[1]), "mixed up", 1),
+        (("--kgn", pair[3], "--usn", pair[1]), "are the files swapped", 1),
     ):
         done = run_car("evaluate", photo, *arguments)
         assert (done.returncode, done.stderr.count("\n")) == (code, 1)
@@ -492,7 +495,7 @@ def test_command_line_converts_and_uses_pairs(tmp_path, photo):
     for arguments, message, code in (
         ((own, "-o", tmp_path / "x.png"), "name a .safetensors file", 2),
         ((own, "-o", back), "exists; --overwrite", 1),
-        (("car_plus_x2", "-o", tmp_path / "out", "--to", "pth"), "not of the published architecture", 2),
+        (("car_plus_x2", "-o", tmp_path / "out", "--to", "pth"), "not have the published architecture", 2),
         (
             (own, own, own, "-o", tmp_path / "y.safetensors"),
             "a kernel generator and an upscaler, or one model",

@@ -174,7 +174,7 @@ def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None
     (site / "index.html").write_text("mine")
     refused = run(photographs, "-o", site)
     assert refused.returncode == 2
-    assert "no gallery; --overwrite" in refused.stderr
+    assert "not a gallery; --overwrite" in refused.stderr
     assert files(site) == {"index.html"}
     shutil.rmtree(site)
     made(photographs, "-o", site)
@@ -182,7 +182,7 @@ def test_nothing_of_others_is_touched(photographs: Path, tmp_path: Path) -> None
     (site / "pictures" / "c.x4.png").write_text("mine")
     done = run(photographs, "-o", site)
     assert done.returncode == 1
-    assert "this gallery did not make it" in done.stderr
+    assert "not made by this gallery" in done.stderr
     assert (site / "pictures" / "c.x4.png").read_text() == "mine"
     # a manifest that lies leads nowhere
     outside = tmp_path / "outside.txt"
@@ -205,7 +205,7 @@ def test_no_gallery_replaces_what_lies_in_a_folder_of_others(
     (site / name).write_text("mine")
     refused = run(photographs, "-o", site, "--overwrite")
     assert refused.returncode == 2
-    assert f"{name} exists, and no gallery made it" in refused.stderr
+    assert f"{name} exists and was not made by a gallery" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert files(site) == {name}
     assert (site / name).read_text() == "mine"
@@ -223,7 +223,7 @@ def test_no_gallery_replaces_what_was_put_among_its_pictures(photographs: Path, 
     (site / "pictures" / "c.x4.png").write_text("mine")
     done = run(photographs, "-o", site, "--overwrite")
     assert done.returncode == 1
-    assert "this gallery did not make it" in done.stderr
+    assert "not made by this gallery" in done.stderr
     assert (site / "pictures" / "c.x4.png").read_text() == "mine"
 
 
@@ -246,14 +246,14 @@ def test_galleries_among_the_photographs_are_none(photographs: Path, tmp_path: P
     assert done.returncode == 0
     assert {picture["source"] for picture in json.loads(done.stdout)["pictures"]} == sources
     assert done.stderr.splitlines() == [
-        f"car: note: {photographs / 'site'} is a gallery: what lies in it is left out"
+        f"car: note: {photographs / 'site'} is a gallery; its files are left out"
     ]
     # likewise where a pattern finds them; a file of the same name makes no gallery
     (photographs / "deeper" / "gallery.json").write_text('{"files": [], "pictures": []}')
     todo, galleries = plan_gallery(f"{photographs}/**/*.[jp]*g", tmp_path / "third", 4)
     assert {job.source.relative_to(photographs).as_posix() for job in todo.jobs} == sources
     assert galleries == (photographs / "site",)
-    with pytest.raises(UsageError, match="no photographs, only what lies in a gallery"):
+    with pytest.raises(UsageError, match="no photographs, only files of a gallery"):
         plan_gallery(str(photographs / "site"), tmp_path / "third", 4)
 
 
@@ -276,10 +276,10 @@ def test_a_bad_picture_does_not_stop_the_others(photographs: Path, tmp_path: Pat
 def test_bad_requests(photographs: Path, tmp_path: Path) -> None:
     cases = {
         (tmp_path / "none", "-o", tmp_path / "s"): "no such file or folder",
-        (photographs, "-o", photographs / "a.jpg", "--overwrite"): "a.jpg is a file; a site is a folder",
+        (photographs, "-o", photographs / "a.jpg", "--overwrite"): "a.jpg is a file; a site needs a folder",
         (photographs, "-o", "/proc/site"): "/proc/site/gallery.json: cannot be written",
         (photographs, "-o", tmp_path / "s", "--scale", 3): "no model shrinks by 3",
-        (photographs, "-o", tmp_path / "s", "--quality", 50): "--quality is for --format jpg, webp or avif",
+        (photographs, "-o", tmp_path / "s", "--quality", 50): "--quality needs --format jpg, webp or avif",
     }
     for arguments, message in cases.items():
         done = run(*arguments)

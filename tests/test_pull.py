@@ -169,7 +169,7 @@ def test_a_pair_is_fetched_converted_kept_and_used(server, photo, place):
     requests = len(server.requests)
     assert pull(sources, "mine", limits=QUICK) == record  # there already
     assert len(server.requests) == requests
-    with pytest.raises(UsageError, match="mine is there already"):
+    with pytest.raises(UsageError, match="mine exists already"):
         pull(sources[::-1], "mine", limits=QUICK)
 
 
@@ -196,7 +196,9 @@ def test_what_goes_wrong_for_a_while(server, own, behaviour):
 
 def test_a_download_goes_on_where_it_stopped(server, own):
     url = server.url("w.safetensors", own, "cut")
-    with pytest.raises(WeightsError, match=r"connection ended after .* the same command goes on from there"):
+    with pytest.raises(
+        WeightsError, match=r"connection ended after .* the same command continues from there"
+    ):
         pull([url], "mine", limits=Limits(attempts=1))
     assert pulled_models() == ()
     server.behaviour["/w.safetensors"] = ["good"]
@@ -218,7 +220,7 @@ def test_parts_of_two_files_are_never_joined(server, own):
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
-        ("html", "answers with a web page"),
+        ("html", "sent a web page"),
         ("404", "HTTP 404"),
         ("403", "HTTP 403"),
         ("503", "HTTP 503"),
@@ -243,13 +245,13 @@ def test_what_goes_wrong_for_good(server, own, behaviour, message):
 
 def test_a_web_page_under_another_type_is_recognised(server):
     url = server.url("kgn.ckpt", b"<!doctype html><p>sign in</p>")
-    with pytest.raises(WeightsError, match="a web page, no checkpoint"):
+    with pytest.raises(WeightsError, match="a web page, not a checkpoint"):
         pull([url, url], "mine", limits=QUICK)
 
 
 def test_size_limit_holds_whether_the_server_says_the_size_or_not(server, own):
     for behaviour in ("good", "no length"):
-        with pytest.raises(WeightsError, match="over the limit of 1,000"):
+        with pytest.raises(WeightsError, match="exceed the limit of 1,000"):
             pull([server.url("w.safetensors", own, behaviour)], limits=Limits(bytes=1000))
     assert sum(p.stat().st_size for p in (cache_folder() / "downloads").iterdir()) < 2 << 20
 
@@ -260,19 +262,19 @@ def test_the_first_digest_holds(server, own, tmp_path):
     url = server.url("w.safetensors", own)
     pull([url], "mine", limits=QUICK)
     server.files["/w.safetensors"] = other
-    with pytest.raises(WeightsError, match=r"is not .*, as at first; --force accepts"):
+    with pytest.raises(WeightsError, match=r"is not .*, as in the first download; --force accepts"):
         pull([url], "again", limits=QUICK)
     assert pulled("mine").path.read_bytes() == own
     assert pulled("again") is None
     pull([url], "mine", force=True, limits=QUICK)
     assert pulled("mine").path.read_bytes() == other
-    with pytest.raises(WeightsError, match="as asked for"):
+    with pytest.raises(WeightsError, match="as requested"):
         pull([url], "third", sha256=["0" * 64], limits=QUICK)
     digest = hashlib.sha256(other).hexdigest()
     assert pull([url], "third", sha256=[digest.upper()], limits=QUICK).sha256 == digest
     file = tmp_path / "own.safetensors"
     file.write_bytes(own)
-    with pytest.raises(WeightsError, match="as asked for"):
+    with pytest.raises(WeightsError, match="as requested"):
         pull([str(file)], "fourth", sha256=["0" * 64])
     assert file.exists()
 
@@ -283,7 +285,7 @@ def test_digests_hold_for_what_is_there_already(place, own):
     digest = hashlib.sha256(own).hexdigest()
     record = pull([str(file)], "mine", sha256=[digest])
     assert pull([str(file)], "mine", sha256=[digest]) == record
-    with pytest.raises(WeightsError, match="is there already, with other SHA-256"):
+    with pytest.raises(WeightsError, match="exists already, with another SHA-256"):
         pull([str(file)], "mine", sha256=["0" * 64])
 
 
@@ -302,7 +304,7 @@ def test_a_name_taken_from_the_content_replaces_nothing_else(place):
         (place / f"{seed}.safetensors").write_bytes(weights_bytes("car_tiny_x4", tiny(seed=seed)))
     first = pull([str(place / "0.safetensors")])
     assert first.name == "car_tiny_x4"
-    with pytest.raises(UsageError, match="car_tiny_x4 is there already"):
+    with pytest.raises(UsageError, match="car_tiny_x4 exists already"):
         pull([str(place / "1.safetensors")])
     assert pulled("car_tiny_x4") == first
 
@@ -343,22 +345,22 @@ def test_requests_that_make_no_sense(place, own):
         ([str(file)], ".hidden", "cannot name a model"),
         ([str(file)], "car_plus_x4", "ships with the package"),
         ([str(file)], None, "ships with the package"),
-        ([str(file)], "mine.pth", "would be taken for a file"),
-        ([str(file)], "car_x2", "car_x2 is another architecture than car_plus_x4"),
-        ([str(place)], "mine", "no regular file"),
-        (["ftp://127.0.0.1/x"], "mine", "no http or https address"),
-        (["http://[::1"], "mine", "no http or https address"),
-        (["http://127.0.0.1:ab/x"], "mine", "no http or https address"),
-        (["http:///x"], "mine", "no http or https address"),
-        (["http://127.0.0.1/a b"], "mine", "no http or https address"),
-        (["http://127.0.0.1/kgn.ckpt"], "mine", "a published model is two files"),
+        ([str(file)], "mine.pth", "looks like a file name"),
+        ([str(file)], "car_x2", "car_x2 is the name of another architecture, not of car_plus_x4"),
+        ([str(place)], "mine", "not a regular file"),
+        (["ftp://127.0.0.1/x"], "mine", "not an http or https address"),
+        (["http://[::1"], "mine", "not an http or https address"),
+        (["http://127.0.0.1:ab/x"], "mine", "not an http or https address"),
+        (["http:///x"], "mine", "not an http or https address"),
+        (["http://127.0.0.1/a b"], "mine", "not an http or https address"),
+        (["http://127.0.0.1/kgn.ckpt"], "mine", "a published model consists of two files"),
         ([str(file)] * 3, "mine", "give one model, or a kernel generator and an upscaler"),
     ):
         with pytest.raises(UsageError, match=message):
             pull(sources, name)
-    with pytest.raises(UsageError, match="'zz' is no SHA-256"):
+    with pytest.raises(UsageError, match="'zz' is not a SHA-256"):
         pull([str(file)], "mine", sha256=["zz"])
-    with pytest.raises(UsageError, match="as many digests"):
+    with pytest.raises(UsageError, match="once for each of the"):
         pull([str(file)], "mine", sha256=["0", "1"])
     assert not (place / "up.json").exists()
 

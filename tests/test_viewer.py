@@ -134,7 +134,7 @@ def test_web_models_are_the_upscalers_in_half_precision() -> None:
 def test_a_model_that_the_viewer_does_not_know_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "small.safetensors"
     file.write_bytes(weights_bytes("car_small_x4", create("car_small_x4")))
-    with pytest.raises(UsageError, match="cannot be restored in a browser"):
+    with pytest.raises(UsageError, match="does not work in a browser"):
         web_model(load(file))
 
 

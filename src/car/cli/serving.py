@@ -45,36 +45,43 @@ _STOPS: tuple[Any, ...] = (signal.SIGINT, signal.SIGTERM)
 @app.command("serve")
 def serve_command(
     folder: Annotated[
-        Path | None, typer.Argument(help="Photographs whose small pictures are served at /small/.")
+        Path | None, typer.Argument(help="Folder of photographs whose small pictures are served at /small/.")
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 picks a free one.")] = 8000,
-    scale: Annotated[int, typer.Option("--scale", "-s", help="Of small pictures, where not asked for.")] = 4,
-    max_bytes: Annotated[str, typer.Option("--max-bytes", help="Of an upload.")] = "64MB",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 means all.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 picks a free one.")
+    ] = 8000,
+    scale: Annotated[
+        int, typer.Option("--scale", "-s", help="Scale of small pictures if a request names none.")
+    ] = 4,
+    max_bytes: Annotated[str, typer.Option("--max-bytes", help="Largest size of an upload.")] = "64MB",
     max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, help="Of a picture read or restored.")
+        int, typer.Option("--max-pixels", min=1, help="Most pixels of a picture that is read or restored.")
     ] = 64_000_000,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds of work for a request, waiting included.")
+        float, typer.Option("--timeout", min=0.1, help="Seconds of work for a request, including the wait.")
     ] = 60,
     upload_timeout: Annotated[
-        float, typer.Option("--upload-timeout", min=0.1, help="Seconds in which an upload must have come.")
+        float, typer.Option("--upload-timeout", min=0.1, help="Seconds in which an upload must arrive.")
     ] = 30,
     concurrency: Annotated[
-        int | None, typer.Option("--concurrency", min=1, help="Pictures at once. Default: one a core.")
+        int | None,
+        typer.Option("--concurrency", min=1, help="Pictures processed at once. Default: one for each core."),
     ] = None,
     queue: Annotated[int, typer.Option("--queue", min=0, help="Pictures that may wait.")] = 32,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder of small pictures made for /small/.")
+        Path | None, typer.Option("--cache", help="Folder that caches the small pictures of /small/.")
     ] = None,
-    cache_size: Annotated[str, typer.Option("--cache-size", help="What it may hold.")] = "1GB",
+    cache_size: Annotated[str, typer.Option("--cache-size", help="Largest size of the cache.")] = "1GB",
     quiet: Quiet = False,
 ) -> None:
     """Serve shrinking and restoring over HTTP, with a page to try it.
 
-    Needs `pip install 'content-adaptive-resampler[serve]'`. Without options it listens to this computer
-    alone. It knows no users: put a proxy that does in front of it before others reach it. SIGTERM or
-    Ctrl-C finishes what somebody waits for, a second one nothing.
+    Needs `pip install 'content-adaptive-resampler[serve]'`. By default it listens to this computer
+    only. It has no users or passwords: put a proxy that has them in front of it before others reach it.
+    SIGTERM or Ctrl-C finishes the work that clients wait for; a second one stops at once.
 
     For example:
 
@@ -94,7 +101,7 @@ def serve_command(
         ) from error
     if folder is not None and not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    default_model(scale)  # or it would be found out by whoever asks first
+    default_model(scale)  # otherwise only the first request would find a bad scale
     defaults = Settings()
     settings = Settings(
         folder=folder,
@@ -115,7 +122,7 @@ def serve_command(
         stdout.print(f"listening on {address}")
         stdout.file.flush()
     if not _is_loopback(host):
-        error_line(f"note: {host} may be reached by others, and there are no users and no passwords")
+        error_line(f"note: others can reach {host}, and the service has no users or passwords")
     logging.getLogger("car.serve").addHandler(logging.StreamHandler())
     config = uvicorn.Config(
         service,
@@ -129,13 +136,14 @@ def serve_command(
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
-            if self.should_exit:  # asked for a second time
+            if self.should_exit:  # the second signal
                 os._exit(130)
             self.should_exit = True
 
         @contextlib.contextmanager
         def capture_signals(self) -> Generator[None, None, None]:
-            # unlike uvicorn's own, the signal is not sent again at the end: to stop when asked to is success
+            # unlike uvicorn's own, does not send the signal again at the end, because stopping on request is
+            # success
             before = {number: signal.signal(number, self.handle_exit) for number in _STOPS}
             try:
                 yield
@@ -144,12 +152,12 @@ def serve_command(
                     signal.signal(number, handler)
 
     Server(config).run(sockets=[listener])
-    # all are answered; a regular end would wait for threads whose work was given up
+    # all clients have their answer; a regular exit would wait for threads whose work timed out
     os._exit(0)
 
 
 class SiteFormat(str, Enum):
-    """What browsers show."""
+    """The formats that browsers show."""
 
     png = "png"
     jpg = "jpg"
@@ -164,31 +172,35 @@ def gallery_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the site.")],
     scale: Scale = None,
     model: Model = None,
-    title: Annotated[str | None, typer.Option("--title", help="Default: the folder's name.")] = None,
+    title: Annotated[
+        str | None, typer.Option("--title", help="Title of the page. Default: the name of the folder.")
+    ] = None,
     description: Annotated[str, typer.Option("--description", help="A line below the title.")] = "",
     format: Annotated[
-        SiteFormat, typer.Option("--format", "-f", help="Of the small pictures; png keeps the most.")
+        SiteFormat, typer.Option("--format", "-f", help="Format of the small pictures; png keeps the most.")
     ] = SiteFormat.png,
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Write beside what lies in a folder that is no gallery."),
+        typer.Option("--overwrite", help="Write into a folder that holds other files; these are kept."),
     ] = False,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Then show it on this computer until Ctrl-C.")
+        bool, typer.Option("--serve", help="Then serve the site on this computer until Ctrl-C.")
     ] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="For --serve; 0 picks one.")] = 8001,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port for --serve; 0 picks a free one.")
+    ] = 8001,
     as_json: Json = False,
     quiet: Quiet = False,
     *,
     options: Options,
 ) -> None:
-    """Make a web site of small pictures that restore their detail where they are opened.
+    """Make a web site of small pictures that are restored in the visitor's browser.
 
-    The site is plain files for any web host. Repeated, the command does only what changed. It replaces and
-    removes nothing that it did not make.
+    The site consists of plain files for any web host. If you repeat the command, it updates only what
+    changed. It replaces and removes only files that it made.
 
     For example:
 
@@ -198,13 +210,13 @@ def gallery_command(
     ```
     """
     if quality is not None and format is SiteFormat.png:
-        raise UsageError("--quality is for --format jpg, webp or avif; png loses nothing")
+        raise UsageError("--quality needs --format jpg, webp or avif; png is lossless")
     suffix = f".{format.value}"
     options = replace(options, coding=coding_of(f"x{suffix}", quality))
     codec = open_codec(model, scale if model or scale else 4, options)
     todo, galleries = plan_gallery(folder, output, codec.scale, suffix)
     for other in galleries if not quiet else ():
-        error_line(f"note: {other} is a gallery: what lies in it is left out")
+        error_line(f"note: {other} is a gallery; its files are left out")
     name = title or Path(folder).resolve().name
     with progress(len(todo.jobs), "shrinking", as_json or quiet) as advance:
         built = build(
@@ -251,7 +263,7 @@ def _show(site: Path, port: int) -> None:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(site)))
     except OSError as error:
         raise UsageError(f"cannot listen on port {port}: {error.strerror}") from error
-    stdout.print(f"showing it at http://127.0.0.1:{server.server_address[1]}")
+    stdout.print(f"showing the site at http://127.0.0.1:{server.server_address[1]}")
     stdout.file.flush()
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()

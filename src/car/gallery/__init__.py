@@ -1,4 +1,4 @@
-"""A web site of small pictures that restore their detail where they are viewed; see docs/viewer.md."""
+"""A web site of small pictures that are restored in the visitor's browser; see docs/viewer.md."""
 
 import glob
 import hashlib
@@ -25,7 +25,7 @@ from car.pictures.write import encode
 from car.viewer import assets, web_model
 
 MANIFEST = "gallery.json"
-"""What the site holds, and what made it: only files that are listed there are ever replaced or removed."""
+"""Lists the files of the site and the settings. Only files in this list are ever replaced or removed."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Shown:
 
     Attributes:
         source: path below the folder of photographs.
-        file: of the small picture, below the site.
-        sha256: of the photograph's file.
-        width: of the photograph, in pixels; likewise `height`.
-        small_width: of the small picture; likewise `small_height`.
-        bytes: of the photograph's file.
-        small_bytes: of the small picture's.
+        file: path of the small picture below the site.
+        sha256: digest of the photograph's file.
+        width: width of the photograph in pixels; `height` likewise.
+        small_width: width of the small picture; `small_height` likewise.
+        bytes: size of the photograph's file.
+        small_bytes: size of the small picture's file.
     """
 
     source: str
@@ -55,7 +55,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Built:
-    """What `build` did: all pictures of the site, how many are new, and a line for each that failed."""
+    """The result of `build`: all pictures of the site, how many are new, and a line for each failure."""
 
     pictures: tuple[Shown, ...]
     made: int
@@ -64,14 +64,15 @@ class Built:
 
     @property
     def source_bytes(self) -> int:
-        """Of all photographs shown."""
+        """Size in bytes of all photographs on the site."""
         return sum(picture.bytes for picture in self.pictures)
 
 
 def plan_gallery(folder: str, site: Path, scale: int, suffix: str = ".png") -> tuple[Plan, tuple[Path, ...]]:
-    """Return which photographs become which small pictures, in files that end with `suffix`.
+    """Plan which photographs become which small pictures, in files that end with `suffix`.
 
-    What lies in a gallery is no photograph. The second result are the galleries in `folder` besides `site`.
+    Files of galleries are not photographs. The second result lists the galleries in `folder` other than
+    `site`.
 
     Raises:
         UsageError: there are no photographs.
@@ -85,7 +86,7 @@ def plan_gallery(folder: str, site: Path, scale: int, suffix: str = ".png") -> t
     galleries = {path for path in folders if _manifest(path)}
     jobs = [job for job in jobs if galleries.isdisjoint(job.source.parents)]
     if not jobs:
-        raise UsageError(f"{folder}: no photographs, only what lies in a gallery")
+        raise UsageError(f"{folder}: no photographs, only files of a gallery")
     return replace(todo, jobs=tuple(jobs)), tuple(sorted(galleries))
 
 
@@ -103,32 +104,32 @@ def build(
 ) -> Built:
     """Write the site, or bring it up to date: only photographs that changed are shrunk again.
 
-    Every file is complete or not there, the manifest says beforehand what will be made, and the page comes
-    last, so a run that was stopped leaves what was there before, and the next one completes it. A photograph
-    that can no longer be read keeps the small picture that it had.
+    Files are written whole or not at all. The manifest lists first what will be made, and the page is written
+    last. So an interrupted run leaves the old site, and the next run completes the new one. A photograph that
+    can no longer be read keeps its old small picture.
 
     Args:
         todo: what `plan_gallery` returned.
-        site: folder; made where it is missing.
-        codec: of a model whose upscaler the viewer knows.
-        title: of the page.
-        description: a line below it.
+        site: folder; created if missing.
+        codec: codec of a model whose upscaler the viewer supports.
+        title: title of the page.
+        description: a line below the title.
         quality: see `car.pictures.write.write`.
-        overwrite: whether a folder that is no gallery may be written into; what lies there stays even so.
+        overwrite: allow writing into a folder that is not a gallery; its files are kept.
         max_pixels: larger photographs are refused.
-        on_picture: called after each.
+        on_picture: called after each picture.
 
     Raises:
-        UsageError: the viewer does not know the model, or the folder holds other things.
+        UsageError: the viewer does not support the model, or the folder holds other files.
         ImageError: a file cannot be written, or there is nothing to show.
     """
     files = _viewer_files(codec)
     files |= {f.name: f.read_bytes() for f in resources.files("car.gallery").joinpath("static").iterdir()}
     before = _manifest(site)
     if site.exists() and not site.is_dir():
-        raise UsageError(f"{site} is a file; a site is a folder")
+        raise UsageError(f"{site} is a file; a site needs a folder")
     if before is None and site.exists() and any(site.iterdir()) and not overwrite:
-        raise UsageError(f"{site} is there and no gallery; --overwrite writes one into it")
+        raise UsageError(f"{site} exists and is not a gallery; --overwrite writes a gallery into it")
     known = {entry["source"]: entry for entry in (before or {}).get("pictures", ())}
     ours = set((before or {}).get("files", ()))
     settings: dict[str, Any] = {"model": codec.loaded.name, "weights": codec.loaded.sha256}
@@ -141,9 +142,10 @@ def build(
     needed = [*sorted(always - ours), *(_below(job.target, site) for job in todo.jobs if before is None)]
     for name in needed:
         if _is_there(site / name):
-            raise UsageError(f"{site / name} exists, and no gallery made it; move it away")
+            raise UsageError(f"{site / name} exists and was not made by a gallery; move it away")
     planned = ours | always | {MANIFEST} | {_below(job.target, site) for job in free}
-    # should this run be stopped, the next one knows what it may replace; what was shown before still is
+    # if this run is interrupted, the next one knows what it may replace, and the old pictures stay on the
+    # site
     _write(site, {MANIFEST: _json((about | {"pictures": []}) | (before or {}) | {"files": sorted(planned)})})
     shown: list[Shown] = []
     failures = list(todo.problems)
@@ -154,7 +156,7 @@ def build(
         there = entry is not None and entry["file"] == file and _size(job.target) == entry["small_bytes"]
         try:
             if job not in free:
-                raise ImageError(f"{job.target} exists, and this gallery did not make it")
+                raise ImageError(f"{job.target} exists and was not made by this gallery")
             content = job.source.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             if same and there and entry and entry["sha256"] == digest:
@@ -184,7 +186,7 @@ def build(
     with one_line_errors(str(site), "cannot be brought up to date"):
         sizes_before = {entry["file"]: entry["small_bytes"] for entry in known.values()}
         for name in ours - listed:
-            # a picture that is not as it was made is somebody's
+            # a picture that was changed belongs to somebody else
             if sizes_before.get(name, _size(site / name)) == _size(site / name):
                 _remove(site, name)
     about |= {"pictures": [asdict(picture) for picture in shown], "files": sorted(listed)}
@@ -204,7 +206,7 @@ def _write(site: Path, files: dict[str, bytes]) -> None:
                 raise ImageError(f"{target} leads out of the site")
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:  # where nothing can be made, the system says that nothing is there
+            except OSError as error:  # where nothing can be created, the system's error is misleading
                 raise ImageError(f"{target}: cannot be written ({error.strerror})") from error
             atomic_write(target, content)
 
@@ -224,7 +226,7 @@ def _manifest(site: Path) -> dict[str, Any] | None:
         ours = about["made_by"].startswith("car ")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    # it lies on a disk where others may write
+    # others may have written to it
     good = ours and all(isinstance(name, str) and _is_inside(name) for name in names)
     return about if good else None
 
@@ -247,7 +249,7 @@ def _below(path: Path, root: Path) -> str:
 
 
 def _is_there(path: Path) -> bool:
-    return os.path.lexists(path)  # a link that leads nowhere is somebody's, too
+    return os.path.lexists(path)  # a link that leads nowhere also belongs to somebody else
 
 
 def _size(path: Path) -> int:
@@ -258,7 +260,7 @@ def _size(path: Path) -> int:
 
 
 def megabytes(count: int) -> str:
-    """Say how many bytes these are."""
+    """Return a number of bytes as text with a unit."""
     if count < 1000:
         return f"{count} bytes"
     if count < 1_000_000:
@@ -272,18 +274,18 @@ def _page(title: str, description: str, shown: Iterable[Shown], site_bytes: int)
     total = sum(picture.bytes for picture in pictures)
     weight = (
         f"{len(pictures)} photograph{'s' * (len(pictures) != 1)}: {megabytes(site_bytes)} in all, "
-        f"where the originals are {megabytes(total)}"
+        f"the originals are {megabytes(total)}"
     )
     figures = "\n".join(_figure(picture) for picture in pictures)
     values = {"title": title, "description": description, "weight": weight}
     filled = {name: html.escape(value.encode(errors="replace").decode()) for name, value in values.items()}
     filled["pictures"] = figures
-    # all at once: what is filled in may look like a place to fill in
+    # all at once, because inserted text may look like a placeholder
     return re.sub(r"\{\{(\w+)\}\}", lambda place: filled[place[1]], template)
 
 
 def _figure(picture: Shown) -> str:
-    # names of files need not be text
+    # file names need not be valid text
     name = html.escape(PurePosixPath(picture.source).name.encode(errors="replace").decode())
     file = html.escape(quote(os.fsencode(picture.file)))
     ratio = picture.width / picture.height

@@ -1,4 +1,4 @@
-"""An HTTP service: photographs in, small pictures out, and back; docs/serve.md describes it."""
+"""An HTTP service that shrinks photographs and restores small pictures; docs/serve.md describes it."""
 
 from car.serve.app import create_app
 from car.serve.settings import Settings

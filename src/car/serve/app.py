@@ -41,7 +41,7 @@ _converting = threading.Lock()
 
 
 class Error(BaseModel):
-    """What every failure answers with: one line."""
+    """The body of every failure: one line."""
 
     error: str
 
@@ -55,7 +55,7 @@ class Measured(BaseModel):
 
 
 class Comparison(BaseModel):
-    """A photograph, its small picture as PNG, and what restores from that and from a bicubic one."""
+    """Sizes of a photograph and its small picture as PNG, and quality restored from it and from bicubic."""
 
     model: str
     width: int
@@ -69,7 +69,7 @@ class Comparison(BaseModel):
 
 
 class Model(BaseModel):
-    """A model that requests may name; `weights` are its tags, the newest last."""
+    """A model that requests may name. `weights` are its tags, the newest last."""
 
     name: str
     scale: int
@@ -77,13 +77,13 @@ class Model(BaseModel):
 
 
 class Health(BaseModel):
-    """That the service is there."""
+    """The state of the service."""
 
     status: str
     version: str
 
 
-Scale = Annotated[int | None, Query(description="Picks the default model of a scale.", ge=1, le=64)]
+Scale = Annotated[int | None, Query(description="Selects the default model of this scale.", ge=1, le=64)]
 ModelName = Annotated[
     str | None, Query(description="Name or tag of a model; see /v1/models.", min_length=1, max_length=64)
 ]
@@ -97,16 +97,16 @@ _PICTURE = {
 
 
 def _answers(*kinds: str, work: bool = True) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers of a route for OpenAPI."""
+    """Describe the responses of a route for OpenAPI."""
     file = {"schema": {"type": "string", "format": "binary"}}
     errors = {
-        404: "there is no such thing",
-        408: "the body did not come in time",
+        404: "not found",
+        408: "the body did not arrive in time",
         413: "too many bytes or pixels",
-        415: "a form was sent where the file itself is expected",
+        415: "a form was sent instead of the file itself",
         422: "the picture or the request makes no sense",
-        429: "as much is waiting as may; Retry-After says when to come again",
-        503: "it took too long",
+        429: "the queue is full; Retry-After says when to try again",
+        503: "the work took too long",
     }
     described: dict[int | str, dict[str, Any]] = (
         {200: {"content": dict.fromkeys(kinds, file)}} if kinds else {}
@@ -124,7 +124,7 @@ def create_app(settings: Settings) -> FastAPI:
     registry = CollectorRegistry()
     requests = Counter("car_requests", "Answers.", ["route", "status"], registry=registry)
     seconds = Histogram("car_request_seconds", "Time to an answer.", ["route"], registry=registry)
-    Gauge("car_work_in_hand", "Pictures that are worked on or wait.", registry=registry).set_function(
+    Gauge("car_work_in_hand", "Pictures in progress or waiting.", registry=registry).set_function(
         lambda: pool.in_hand
     )
     Gauge("car_cache_hits", "Small pictures from the cache.", registry=registry).set_function(
@@ -141,7 +141,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Shrink photographs to small ordinary pictures that restore far better than thumbnails.",
         lifespan=lifespan,
-        docs_url=None,  # its page loads from elsewhere
+        docs_url=None,  # its page loads files from other hosts
         redoc_url=None,
     )
     app.add_middleware(_Observed, requests=requests, seconds=seconds)
@@ -153,11 +153,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.exception_handler(BusyError)
     async def _(_: Request, __: BusyError) -> Response:
-        return _failure(429, "as much is waiting as may; try again in a while", {"Retry-After": "2"})
+        return _failure(429, "the queue is full; try again later", {"Retry-After": "2"})
 
     @app.exception_handler(TooSlowError)
     async def _(_: Request, __: TooSlowError) -> Response:
-        return _failure(503, f"it took longer than {settings.timeout:g} seconds", {"Retry-After": "5"})
+        return _failure(503, f"the work took longer than {settings.timeout:g} seconds", {"Retry-After": "5"})
 
     @app.exception_handler(GoneError)
     async def _(_: Request, __: GoneError) -> Response:
@@ -181,7 +181,7 @@ def create_app(settings: Settings) -> FastAPI:
         return await pool.run(function, settings.timeout, request.is_disconnected)
 
     async def body(request: Request) -> bytes:
-        """Return the body, never holding more of it than is allowed."""
+        """Return the body; never hold more of it than the limit."""
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise HTTPException(415, "send the file itself as the body, not a form")
         try:
@@ -207,10 +207,12 @@ def create_app(settings: Settings) -> FastAPI:
         request: Request,
         scale: Scale = None,
         model: ModelName = None,
-        effort: Annotated[int, Query(ge=0, le=9, description="Above 0: slower, restores better.")] = 0,
+        effort: Annotated[
+            int, Query(ge=0, le=9, description="Above 0: slower to shrink, restores better.")
+        ] = 0,
         format: SmallFormat = "png",
     ) -> Response:
-        """Send a photograph, get its small picture."""
+        """Shrink a photograph."""
         codec = pictures.codec(model, scale, effort)
         content = await body(request)
         result = await work(request, lambda: pictures.shrink(content, codec, format))
@@ -227,9 +229,11 @@ def create_app(settings: Settings) -> FastAPI:
         scale: Scale = None,
         model: ModelName = None,
         format: LargeFormat = "png",
-        quality: Annotated[int | None, Query(ge=1, le=100, description="Of JPEG, WebP, AVIF.")] = None,
+        quality: Annotated[
+            int | None, Query(ge=1, le=100, description="Quality of JPEG, WebP, AVIF.")
+        ] = None,
     ) -> Response:
-        """Send a small picture, get the large one. Files made by this software need no option."""
+        """Restore a small picture. Files made by this software need no options."""
         if model is not None or scale is not None:
             pictures.codec(model, scale)
         content = await body(request)
@@ -238,7 +242,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE)
     async def compare(request: Request, scale: Scale = None, model: ModelName = None) -> Comparison:
-        """Send a photograph, get what its round trip measures beside bicubic down and up."""
+        """Measure the round trip of a photograph, and bicubic down and up for comparison."""
         codec = pictures.codec(model, scale)
         content = await body(request)
         return Comparison(**await work(request, lambda: pictures.measure(content, codec)))
@@ -250,22 +254,22 @@ def create_app(settings: Settings) -> FastAPI:
         return [Model(name=m.name, scale=m.scale, weights=list(m.tags)) for m in known if m.tags]
 
     @app.get("/v1/pictures")
-    def names() -> list[str]:  # on a thread of Starlette's: it is quick, and must not wait for pictures
+    def names() -> list[str]:  # on a thread of Starlette: it is quick, and must not wait for pictures
         """List the pictures of the folder; /small/ has their small pictures."""
         return pictures.listing()
 
     described: dict[str, Any] = {
         "path": "/small/{name:path}",
         "response_class": Response,
-        "responses": _answers("image/png", "image/webp") | {304: {"description": "it is the same still"}},
+        "responses": _answers("image/png", "image/webp") | {304: {"description": "not modified"}},
     }
 
-    # not one route of two methods: OpenAPI wants a name for each
+    # two routes, because OpenAPI needs a name for each method
     @app.get(**described)
     @app.head(**described)
     async def small(
         request: Request,
-        name: Annotated[str, Path(description="Of a picture in the folder.", max_length=1000)],
+        name: Annotated[str, Path(description="Name of a picture in the folder.", max_length=1000)],
         scale: Scale = None,
         model: ModelName = None,
         format: SmallFormat = "png",
@@ -284,15 +288,15 @@ def create_app(settings: Settings) -> FastAPI:
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> Health:
-        """Whether the service is there."""
+        """Report that the service runs."""
         return Health(status="ok", version=__version__)
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", responses={503: {"model": Error, "description": "it has no room for more work"}})
+    @app.get("/readyz", responses={503: {"model": Error, "description": "the queue is full"}})
     async def readyz() -> Health:
         """Whether it would take another picture now."""
         if pool.in_hand >= settings.concurrency + settings.queue:
-            raise HTTPException(503, "as much is waiting as may")
+            raise HTTPException(503, "the queue is full")
         return Health(status="ok", version=__version__)
 
     @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
@@ -301,10 +305,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.api_route("/viewer/models/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     def viewer_model(name: str) -> Response:  # likewise
-        with _converting:  # of the first requests, one converts the weights
+        with _converting:  # only one of the first requests converts the weights
             content = _web_models().get(name.removesuffix(".safetensors"))
         if content is None:
-            raise HTTPException(404, "there are no weights of this name")
+            raise HTTPException(404, "no weights have this name")
         headers = {"Cache-Control": _FOR_EVER}
         return Response(content, media_type="application/octet-stream", headers=headers)
 
@@ -324,7 +328,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 class _Observed:
-    """Counts and times answers by route, and adds what browsers should know to each of them."""
+    """Counts and times responses by route, and adds security headers to them."""
 
     def __init__(self, app: Any, requests: Counter, seconds: Histogram) -> None:
         self.app, self.requests, self.seconds = app, requests, seconds
@@ -354,7 +358,9 @@ class _Observed:
         try:
             await self.app(scope, receive, observed)
         finally:
-            route = getattr(scope.get("route"), "path", "none")  # never what was asked for: it has no end
+            route = getattr(
+                scope.get("route"), "path", "none"
+            )  # never the requested address: there is no limit to those
             self.requests.labels(route, str(status)).inc()
             self.seconds.labels(route).observe(time.perf_counter() - begin)
 
@@ -371,8 +377,9 @@ async def _read(request: Request, limit: int) -> bytes:
         else:
             return bytes(content)
         content.clear()
-    if "expect" not in request.headers:  # who asks first has sent nothing yet
-        # many clients look for an answer only when all is sent: read on for a while, and forget it
+    if "expect" not in request.headers:  # a client that asks first has sent nothing yet
+        # many clients read the response only after they sent everything, so read and drop the rest for a
+        # while
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
             await asyncio.wait_for(_drain(parts), _LINGER)
     raise HTTPException(413, f"more than {limit} bytes", {"Connection": "close"})

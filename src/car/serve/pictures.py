@@ -1,4 +1,4 @@
-"""What the service does with pictures, from bytes to bytes; nothing here knows of HTTP."""
+"""The service's work on pictures, from bytes to bytes, independent of HTTP."""
 
 import hashlib
 import os
@@ -26,11 +26,11 @@ SmallFormat = Literal["png", "webp"]
 LargeFormat = Literal["png", "webp", "jpg", "avif"]
 
 
-_NO_WEIGHTS = "fetch them where the service runs, or name another model of the same scale"
+_NO_WEIGHTS = "pull them on the machine of the service, or name another model of the same scale"
 
 
 class TooLargeError(CarError):
-    """A picture has more pixels than the service works on."""
+    """A picture has more pixels than the service allows."""
 
 
 class NotThereError(CarError):
@@ -39,7 +39,7 @@ class NotThereError(CarError):
 
 @dataclass(frozen=True)
 class Result:
-    """A picture file: its content, its media type, and what was noticed."""
+    """A picture file: its content, its media type, and notes."""
 
     content: bytes
     kind: str
@@ -49,7 +49,7 @@ class Result:
 class Pictures:
     """The service's models and folder.
 
-    Models are known by name alone: neither a request nor a file can make the service open a file of weights.
+    Models are known by name only: neither a request nor a file can make the service open a weights file.
     Methods may be called from several threads.
     """
 
@@ -62,15 +62,15 @@ class Pictures:
         self.root = settings.folder.resolve() if settings.folder else None
 
     def known(self) -> dict[str, int]:
-        """Return the names that a request may use, and the scale of each."""
+        """Return the names that a request may use, with their scales."""
         names = {name: m.scale for m in list_models() if m.tags for name in (m.name, *m.tags)}
         return names | {record.name: load(record.name).geometry.scale for record in pulled_models()}
 
     def codec(self, model: str | None, scale: int | None, effort: int = 0) -> Codec:
-        """Return the codec of a model by its name, or of a scale.
+        """Return the codec for a model name, or for a scale.
 
         Raises:
-            UsageError: there is none, or they contradict each other.
+            UsageError: there is no such model, or name and scale contradict each other.
         """
         if model is None:
             model = default_model(scale or self.settings.scale)
@@ -105,13 +105,13 @@ class Pictures:
         format: LargeFormat,
         quality: int | None,
     ) -> Result:
-        """Return the large picture of a small one, by the model that it names unless one is given.
+        """Restore the large picture, by the given model or else by the one that the small picture names.
 
         Raises:
             TooLargeError: the result has too many pixels.
             ImageError: it cannot be read.
-            UsageError: neither it nor the request says which model, or they contradict each other.
-            WeightsError: the weights that it names are not at hand.
+            UsageError: neither the picture nor the request names a model, or they contradict each other.
+            WeightsError: the weights that the picture names are not available.
         """
         picture = self._read(content)
         info = picture.info
@@ -120,9 +120,7 @@ class Pictures:
         codec = None if model is None and scale is None else self.codec(model, scale)
         if info is not None:
             if codec is not None and codec.scale != info.scale:
-                raise UsageError(
-                    f"the picture says that it was made at scale {info.scale}, not {codec.scale}"
-                )
+                raise UsageError(f"the picture was made at scale {info.scale}, not {codec.scale}")
             if model is None:
                 codec = self.codec(find(info.model, info.weights, remedy=_NO_WEIGHTS), None)
         if codec is None:
@@ -134,11 +132,11 @@ class Pictures:
         return Result(encoded, f"image/{kind}", picture.notes + large.notes + notes)
 
     def measure(self, content: bytes, codec: Codec) -> dict[str, Any]:
-        """Return what a round trip of a photograph measures, by the protocol of the papers.
+        """Measure a round trip of a photograph by the protocol of the papers.
 
         Raises:
             TooLargeError: it has too many pixels.
-            ImageError: it cannot be read, or is too small to be measured.
+            ImageError: it cannot be read, or is too small to measure.
         """
         picture = self._read(content)
         small, info = codec.shrink(picture)
@@ -192,10 +190,10 @@ class Pictures:
         return path
 
     def etag(self, path: Path, codec: Codec, format: SmallFormat) -> str:
-        """Return what changes whenever the small picture of a file would.
+        """Return a tag that changes whenever the small picture of a file would change.
 
         Raises:
-            NotThereError: it was removed a moment ago.
+            NotThereError: it was just removed.
         """
         try:
             status = path.stat()
@@ -212,7 +210,7 @@ class Pictures:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def small(self, path: Path, codec: Codec, format: SmallFormat) -> Result:
-        """Return the small picture of a file in the folder, from the cache where it is there.
+        """Return the small picture of a file in the folder, from the cache if it is there.
 
         Raises:
             TooLargeError: it has too many pixels.
@@ -221,7 +219,7 @@ class Pictures:
         key = self.etag(path, codec, format)
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
-        with making:  # of several requests for one picture, one makes it
+        with making:  # only one of several requests for a picture makes it
             try:
                 kept = self._kept(f"{key}.{format}")
                 if kept is not None:
@@ -244,7 +242,7 @@ class Pictures:
         path = self.settings.cache / name
         try:
             content = path.read_bytes()
-            os.utime(path)  # the longest unused goes first
+            os.utime(path)  # the least recently used is deleted first
         except OSError:
             return None
         self.cache_hits += 1
@@ -260,7 +258,7 @@ class Pictures:
             with self._lock:
                 _shorten(folder, self.settings.cache_bytes)
         except (OSError, ImageError):
-            pass  # a full disk takes speed, not service
+            pass  # a full disk makes the service slower, but does not stop it
 
     def _read(self, content: bytes) -> Any:
         self._check_size(*header_size(content, "the picture"))
@@ -271,12 +269,12 @@ class Pictures:
             check_size(width, height, "the picture", self.settings.max_pixels)
         except ImageError:
             raise TooLargeError(
-                f"{width} x {height} pixels are over the limit of {self.settings.max_pixels}"
+                f"{width} x {height} pixels exceed the limit of {self.settings.max_pixels}"
             ) from None
 
 
 def _shorten(folder: Path, limit: int) -> None:
-    """Delete what was not used for longest until `limit` bytes are kept."""
+    """Delete the least recently used files until at most `limit` bytes are left."""
     files = [(entry.stat(), Path(entry.path)) for entry in os.scandir(folder) if _of_ours(entry)]
     total = sum(status.st_size for status, _ in files)
     for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):

@@ -1,4 +1,4 @@
-"""What the service allows, as data."""
+"""The limits of the service, as data."""
 
 import os
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ class Settings:
     """Limits of the service; each has a safe default.
 
     Attributes:
-        folder: of photographs whose small pictures are served; None: only what is sent.
-        scale: of small pictures where a request does not say.
-        max_bytes: of an upload.
-        max_pixels: of a picture that is read, and of one that is restored.
-        timeout: seconds that the work on a request may take, waiting included.
-        upload_timeout: seconds in which a request's body must have come.
-        concurrency: pictures worked on at once, each with `threads` threads of its own.
-        threads: of the networks, for one picture.
-        queue: pictures that may wait; more are turned away.
-        cache: folder of small pictures that were asked for; None: made anew each time.
-        cache_bytes: that the cache may hold.
+        folder: folder of photographs whose small pictures are served; None serves no folder.
+        scale: scale of small pictures if a request names none.
+        max_bytes: largest size of an upload.
+        max_pixels: most pixels of a picture that is read, and of one that is restored.
+        timeout: seconds that the work on a request may take, including the wait.
+        upload_timeout: seconds in which the body of a request must arrive.
+        concurrency: pictures processed at once, each with `threads` threads of its own.
+        threads: threads of the networks, for one picture.
+        queue: pictures that may wait; more are rejected.
+        cache: folder for requested small pictures; None makes them again each time.
+        cache_bytes: largest size of the cache.
     """
 
     folder: Path | None = None

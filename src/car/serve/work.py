@@ -1,4 +1,4 @@
-"""A bounded pool of threads for the work on pictures, and what it turns away."""
+"""A bounded pool of threads for the work on pictures."""
 
 import asyncio
 import threading
@@ -7,15 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-_POLL = 0.5  # seconds between looks whether the client is still there
+_POLL = 0.5  # seconds between checks that the client is still there
 
 
 class BusyError(Exception):
-    """As much is waiting as may."""
+    """The queue is full."""
 
 
 class TooSlowError(Exception):
-    """The time for a request is over."""
+    """The time limit of a request is over."""
 
 
 class GoneError(Exception):
@@ -23,10 +23,10 @@ class GoneError(Exception):
 
 
 class WorkPool:
-    """Runs functions on threads, at most `concurrency` at once, with at most `queue` more waiting.
+    """Runs functions on threads: at most `concurrency` at once, and at most `queue` waiting.
 
-    Work that has begun cannot be stopped. It keeps its thread, and counts as work in hand, until it is done,
-    whether somebody waits for it or not.
+    Work that has begun cannot be stopped. It keeps its thread, and counts as work in progress, until it is
+    done, even if nobody waits for it.
     """
 
     def __init__(self, concurrency: int, queue: int) -> None:
@@ -34,17 +34,17 @@ class WorkPool:
         self._room = concurrency + queue
         self._lock = threading.Lock()
         self.in_hand = 0
-        """Functions that run or wait."""
+        """Number of functions that run or wait."""
 
     async def run(
         self, function: Callable[[], _T], timeout: float, disconnected: Callable[[], Awaitable[bool]]
     ) -> _T:
-        """Return what `function` does.
+        """Return the result of `function`.
 
         Raises:
-            BusyError: there is no room; nothing was begun.
+            BusyError: the queue is full; nothing was started.
             TooSlowError: `timeout` seconds are over.
-            GoneError: `disconnected` said so before it was done.
+            GoneError: `disconnected` returned true before the work was done.
         """
         with self._lock:
             if self.in_hand >= self._room:
@@ -70,11 +70,11 @@ class WorkPool:
             self.in_hand -= 1
 
     def close(self) -> None:
-        """Begin nothing more; what nobody waits for any longer is not waited for here, either."""
+        """Start no more work, and do not wait for work whose result nobody needs."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:
-    # nobody waits for it any more, but an error that is not looked at is reported
+    # nobody waits for it, but asyncio reports an exception that is never retrieved
     if not future.cancelled():
         future.exception()

@@ -1,8 +1,8 @@
 """Checkpoints of the published networks, from PyTorch (``.pth``) and MindSpore (``.ckpt``), and back.
 
-A model is a pair of files there, ``kgn`` (the kernel generator) and ``usn`` (the upscaler), with the
-parameter names of `car.models.published`, often behind a prefix such as ``module.`` and among the
-optimiser's state.
+There, a model is a pair of files: ``kgn`` (the kernel generator) and ``usn`` (the upscaler). They use the
+parameter names of `car.models.published`, often with a prefix such as ``module.``, and may hold the
+optimiser's state too.
 """
 
 import io
@@ -31,7 +31,7 @@ from car.weights.store import MAX_CHECKPOINT_BYTES, file_bytes
 _MAX_NESTING = 4  # of dictionaries in a .pth file
 _MAX_ENTRIES = 100_000
 _HALVES = {"kgn": "kernel generator", "usn": "upscaler"}
-# a parameter that only this half has, by which it is found behind any prefix
+# a parameter that only this half has, to find the half behind any prefix
 _ANCHORS = {"kgn": "ds_1.1.weight", "usn": "head.0.weight"}
 
 _Entries = Mapping[str, torch.Tensor | None]
@@ -39,7 +39,7 @@ _Entries = Mapping[str, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class Converted:
-    """A pair of checkpoints as one model: its networks (on the CPU) and the entries that are no weights."""
+    """A pair of checkpoints as one model: its networks (on the CPU), and the entries that are not weights."""
 
     model: str
     rescaler: Rescaler
@@ -49,13 +49,14 @@ class Converted:
 def read_pair(kgn: Path, usn: Path) -> Converted:
     """Read a kernel generator and an upscaler into the published model that they fit.
 
-    Either file may be PyTorch's (a state dict, alone or in a dictionary of a training; never unpickled to
-    anything but tensors and plain values), MindSpore's or a ``.safetensors`` file, in any floating type.
+    Either file may be a PyTorch, MindSpore or ``.safetensors`` file, in any floating type. A PyTorch file
+    holds a state dict, alone or in the dictionary of a training. It is unpickled only to tensors and plain
+    values.
 
     Raises:
         UsageError: a file does not exist.
-        WeightsError: a file is damaged, or does not hold exactly one half of a published model, or the two
-            are of different scales; the message names the first entry that does not fit.
+        WeightsError: a file is damaged or does not hold exactly one half of a published model, or the two
+            have different scales. The message names the first entry that does not fit.
     """
     files = {"kgn": kgn, "usn": usn}
     entries = {half: _read(path) for half, path in files.items()}
@@ -78,16 +79,18 @@ def pair_files(model: str, rescaler: Rescaler, kind: Literal["ckpt", "pth"]) -> 
     """Return the two files (name -> content) that the public code of the paper reads.
 
     Args:
-        model: name of the model, for the error's sake.
+        model: name of the model, for the error message.
         rescaler: a model with the published architecture.
         kind: "ckpt" for the MindSpore code, "pth" for the PyTorch code, which expects ``module.`` in front.
 
     Raises:
-        UsageError: the model is of another architecture.
+        UsageError: the model has another architecture.
     """
     networks = _networks(rescaler)
     if not networks:
-        raise UsageError(f"{model} is not of the published architecture: the public code cannot run it")
+        raise UsageError(
+            f"{model} does not have the published architecture, so the public code cannot run it"
+        )
     files: dict[str, bytes] = {}
     for name, network in networks.items():
         state = {key: tensor.float().cpu() for key, tensor in network.state_dict().items()}
@@ -128,7 +131,9 @@ def built_shapes(model: Architecture) -> dict[str, tuple[int, ...]]:
 
 def _read(path: Path) -> _Entries:
     if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "no such file"
+        kind = (
+            "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "no such file"
+        )
         raise UsageError(f"{path}: {kind}")
     try:
         size = path.stat().st_size
@@ -139,13 +144,13 @@ def _read(path: Path) -> _Entries:
     if size == 0:
         raise WeightsError(f"{path}: is empty")
     if size > MAX_CHECKPOINT_BYTES:
-        raise WeightsError(f"{path}: {size:,} bytes is over the limit of {MAX_CHECKPOINT_BYTES:,}")
+        raise WeightsError(f"{path}: {size:,} bytes exceed the limit of {MAX_CHECKPOINT_BYTES:,}")
     if start.startswith((b"PK", b"\x80")):
         return _read_torch(path)
     if start[8:] == b"{":
         return _read_safetensors(path)
     if start.lstrip()[:1] == b"<":
-        raise WeightsError(f"{path}: a web page, no checkpoint; a download that failed?")
+        raise WeightsError(f"{path}: a web page, not a checkpoint; did a download fail?")
     return read_ckpt(path)
 
 
@@ -156,17 +161,17 @@ def _read_torch(path: Path) -> _Entries:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    # a damaged file makes the reader fail in any way
+    # a damaged file may raise any exception
     except Exception as error:
         reason = str(error).strip().splitlines()
         if any("weights_only" in line or "Weights only" in line for line in reason):
-            text = "it holds objects besides tensors; only a state dict of tensors and plain values is read"
+            text = "it holds objects other than tensors; only tensors and plain values can be read"
         else:
             text = reason[0] if reason else type(error).__name__
         raise WeightsError(f"{path}: not a readable PyTorch checkpoint ({text})") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    # what is shared within a file can be met without end
+    # shared dictionaries in a file could be visited without end
     entries = dict(itertools.islice(_flat(content, "", _MAX_NESTING), _MAX_ENTRIES + 1))
     if len(entries) > _MAX_ENTRIES:
         raise WeightsError(f"{path}: holds more than {_MAX_ENTRIES:,} entries")
@@ -174,11 +179,11 @@ def _read_torch(path: Path) -> _Entries:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise ValueError where the zip archive is damaged, which PyTorch does not look at, or a bomb."""
+    """Raise ValueError if the zip archive is damaged, which PyTorch does not check, or is a bomb."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise ValueError("its records are compressed, as PyTorch never writes them")
+            raise ValueError("its records are compressed, which PyTorch never does")
         if sum(record.file_size for record in records) > MAX_CHECKPOINT_BYTES:
             raise ValueError(f"its records claim more than {MAX_CHECKPOINT_BYTES:,} bytes")
         damaged = archive.testzip()
@@ -205,7 +210,7 @@ def _read_safetensors(path: Path) -> _Entries:
 
 @dataclass(frozen=True)
 class _Inner:
-    """What stands behind the prefix of the weights."""
+    """The entries behind the prefix of the weights."""
 
     prefix: str
     entries: _Entries
@@ -214,7 +219,7 @@ class _Inner:
 def _prefixes(entries: _Entries, half: str) -> list[str]:
     anchor = _ANCHORS[half]
     found = [name.removesuffix(anchor) for name in entries if name.endswith(anchor)]
-    # the optimiser's copies have one more prefix
+    # the optimiser's copies have a longer prefix
     return sorted((p for p in found if not p or p.endswith((".", "/"))), key=len)
 
 
@@ -222,28 +227,29 @@ def _behind_prefix(half: str, path: Path, entries: _Entries) -> _Inner:
     found = _prefixes(entries, half)
     if not found:
         other = next(name for name in _HALVES if name != half)
-        mixed_up = f"it holds the {_HALVES[other]}; mixed up?"
+        mixed_up = f"it holds the {_HALVES[other]}; are the files swapped?"
         reason = mixed_up if _prefixes(entries, other) else f"{_ANCHORS[half]} is missing"
         raise WeightsError(f"{path}: no {_HALVES[half]} of the published architecture: {reason}")
     containers = sorted({prefix.rpartition("/")[0] for prefix in found})
     if len(containers) > 1:
         raise WeightsError(
             f"{path}: holds more than one {_HALVES[half]} ({', '.join(containers)}); "
-            "save the one that is meant alone"
+            "save the intended one alone"
         )
     prefix = found[0]
     return _Inner(prefix, {n.removeprefix(prefix): t for n, t in entries.items() if n.startswith(prefix)})
 
 
 def _model_of(files: Mapping[str, Path], inner: Mapping[str, _Inner]) -> str:
-    """Return the name of the published model that both halves belong to, as far as a few shapes tell."""
+    """Return the name of the published model that both halves belong to, judged by a few shapes."""
     scales = {"kgn": _scale_of_generator(inner["kgn"]), "usn": _scale_of_upscaler(inner["usn"])}
     for half, scale in scales.items():
         if scale not in (2, 4):
-            raise WeightsError(f"{files[half]}: no {_HALVES[half]} for scale 2 or 4, as its shapes show")
+            raise WeightsError(f"{files[half]}: its shapes fit no {_HALVES[half]} for scale 2 or 4")
     if scales["kgn"] != scales["usn"]:
         raise WeightsError(
-            f"{files['kgn']} is for scale {scales['kgn']}, {files['usn']} for scale {scales['usn']}: no pair"
+            f"{files['kgn']} is for scale {scales['kgn']}, {files['usn']} for scale {scales['usn']}: "
+            "they are not a pair"
         )
     fallback = f"car_x{scales['kgn']}"
     for name in model_names(controls=False):
@@ -279,7 +285,7 @@ def _skeleton(model: str) -> Rescaler:
 
 
 def _networks(rescaler: Rescaler) -> dict[str, nn.Module]:
-    """Return the two halves of a model of the published architecture; nothing for others."""
+    """Return the two halves of a model with the published architecture; an empty dictionary for others."""
     downscaler, upscaler = rescaler.downscaler, rescaler.upscaler
     if not isinstance(downscaler, AdaptiveDownscaler) or not isinstance(upscaler, EDSR):
         return {}
@@ -296,7 +302,7 @@ def _fit(
             raise WeightsError(f"{path}: {name} of {what} is missing")
         tensor = inner.entries[key]
         if tensor is None or not _is_plain(tensor) or not tensor.is_floating_point():
-            raise WeightsError(f"{path}: {name} of {what} is no tensor of floating values")
+            raise WeightsError(f"{path}: {name} of {what} is not a floating-point tensor")
         if tensor.shape != like.shape:
             raise WeightsError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, {what} needs {tuple(like.shape)}"
@@ -315,9 +321,9 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 def _left_over(
     path: Path, what: str, entries: _Entries, inner: _Inner, expected: Mapping[str, torch.Tensor]
 ) -> Iterator[str]:
-    """Yield the entries that a training leaves beside the weights; anything else is an error."""
+    """Yield the entries that a training leaves in addition to the weights; others are an error."""
     container = inner.prefix.rpartition("/")[0]
-    # in a file with both halves side by side, the other one is not this one's business
+    # in a file with both halves, ignore the other half
     others = {p for half in _HALVES for p in _prefixes(entries, half)} - {inner.prefix, ""}
     for name, tensor in entries.items():
         if name.startswith(inner.prefix) and name.removeprefix(inner.prefix) in expected:

@@ -6,8 +6,8 @@
     Value      = 1: name, 2: Tensor
     Tensor     = 1: dimension*, 2: name of the type, 3: bytes, little-endian
 
-A long tensor is cut into several Values of the same name, one after the other. After the stream, 17 bytes
-``crc_num`` + CRC-32 may follow. Nothing in such a file is code.
+A long tensor is split into several consecutive Values of the same name. After the stream, 17 bytes
+``crc_num`` + CRC-32 may follow. Such a file contains no code.
 """
 
 import binascii
@@ -50,14 +50,14 @@ class _Entry:
 
 
 def read_ckpt(path: Path) -> dict[str, torch.Tensor | None]:
-    """Return every entry of a MindSpore checkpoint by name; None for what is no tensor (texts, tables).
+    """Return every entry of a MindSpore checkpoint by name; None for entries that are not tensors.
 
     Raises:
-        WeightsError: the file cannot be read, is encrypted, cut off, damaged, or no such checkpoint.
+        WeightsError: the file cannot be read, is encrypted, cut off, damaged, or not such a checkpoint.
     """
     try:
         with path.open("rb") as file:
-            # mapped, so that lies about lengths cost no memory; not closed, as errors hold views
+            # mapped, so that false lengths cost no memory; not closed, because errors hold views
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         return {name: _tensor(name, entry) for name, entry in _entries(_checked(view)).items()}
     except OSError as error:
@@ -80,7 +80,7 @@ def ckpt_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def _checked(view: memoryview) -> memoryview:
-    """Cut off the CRC, after a look at it, where there is one."""
+    """Check and remove the CRC, if there is one."""
     tail = len(_CRC_MARK) + _CRC_BYTES
     if len(view) <= tail or bytes(view[-tail:-_CRC_BYTES]) != _CRC_MARK:
         return view
@@ -95,12 +95,12 @@ def _entries(view: memoryview) -> dict[str, _Entry]:
     last = ""
     for number, value in _fields(view):
         if number != 1 or not isinstance(value, memoryview):
-            raise ValueError("the stream holds something else than named values; encrypted?")
+            raise ValueError("the stream holds something other than named values; is it encrypted?")
         name, entry = _value(value)
         if name not in entries:
             entries[name] = entry
         elif name != last or (entries[name].shape, entries[name].kind) != (entry.shape, entry.kind):
-            raise ValueError(f"{name} comes twice")
+            raise ValueError(f"{name} occurs twice")
         else:
             entries[name].content += entry.content
         last = name
@@ -113,7 +113,7 @@ def _value(view: memoryview) -> tuple[str, _Entry]:
     name, entry = "", _Entry((), "", [])
     for number, value in _fields(view):
         if not isinstance(value, memoryview):
-            raise ValueError("a value is no tensor")  # noqa: TRY004 - of the file, not of the argument
+            raise ValueError("a value is not a tensor")  # noqa: TRY004 - an error of the file, not of an argument
         if number == 1:
             if len(value) > _MAX_NAME:
                 raise ValueError("a name is too long")
@@ -146,11 +146,11 @@ def _tensor(name: str, entry: _Entry) -> torch.Tensor | None:
     if entry.kind not in _TYPES:
         return None
     dtype = _TYPES[entry.kind]
-    # a single number is written with the one dimension 0
+    # MindSpore writes a single number with one dimension of size 0
     shape = () if entry.shape == (0,) and any(map(len, entry.content)) else entry.shape
     size = sum(map(len, entry.content))
     if math.prod(shape) * dtype.itemsize != size or max(shape, default=0) > _MAX_SIDE:
-        raise ValueError(f"{name} claims the shape {shape} of {entry.kind} and brings {size} bytes")
+        raise ValueError(f"{name} claims the shape {shape} of {entry.kind} but has {size} bytes")
     if size == 0:
         return torch.empty(shape, dtype=dtype)
     # joining copies: the tensor owns its memory and outlives the file

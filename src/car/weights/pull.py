@@ -1,4 +1,4 @@
-"""Weights from elsewhere: downloaded or copied, checked, converted and kept in the cache folder."""
+"""Pulling weights: they are downloaded or copied, checked, converted and kept in the cache folder."""
 
 import hashlib
 import http.client
@@ -40,7 +40,7 @@ OFFICIAL = {
     scale: tuple(f"https://download.mindspore.cn/vision/car/{scale}x/{half}.ckpt" for half in ("kgn", "usn"))
     for scale in (2, 4)
 }
-"""Addresses of the weights that the MindSpore project publishes, kernel generator and upscaler, by scale."""
+"""Addresses of the MindSpore project's published weights, kernel generator and upscaler, by scale."""
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
@@ -48,12 +48,12 @@ _ATTEMPTS = 5
 _PAUSE = 1.0  # seconds before the second attempt; longer before each further one
 
 OnBytes = Callable[[str, int, int | None], None]
-"""Called with an address, the bytes that are here and the bytes that there are, if the server says so."""
+"""Called with an address, the bytes received, and the total bytes if the server tells them."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a download may take: bytes of a file, seconds without a byte, attempts, seconds between two."""
+    """Limits of a download: bytes of a file, seconds without a byte, attempts, seconds between attempts."""
 
     bytes: int = MAX_CHECKPOINT_BYTES
     timeout: float = _TIMEOUT
@@ -70,38 +70,38 @@ def pull(
     limits: Limits = Limits(),
     on_bytes: OnBytes | None = None,
 ) -> Pulled:
-    """Fetch a model and keep it in the cache folder, where `car.load` finds it by its name.
+    """Fetch a model and keep it in the cache folder, where `car.load` finds it by name.
 
     Args:
         sources: ``car_x2`` or ``car_x4`` for the published weights; or the URL or path of a
             ``.safetensors`` file; or those of a kernel generator and an upscaler, in this order.
-        name: to keep it under; by default the name of its architecture.
+        name: name in the cache; by default that of the architecture.
         sha256: expected digests, hex, in the order of the files. Without them, the digest of the first
             download from an address is recorded, and later ones must have the same.
-        force: fetch again what is there, and accept that an address has other content than before.
-        limits: of each download.
-        on_bytes: progress.
+        force: fetch again, and accept that the content of an address has changed.
+        limits: limits of each download.
+        on_bytes: called with the progress.
 
     Raises:
         UsageError: the sources or the name make no sense, or a file does not exist.
-        WeightsError: a download failed, has another digest than expected, or holds no usable model.
+        WeightsError: a download failed, has an unexpected digest, or holds no usable model.
     """
     addresses, expected_model = _resolve(sources)
     name = expected_model if name is None else name
     if sha256 and len(sha256) != len(addresses):
-        raise UsageError(f"{len(addresses)} files need as many digests, got {len(sha256)}")
+        raise UsageError(f"--sha256 is needed once for each of the {len(addresses)} files, got {len(sha256)}")
     digests = [digest.lower() for digest in sha256] or [None] * len(addresses)
     for digest in digests:
         if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
-            raise UsageError(f"{digest!r} is no SHA-256, which has 64 hexadecimal digits")
+            raise UsageError(f"{digest!r} is not a SHA-256: it must have 64 hexadecimal digits")
     if name is not None:
         _check_free(name)
         known = None if force else _still_there(name, addresses)
         if known is not None:
             if sha256 and [source.sha256 for source in known.sources] != digests:
-                raise WeightsError(f"{name} is there already, with other SHA-256 than asked for")
+                raise WeightsError(f"{name} exists already, with another SHA-256 than requested")
             return known
-    # to the end: what one pull has fetched is not another's to replace or remove
+    # locked to the end, so that no other pull replaces or removes the fetched files
     with _locked(addresses):
         files = [
             _fetch(address, digest, force=force, limits=limits, on_bytes=on_bytes)
@@ -114,7 +114,7 @@ def pull(
             for path, source in files:
                 text = text.replace(str(path), source.address)
             raise WeightsError(text) from error
-        finally:  # it is in the cache now, converted, or worth nothing
+        finally:  # it is now in the cache, converted, or it is useless
             for path, source in files:
                 if _is_url(source.address):
                     path.unlink(missing_ok=True)
@@ -123,7 +123,7 @@ def pull(
 def _installed(
     files: list[tuple[Path, Source]], name: str | None, expected: str | None, *, force: bool
 ) -> Pulled:
-    """Convert what was fetched, put it into the cache and remember where it came from."""
+    """Convert the fetched files, put the model into the cache and record its origin."""
     sources = tuple(source for _, source in files)
     model, content = _content([path for path, _ in files])
     _check_architecture(name, model, expected, sources[0].address)
@@ -142,7 +142,7 @@ def _installed(
 
 @contextmanager
 def _locked(addresses: list[str]) -> Generator[None, None, None]:
-    """Keep other pulls of these addresses waiting; in one order, so that two never wait for each other."""
+    """Make other pulls of these addresses wait; locks have one order, so that there is no deadlock."""
     with ExitStack() as held:
         for address in sorted({a for a in addresses if _is_url(a)}):
             folder, key = _place(address)
@@ -160,12 +160,14 @@ def _resolve(sources: Sequence[str]) -> tuple[list[str], str | None]:
         return official[sources[0]], sources[0]
     for source in sources:
         if not _is_url(source) and not Path(source).is_file():
-            kind = "no regular file" if Path(source).exists() else "no such file, URL or published model"
+            kind = "not a regular file" if Path(source).exists() else "no such file, URL or published model"
             raise UsageError(f"{source}: {kind}{did_you_mean(source, official)}")
     if len(sources) not in (1, 2):
         raise UsageError("give one model, or a kernel generator and an upscaler")
     if len(sources) == 1 and sources[0].endswith(PAIR_SUFFIXES):
-        raise UsageError(f"{sources[0]}: a published model is two files: kernel generator and upscaler")
+        raise UsageError(
+            f"{sources[0]}: a published model consists of two files, kernel generator and upscaler"
+        )
     return [_checked_url(s) if _is_url(s) else str(Path(s).absolute()) for s in sources], None
 
 
@@ -176,24 +178,24 @@ def _checked_url(url: str) -> str:
     except ValueError:
         good = False
     if not good or not url.isprintable() or " " in url:
-        raise UsageError(f"{url!r} is no http or https address")
+        raise UsageError(f"{url!r} is not an http or https address")
     return urllib.parse.quote(url, safe=string.punctuation)
 
 
 def _still_there(name: str, addresses: list[str]) -> Pulled | None:
-    """Return the model of this name if it is whole and from these addresses; None if it has to be fetched.
+    """Return the model of this name if it is whole and from these addresses; None if it must be fetched.
 
     Raises:
-        UsageError: the name is that of a model from elsewhere.
+        UsageError: the name belongs to a model from other addresses.
     """
     known = pulled(name)
     if known is None:
         return None
     if [source.address for source in known.sources] != addresses:
-        raise UsageError(f"{name} is there already, from {known.sources[0].address}; --force replaces it")
+        raise UsageError(f"{name} exists already, from {known.sources[0].address}; --force replaces it")
     local = [source for source in known.sources if not _is_url(source.address)]
     if any(_digest(Path(source.address)) != source.sha256 for source in local):
-        return None  # the file is another one by now
+        return None  # the file has changed
     whole = known.path.is_file() and _digest(known.path) == known.sha256
     return known if whole else None
 
@@ -202,7 +204,7 @@ def _check_architecture(name: str | None, model: str, expected: str | None, addr
     if expected is not None and model != expected:
         raise WeightsError(f"{address} holds weights of {model}, not of {expected}")
     if name in model_names() and name != model:
-        raise UsageError(f"{name} is another architecture than {model}; choose another --name")
+        raise UsageError(f"{name} is the name of another architecture, not of {model}; choose another --name")
 
 
 def _check_free(name: str) -> None:
@@ -212,7 +214,7 @@ def _check_free(name: str) -> None:
 
 
 def _content(paths: list[Path]) -> tuple[str, bytes]:
-    """Return the architecture and the ``.safetensors`` content of what was fetched, checked in full."""
+    """Return the architecture and the ``.safetensors`` content of the fetched files, checked in full."""
     if len(paths) == 2:
         needs_torch("to read published checkpoints")
         from car.weights.convert import read_pair, weights_bytes
@@ -232,12 +234,14 @@ def _fetch(
 ) -> tuple[Path, Source]:
     if not _is_url(address):
         path = Path(address)
-        return path, _checked(address, path, digest, "as asked for")
+        return path, _checked(address, path, digest, "as requested")
     folder, key = _place(address)
     try:
         path = _download(address, folder / key, limits, on_bytes)
         first = None if force else _remembered(folder / f"{key}.sha256")
-        source = _checked(address, path, digest or first, "as asked for" if digest else "as at first")
+        source = _checked(
+            address, path, digest or first, "as requested" if digest else "as in the first download"
+        )
     except OSError as error:
         raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return path, source
@@ -256,7 +260,7 @@ def _remembered(record: Path) -> str | None:
 
 
 def _remember(source: Source) -> None:
-    """Note the digest that an address had when it first gave something usable."""
+    """Record the digest of the first usable download from an address."""
     if _is_url(source.address):
         folder, key = _place(source.address)
         atomic_write(folder / f"{key}.sha256", f"{source.sha256}  {source.address}\n".encode())
@@ -280,13 +284,13 @@ def _checked(address: str, path: Path, digest: str | None, which: str) -> Source
             path.unlink()
         raise WeightsError(
             f"{address}: SHA-256 {found[:16]}... is not {digest[:16]}..., {which}"
-            + ("" if which == "as asked for" else "; --force accepts the change")
+            + ("" if which == "as requested" else "; --force accepts the change")
         )
     return Source(address, path.stat().st_size, found)
 
 
 def _download(address: str, target: Path, limits: Limits, on_bytes: OnBytes | None) -> Path:
-    """Fetch `address` into `target`, going on where an earlier attempt stopped, if the server can."""
+    """Fetch `address` into `target`; continue an earlier attempt if the server supports this."""
     part, notes = target.with_suffix(".part"), target.with_suffix(".part.json")
     reason = "no answer"
     for attempt in range(limits.attempts):
@@ -297,7 +301,7 @@ def _download(address: str, target: Path, limits: Limits, on_bytes: OnBytes | No
             _attempt(address, part, notes, limits, on_bytes)
         except urllib.error.HTTPError as error:
             reason = f"HTTP {error.code} {http.client.responses.get(error.code, '')}".strip()
-            if error.code == 416:  # what is here is no beginning of what is there
+            if error.code == 416:  # the local part is not the beginning of the file
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code not in (408, 425, 429):
                 break
@@ -311,7 +315,7 @@ def _download(address: str, target: Path, limits: Limits, on_bytes: OnBytes | No
             return target
         after = part.stat().st_size if part.exists() else 0
         if attempt == limits.attempts - 1 and after > before:
-            reason += "; the same command goes on from there"
+            reason += "; the same command continues from there"
     raise WeightsError(f"{address}: cannot be fetched ({reason})")
 
 
@@ -320,16 +324,16 @@ def _attempt(address: str, part: Path, notes: Path, limits: Limits, on_bytes: On
     start = part.stat().st_size if part.exists() else 0
     version = _noted(notes) if start else None
     if version is None:
-        start = 0  # without a word of the server, old and new bytes might be of different files
+        start = 0  # without a version, old and new bytes might belong to different files
     else:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
     request = urllib.request.Request(address, headers=headers)
     with urllib.request.urlopen(request, timeout=limits.timeout) as answer:
         if answer.headers.get_content_type() == "text/html":
-            raise WeightsError(f"{address}: answers with a web page instead of a file")
+            raise WeightsError(f"{address}: the server sent a web page instead of a file")
         goes_on = answer.status == 206 and _starts_at(answer.headers.get("Content-Range"), start)
         if answer.status == 206 and not goes_on:
-            raise http.client.HTTPException("the server sent another part than was asked for")
+            raise http.client.HTTPException("the server sent another part than requested")
         here = start if goes_on else 0
         announced = answer.headers.get("Content-Length", "")
         total = here + int(announced) if announced.isdecimal() else None
@@ -354,7 +358,7 @@ def _attempt(address: str, part: Path, notes: Path, limits: Limits, on_bytes: On
 def _write(path: Path, file: BinaryIO, chunk: bytes) -> None:
     try:
         file.write(chunk)
-    except OSError as error:  # not to be taken for the network's
+    except OSError as error:  # an error of the disk, not of the network
         raise WeightsError(f"{path}: cannot be written ({error.strerror})") from error
 
 
@@ -374,4 +378,4 @@ def _starts_at(content_range: str | None, start: int) -> bool:
 
 def _check_size(address: str, size: int, limits: Limits) -> None:
     if size > limits.bytes:
-        raise WeightsError(f"{address}: {size:,} bytes is over the limit of {limits.bytes:,}")
+        raise WeightsError(f"{address}: {size:,} bytes exceed the limit of {limits.bytes:,}")

@@ -1,4 +1,4 @@
-"""The cache folder: models pulled from elsewhere, each a checked file with a record of its origin."""
+"""The cache folder: pulled models, each a checked file with a record of its origin."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from car.errors import UsageError, WeightsError
 from car.files.atomic import atomic_write
 
 MAX_CHECKPOINT_BYTES = 4 << 30
-"""Larger files are refused; the published ones have 180 MB at most."""
+"""Larger files are refused. The published ones have at most 180 MB."""
 
 PAIR_SUFFIXES = (".ckpt", ".pth", ".pt")
-"""Of published checkpoints."""
+"""Suffixes of published checkpoints."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -62,11 +62,11 @@ def models_folder() -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raise `UsageError` unless `name` can name a model in the cache, and so a file."""
+    """Raise `UsageError` unless `name` can name a model, and thus a file, in the cache."""
     if name.endswith((".safetensors", ".ckpt", ".pth", ".pt")):
-        raise UsageError(f"{name!r} cannot name a model: it would be taken for a file")
+        raise UsageError(f"{name!r} cannot name a model: it looks like a file name")
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot name a model: letters, digits, _ . and - only, 64 at most")
+        raise UsageError(f"{name!r} cannot name a model: use at most 64 letters, digits, _ . and -")
 
 
 def pulled(name: str) -> Pulled | None:
@@ -88,7 +88,7 @@ def pulled(name: str) -> Pulled | None:
 
 
 def _parsed(values: Any) -> Pulled | None:
-    """Return the record if everything in it is of the right kind."""
+    """Return the record if all its values have the right types."""
     sources = tuple(Source(**source) for source in values.pop("sources"))
     found = Pulled(**values, sources=sources)
     texts: list[Any] = [found.name, found.model, found.pulled, *(source.address for source in sources)]
@@ -108,7 +108,7 @@ def pulled_models() -> tuple[Pulled, ...]:
         try:
             record = pulled(name)
         except WeightsError:
-            continue  # loading it by name says what is wrong
+            continue  # loading it by name reports what is wrong
         if record is not None:
             found.append(record)
     return tuple(found)
