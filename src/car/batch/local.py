@@ -271,7 +271,7 @@ class Worker:
                 scale = work.scale if model == work.model else None
                 codec = open_codec(model, scale, options)
                 if options.tile is None and codec.tile > _TILE:
-                    codec = open_codec(model, scale, replace(options, tile=_TILE), options=Options())
+                    codec = open_codec(model, scale, replace(options, tile=_TILE))
                 self._codecs[key] = codec
             return self._codecs[key]
 
@@ -348,9 +348,7 @@ def plan(source: str, target: str, work: Work) -> Plan:
         raise UsageError(f"no such kind of work: {work.kind!r}")
     scale, weights = work.scale or 0, ""
     if work.kind != "upscale" or work.model is not None or work.scale is not None:
-        codec = open_codec(
-            work.model, work.scale, Options(device="cpu", coding=work.coding), options=Options()
-        )
+        codec = open_codec(work.model, work.scale, Options(device="cpu", coding=work.coding))
         scale, weights = codec.scale, codec.loaded.sha256
     place, found, passed = open_source(source, lambda name: is_supported_input(Path(name)))
     to = Place(target)

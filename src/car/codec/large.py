@@ -90,7 +90,7 @@ def shrink_file(
     """
     reason = ""
     width, height = header_size(source)
-    if width * height * _WHOLE > memory and not codec.effort:
+    if width * height * _WHOLE > memory and not codec.options.effort:
         check_size(width, height, str(source), max_pixels)
         with open_strips(source) as strips:
             if isinstance(strips, Strips):
