@@ -66,7 +66,7 @@ def test_measuring_and_sites(core: Any, photo: Path, tmp_path: Path) -> None:
     code, out, err = core("evaluate", photo, "-s", 4, "--json")
     assert code == 0, err
     assert len(json.loads(out)["images"]) == 1
-    code, out, err = core("models")
+    code, out, err = core("models", "--json")
     assert code == 0, err
     assert "car_plus_large_x4" in out
     photos = tmp_path / "photos"

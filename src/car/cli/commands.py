@@ -40,7 +40,7 @@ _HELP = {
         "checkpoints.",
     },
     "exporting": {"export": "Write a model for other programs."},
-    "training": {"train": "Train a model on a folder of images; stop and resume it at will."},
+    "training": {"train": "Train a model on a folder of images. You can stop and resume it."},
 }
 # modules of `car.cli`, and of each command the first line of its help, which a test compares with its own
 COMMANDS = {name: (module, text) for module, names in _HELP.items() for name, text in names.items()}

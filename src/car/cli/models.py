@@ -10,10 +10,10 @@ from rich.table import Table
 
 from car.batch.names import Job, check_target, means_folder
 from car.cli.common import Json, Overwrite, Quiet, app, print_json, shown, stderr, stdout
+from car.devices import needs_torch
 from car.errors import UsageError
 from car.files.atomic import atomic_write_all
 from car.weights import list_models, load, manifest
-from car.weights.convert import pair_files, read_pair, weights_bytes
 from car.weights.pull import pull
 from car.weights.store import pulled_models
 
@@ -145,6 +145,9 @@ def convert_command(
     """
     if len(sources) > 2:
         raise UsageError("give a kernel generator and an upscaler, or one model")
+    needs_torch("to convert weights")
+    from car.weights.convert import pair_files, read_pair, weights_bytes
+
     dropped: tuple[str, ...] = ()
     if len(sources) == 2:
         pair = read_pair(Path(sources[0]), Path(sources[1]))

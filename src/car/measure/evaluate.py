@@ -20,6 +20,7 @@ from car.measure.ssimulacra2 import ssimulacra2
 from car.metrics import psnr, ssim
 from car.pictures.picture import Picture
 from car.pictures.read import read
+from car.pictures.resize import bicubic_resize
 
 DATASETS = {
     "Set5": "Set5",
@@ -197,12 +198,7 @@ def quality(
 
 def bicubic(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize ``[H, W, 3]`` uint8 to ``(height, width)`` as the tables do it, rounded once, at the end."""
-    height, width = size
-    channels = [
-        Image.fromarray(pixels[..., n].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-        for n in range(3)
-    ]
-    return np.stack([np.asarray(c).round().clip(0, 255).astype(np.uint8) for c in channels], axis=2)
+    return bicubic_resize(pixels.astype(np.float32), size).round().clip(0, 255).astype(np.uint8)
 
 
 def mean_quality(qualities: Iterable[Quality]) -> Quality:
