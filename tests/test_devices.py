@@ -1,5 +1,6 @@
 """Devices and precisions: what is asked for is what runs, or a line says what is missing."""
 
+import contextlib
 import sys
 import threading
 from collections import Counter
@@ -11,9 +12,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import car
+from car import devices
 from car.codec.codec import Codec
 from car.codec.options import Options
-from car.devices import resolve_device
+from car.codec.torch_engine import TorchEngine
+from car.devices import fast_bf16, is_cpu, resolve_device, resolve_precision
 from car.errors import UsageError
 from car.metrics import psnr
 from car.models import create, rescaler
@@ -148,10 +151,11 @@ def test_float32_is_not_tf32(monkeypatch):
     inside = []
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     for precision in ("float32", "bf16"):
-        codec = Codec(car.load("car_plus_x4"), Options(device="cpu", precision=precision))
-        forward = codec.loaded.rescaler.upscaler.forward
+        codec = Codec(car.load("car_plus_x4"), Options(device="cpu", precision=precision, backend="torch"))
+        upscaler = codec.engine._rescaler.upscaler
+        forward = upscaler.forward
         monkeypatch.setattr(
-            codec.loaded.rescaler.upscaler,
+            upscaler,
             "forward",
             lambda lr, forward=forward: (
                 inside.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled)) or forward(lr)
@@ -165,14 +169,15 @@ def test_float32_is_not_tf32(monkeypatch):
 def test_threads_that_overlap_leave_the_setting_as_it_was(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     inside, leave = threading.Event(), threading.Event()
+    engine = TorchEngine(car.load("car_plus_x4"), "cpu", "float32", 1)
 
     def work():
-        with Codec(car.load("car_plus_x4"), Options(device="cpu"))._arithmetic():
+        with engine._arithmetic():
             inside.set()
             leave.wait(30)
 
     thread = threading.Thread(target=work)
-    with Codec(car.load("car_plus_x4"), Options(device="cpu"))._arithmetic():
+    with engine._arithmetic():
         thread.start()
         assert inside.wait(30)
     assert not torch.backends.cudnn.allow_tf32  # the other thread still needs it
@@ -182,8 +187,36 @@ def test_threads_that_overlap_leave_the_setting_as_it_was(monkeypatch):
 
 
 def test_unknown_precision_is_refused():
-    with pytest.raises(UsageError, match="precision must be one of float32, bf16, fp16, got 'int8'"):
+    with pytest.raises(UsageError, match="precision must be one of auto, float32, bf16, fp16, got 'int8'"):
         car.downscale(np.zeros((8, 8, 3), np.uint8), 4, options=Options(precision="int8"))
+
+
+def test_bf16_is_taken_where_it_is_fast(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not fast_bf16(cpu)
+    with pytest.warns(UserWarning, match="10 to 20 times slower"):
+        assert resolve_precision("bf16", cpu) == "bf16"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert fast_bf16(cpu)
+    assert resolve_precision("auto", cpu) == "float32"  # what is restored on a CPU is exact
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    assert resolve_precision("auto", torch.device("cuda")) == "bf16"
+
+
+def test_the_cpu_is_known_without_pytorch(monkeypatch):
+    monkeypatch.setattr(devices, "_NODES", ())
+    assert is_cpu("cpu")
+    assert is_cpu("CPU:0")
+    assert is_cpu("auto")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert is_cpu("auto")
+    with pytest.raises(UsageError, match=r"for device 'cuda', PyTorch is needed: pip install"):
+        is_cpu("cuda")
+    with pytest.raises(UsageError, match="no device is called 'gpu0'"):
+        is_cpu("gpu0")
 
 
 if __name__ == "__main__":  # writes the list anew
