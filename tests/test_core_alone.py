@@ -136,5 +136,7 @@ def test_help_of_commands_is_their_own() -> None:
     real |= {group.name: group.typer_instance.info.help for group in app.registered_groups}
     assert set(real) == set(COMMANDS)
     for name, (_, text) in COMMANDS.items():
-        assert " ".join(real[name].split()).startswith(" ".join(text.split())), name
+        assert " ".join(real[name].split()).startswith(" ".join(text.split())), (
+            f"{name}: change car.cli.commands"
+        )
     assert list(typer.main.get_command(app).commands) == list(COMMANDS)

@@ -14,11 +14,15 @@ _HELP = {
     "info": {
         "info": "Show what a small picture says about itself: model, weights, scale and original size.",
     },
-    "inspection": {"inspect": "Look inside a model."},
-    "bulk": {"bulk": "Work through folders and buckets of any size, resumable, in parallel."},
+    "inspection": {
+        "inspect": "Look inside a model.",
+    },
+    "bulk": {
+        "bulk": "Work through folders and buckets of any size, resumable, in parallel.",
+    },
     "serving": {
         "serve": "Serve shrinking and restoring over HTTP, with a page to try it.",
-        "gallery": "Make a web site of small pictures that restore their detail where they are opened.",
+        "gallery": "Make a web site of small pictures that are restored in the visitor's browser.",
     },
     "measures": {
         "compare": "Shrink and restore one image, measure it against bicubic and draw the comparison.",
@@ -26,8 +30,8 @@ _HELP = {
         "bicubic up.",
     },
     "rating": {
-        "rate": "Compare small pictures that are restored with codecs at full size: bits per pixel against "
-        "quality.",
+        "rate": "Compare small pictures that are restored with codecs at full size: bits per pixel "
+        "against quality.",
     },
     "reporting": {
         "report": "Write one HTML page about models: tables beside the published rows, crops, error maps, "
@@ -39,8 +43,12 @@ _HELP = {
         "convert": "Turn published checkpoints into a .safetensors file, and models of family car into "
         "checkpoints.",
     },
-    "exporting": {"export": "Write a model for other programs."},
-    "training": {"train": "Train a model on a folder of images. You can stop and resume it."},
+    "exporting": {
+        "export": "Write a model for other programs.",
+    },
+    "training": {
+        "train": "Train a model on a folder of images. You can stop and resume it.",
+    },
 }
 # modules of `car.cli`, and of each command the first line of its help, which a test compares with its own
 COMMANDS = {name: (module, text) for module, names in _HELP.items() for name, text in names.items()}
