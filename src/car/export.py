@@ -28,11 +28,11 @@ Storage = Literal["float32", "float16"]
 
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)  # what the exporter of PyTorch writes
-_SMALLEST_HALVED = 64  # values; biases stay as they are
+_SMALLEST_HALVED = 64  # values; smaller tensors, such as biases, stay float32
 
 
 class ExportError(CarError):
-    """The exported model does not compute what PyTorch does."""
+    """The exported model computes other values than PyTorch."""
 
 
 def to_onnx(
@@ -41,18 +41,18 @@ def to_onnx(
     """Return one half of a model as an ONNX file.
 
     Input ``lr`` or ``hr``, output the other: RGB, NCHW, float32, nominally in [0, 1], neither clamped nor
-    rounded; batch, height and width are free, those of ``hr`` multiples of the model's. All operators are
-    standard ones. The metadata has model, weights (SHA-256), scale, multiple, min_size, halo (in pixels of
-    the input), half and version.
+    rounded; batch, height and width are free; height and width of ``hr`` must be multiples of the model's
+    `multiple`. All operators are standard ones. The metadata has model, weights (SHA-256), scale, multiple,
+    min_size, halo (in pixels of the input), half and version.
 
     Args:
         loaded: the model, on the CPU.
         half: ``up`` restores, ``down`` shrinks.
-        storage: of the weights; ``float16`` halves the file, the arithmetic stays float32.
+        storage: type of the stored weights; ``float16`` halves the file, and the arithmetic stays float32.
         opset: version of the operators, 18 to 23.
 
     Raises:
-        UsageError: the packages for it are not installed, or an argument is none of the above.
+        UsageError: the required packages are not installed, or an argument has another value.
     """
     if half not in get_args(Half) or storage not in get_args(Storage) or opset not in OPSETS:
         raise UsageError(f"no such half, storage or opset: {half}, {storage}, {opset}")

@@ -1,4 +1,4 @@
-"""Which commands there are, and in which module each is: that is imported when the command is called."""
+"""The table of commands and their modules. A module is imported only when its command is called."""
 
 import importlib
 from typing import Any
@@ -12,7 +12,7 @@ _HELP = {
         "upscale": "Restore large images from small ones, to the exact size of the original.",
     },
     "info": {
-        "info": "Show what a small picture says about itself: model, weights, scale and original size.",
+        "info": "Show the metadata of a small picture: model, weights, scale and original size.",
     },
     "inspection": {
         "inspect": "Look inside a model.",
@@ -34,12 +34,12 @@ _HELP = {
         "against quality.",
     },
     "reporting": {
-        "report": "Write one HTML page about models: tables beside the published rows, crops, error maps, "
+        "report": "Write one HTML page about models: tables next to the published rows, crops, error maps, "
         "curves, time.",
     },
     "models": {
-        "models": "List the models, their weights and what they measure.",
-        "pull": "Fetch weights, check them, and keep them in the cache folder, to be used by their name.",
+        "models": "List the models, their weights and their PSNR.",
+        "pull": "Download or copy weights, check them, and keep them in the cache folder under a name.",
         "convert": "Turn published checkpoints into a .safetensors file, and models of family car into "
         "checkpoints.",
     },
@@ -50,13 +50,13 @@ _HELP = {
         "train": "Train a model on a folder of images. You can stop and resume it.",
     },
 }
-# modules of `car.cli`, and of each command the first line of its help, which a test compares with its own
+# modules of `car.cli` with the first line of each command's help; a test compares it with the command's own
 COMMANDS = {name: (module, text) for module, names in _HELP.items() for name, text in names.items()}
-"""Of each command its module and its short help, in the order of `car --help`."""
+"""The module and short help of each command, in the order of `car --help`."""
 
 
 class LazyGroup(TyperGroup):
-    """The commands of the table above; those that are not imported yet have their names and help alone."""
+    """The commands of the table above. Commands that are not imported yet have only names and help."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

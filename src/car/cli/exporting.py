@@ -17,7 +17,7 @@ from car.files.atomic import atomic_write
 from car.pictures.read import read
 from car.weights import load
 
-_PIXELS = 2048  # of the side of a picture that is compared
+_PIXELS = 2048  # longest side of a picture for the comparison
 
 
 export_app = typer.Typer(help="Write a model for other programs.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def export_onnx_command(
         int, typer.Option("--opset", min=OPSETS[0], max=OPSETS[-1], help="Version of the operators.")
     ] = DEFAULT_OPSET,
     checked: Annotated[
-        bool, typer.Option("--check/--no-check", help="Compare with PyTorch before anything is written.")
+        bool, typer.Option("--check/--no-check", help="Compare with PyTorch before writing the file.")
     ] = True,
     images: Annotated[
         list[str] | None, typer.Option("--images", help="Photographs to compare on: files, folders, globs.")
@@ -50,7 +50,7 @@ def export_onnx_command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one half of a model as ONNX: free sizes, standard operators, metadata inside.
+    """Write one half of a model as ONNX, with free sizes, standard operators and metadata.
 
     For example:
 
@@ -62,7 +62,7 @@ def export_onnx_command(
     if output.suffix != ".onnx":
         raise UsageError(f"{output}: name an .onnx file")
     if images and not checked:
-        raise UsageError("--images are for comparing, which --no-check leaves out")
+        raise UsageError("--images are for the comparison, which --no-check skips")
     check_target(Job(Path(model), output), overwrite)
     samples = _photographs(images) if images else [_pattern()]
     loaded = load(model)

@@ -14,7 +14,7 @@ from car.pictures.read import inspect_info
 def info_command(
     image: Annotated[Path, typer.Argument(help="An image file.")], as_json: Json = False
 ) -> None:
-    """Show what a small picture says about itself: model, weights, scale and original size."""
+    """Show the metadata of a small picture: model, weights, scale and original size."""
     info = inspect_info(image)
     if as_json:
         print_json(None if info is None else asdict(info))

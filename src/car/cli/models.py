@@ -22,7 +22,7 @@ _SETS = ("Set5", "Set14", "BSDS100")
 
 @app.command("models")
 def models_command(as_json: Json = False) -> None:
-    """List the models, their weights and what they measure."""
+    """List the models, their weights and their PSNR."""
     if as_json:
         print_json(
             {
@@ -59,24 +59,25 @@ def pull_command(
         ),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", "-n", help="Name to keep it under. Default: its architecture.")
+        str | None,
+        typer.Option("--name", "-n", help="Name in the cache folder. Default: the name of the architecture."),
     ] = None,
     sha256: Annotated[
         list[str] | None,
         typer.Option(
-            "--sha256", help="Expected digest, once for each file. Default: that of the first pull."
+            "--sha256", help="Expected digest, once for each file. Default: that of the first download."
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Fetch again, and accept what has changed at the address.")
+        bool, typer.Option("--force", help="Download again, and accept changed content.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch weights, check them, and keep them in the cache folder, to be used by their name.
+    """Download or copy weights, check them, and keep them in the cache folder under a name.
 
-    A download that breaks off goes on where it stopped. The cache folder is the usual one of the system, or
-    that in CAR_CACHE.
+    An interrupted download continues where it stopped. The cache folder is the one named by CAR_CACHE, or the
+    usual one of the system.
 
     For example:
 
@@ -133,7 +134,7 @@ def convert_command(
 ) -> None:
     """Turn published checkpoints into a .safetensors file, and models of family car into checkpoints.
 
-    Nothing in a checkpoint is executed. What a training left in it besides weights is dropped and listed.
+    Nothing in a checkpoint is executed. Entries other than weights are dropped and listed.
 
     For example:
 
@@ -157,11 +158,11 @@ def convert_command(
         model, rescaler = loaded.name, loaded.rescaler
     if to is None:
         if output.suffix != ".safetensors":
-            raise UsageError(f"{output}: name a .safetensors file, or say --to ckpt or --to pth")
+            raise UsageError(f"{output}: name a .safetensors file, or give --to ckpt or --to pth")
         contents = {output: weights_bytes(model, rescaler)}
     else:
         if not means_folder(str(output)):
-            raise UsageError(f"{output}: two files are written, so a folder is needed")
+            raise UsageError(f"{output}: two files are written; name a folder")
         contents = {output / name: content for name, content in pair_files(model, rescaler, to).items()}
     for path in contents:
         for source in sources:
@@ -176,4 +177,4 @@ def convert_command(
         stdout.print(f"{path}: {model}")
     if dropped:
         some = ", ".join(dropped[:20]) + (f" and {len(dropped) - 20} more" if len(dropped) > 20 else "")
-        stdout.print(f"dropped, as no weights: {shown(some)}")
+        stdout.print(f"dropped, because they are not weights: {shown(some)}")

@@ -73,7 +73,7 @@ def report_command(
     *,
     options: Options,
 ) -> None:
-    """Write one HTML page about models: tables beside the published rows, crops, error maps, curves, time.
+    """Write one HTML page about models: tables next to the published rows, crops, error maps, curves, time.
 
     The page opens offline, anywhere. Measured is by the protocol of the published tables, as by `car
     evaluate`. Rate-distortion curves are as by `car rate`, which measures more of them.
