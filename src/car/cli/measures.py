@@ -311,14 +311,13 @@ def _told(value: float, form: str, *, small: bool) -> str:
 
 
 def _per_image_table(records: Iterable[evaluation.ImageRecord]) -> Table:
-    """Return luma, RGB and SSIMULACRA2 of each image, the model's and bicubic's."""
-    heads = ("luma dB", "RGB dB", "SSIMULACRA2")
-    table = Table("image", "size", *heads, *(f"bicubic: {head}" for head in heads))
+    """Return luma, RGB and SSIMULACRA2 of each image, bicubic's in brackets."""
     forms = {"psnr": ".2f", "psnr_rgb": ".2f", "ssimulacra2": ".1f"}
+    table = Table("image", "size", "luma, dB", "RGB, dB", "SSIMULACRA2", caption="in brackets: bicubic")
     for r in records:
         cells = (
-            _told(getattr(side, key), form, small=False)
-            for side in (r.model, r.bicubic)
+            f"{_told(getattr(r.model, key), form, small=False)} "
+            f"({_told(getattr(r.bicubic, key), form, small=False)})"
             for key, form in forms.items()
         )
         table.add_row(r.name, f"{r.width}x{r.height}", *cells)
