@@ -314,6 +314,7 @@ def _per_image_table(records: Iterable[evaluation.ImageRecord]) -> Table:
     """Return luma, RGB and SSIMULACRA2 of each image, bicubic's in brackets."""
     forms = {"psnr": ".2f", "psnr_rgb": ".2f", "ssimulacra2": ".1f"}
     table = Table("image", "size", "luma, dB", "RGB, dB", "SSIMULACRA2", caption="in brackets: bicubic")
+    table.columns[0].no_wrap = True  # names are copied from here
     for r in records:
         cells = (
             f"{_told(getattr(r.model, key), form, small=False)} "
