@@ -2,7 +2,7 @@
 
 SSIMULACRA 2.1 (Sneyers, Cloudinary, 2023) is structural similarity in the colour space of JPEG XL, at six
 sizes, with ringing and blur told apart, weighted to agree with observers. It looks at colour too. Scores
-agree with those of its authors' program to 0.02 below 80, and to 0.7 above, where its float32 tells. The
+agree with those of its authors' program to 0.2 below 80, and to 0.7 above, where its float32 tells. The
 package for Python, which treats borders in another way, is off by up to 4. For pictures with too few pixels
 for six sizes (under 121 a side) the program takes the weights of other sizes; here each size keeps its own.
 """
