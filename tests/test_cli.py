@@ -280,9 +280,7 @@ def test_compare_prints_numbers_and_writes_pictures(tmp_path: Path, photo: Path)
     names = {"photo.x4.png", "photo.restored.png", "photo.comparison.png"}
     assert set(digest(tmp_path / "out")) == names
     assert result["bytes"]["small"] == (tmp_path / "out" / "photo.x4.png").stat().st_size
-    restored = run(
-        "upscale", tmp_path / "out" / "photo.x4.png", "-o", tmp_path / "r.png", "--backend", "torch"
-    )
+    restored = run("upscale", tmp_path / "out" / "photo.x4.png", "-o", tmp_path / "r.png")
     assert restored.returncode == 0
     assert (read(tmp_path / "r.png").pixels == read(tmp_path / "out" / "photo.restored.png").pixels).all()
     done = run("compare", photo, "-s", 4, "-o", tmp_path / "only.png")
@@ -351,7 +349,7 @@ def test_an_interrupt_during_the_imports_is_one_line_too(launcher: list[str], tm
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     for handler, code, said in ((signal.SIG_DFL, 130, "car: interrupted\n"), (signal.SIG_IGN, 7, "")):
         done = subprocess.run(
-            [sys.executable, *launcher, "models"],
+            [sys.executable, *launcher, "train"],
             capture_output=True,
             text=True,
             env=os.environ | {"PYTHONPATH": path},
@@ -368,7 +366,7 @@ assert "torch" not in sys.modules
 assert {"downscale", "load"} <= set(dir(car))
 assert not hasattr(car, "_nothing") and "torch" not in sys.modules
 from car import downscale
-assert car.codec.codec.downscale is downscale and car.pictures.read.read and car.load
+assert car.codec.api.downscale is downscale and car.pictures.read.read and car.load
 assert not hasattr(car, "nothing")
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT)

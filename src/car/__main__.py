@@ -2,23 +2,35 @@
 
 import os
 import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 
 def main() -> None:
-    """Import the command line and run it.
-
-    An interrupt while it is imported ends in one line, as it does later on. A handler sees to that: an
-    exception in the midst of imports may be caught, or printed and ignored, by what is imported.
-    """
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so under nohup
-    if interruptible:
-        signal.signal(signal.SIGINT, _leave)
-    from car.cli import main as run
-
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Import the command line and run it."""
+    with interruptible():
+        from car.cli import main as run
     run()
+
+
+@contextmanager
+def interruptible() -> Generator[None, None, None]:
+    """Let an interrupt during imports end the program with one line, as it does later.
+
+    A handler does this, because what is imported may catch an exception in the midst of it, or print and
+    ignore it.
+    """
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so under nohup
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _leave(*_: Any) -> None:

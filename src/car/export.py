@@ -84,7 +84,7 @@ class _Network(nn.Module):
 
     def __init__(self, rescaler: Rescaler, half: Half) -> None:
         super().__init__()
-        self.half = half
+        self.restores = half == "up"
         self.upscaler = rescaler.upscaler
         if half == "down":
             self.downscaler, self.corrector = rescaler.downscaler, rescaler.corrector
@@ -92,7 +92,7 @@ class _Network(nn.Module):
             del self.upscaler
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.half == "up":
+        if self.restores:
             return self.upscaler(x)
         lr = self.downscaler(x)
         return lr if self.corrector is None else self.corrector(x, lr, self.upscaler)

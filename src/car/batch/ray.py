@@ -61,7 +61,7 @@ def run_on_ray(
             raise UsageError(f"no Ray cluster at {address or 'this machine'} ({error})") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    gpus = 1 if todo.work.device.startswith("cuda") else 0
+    gpus = 1 if todo.work.options.device.startswith("cuda") else 0
     # workers have working folders of their own
     source, target = Place(todo.source).absolute, Place(todo.target).absolute
     work = replace(todo.work, model=None if todo.work.model is None else absolute_name(todo.work.model))

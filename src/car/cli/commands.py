@@ -6,6 +6,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from car.__main__ import interruptible
+
 _HELP = {
     "pictures": {
         "downscale": "Shrink images to small ordinary pictures that `car upscale` restores.",
@@ -73,6 +75,7 @@ class LazyGroup(TyperGroup):
         if args and args[0] in COMMANDS:
             from car.cli.common import app
 
-            importlib.import_module(f"car.cli.{COMMANDS[args[0]][0]}")
+            with interruptible():
+                importlib.import_module(f"car.cli.{COMMANDS[args[0]][0]}")
             self._fill(dict(typer.main.get_group(app).commands))
         return super().resolve_command(ctx, args)

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
@@ -37,9 +37,11 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def _parameter(name: str) -> inspect.Parameter:
+    kind: Any = int | None
+    default: Any = None
+    about: Mapping[str, Any]
     if name == "device_id":
-        kind: Any = int | None
-        default, about = None, {"help": "Number of the device; or say --device cuda:1.", "min": 0}
+        about = {"help": "Number of the device; or say --device cuda:1.", "min": 0}
     else:
         field = next(field for field in fields(Options) if field.name == name)
         kind = str | None if name == "memory" else get_type_hints(Options)[name]

@@ -1,6 +1,6 @@
 """What may be shrunk and restored - paths, PIL images, arrays, tensors - as pictures and back."""
 
-import sys
+import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +54,8 @@ def apply(image: Any, process: Process, max_pixels: int = DEFAULT_MAX_PIXELS) ->
 
 
 def _warn(notes: tuple[str, ...]) -> None:
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("car."):
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals["__name__"].startswith("car."):
         level, frame = level + 1, frame.f_back
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=level)
