@@ -5,14 +5,17 @@ import io
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from car.batch.loop import Failure, each
 from car.batch.names import Job, check_target, find_images, means_folder
 from car.cli.common import (
+    Exclude,
     Json,
     Kgn,
     Model,
@@ -25,13 +28,15 @@ from car.cli.common import (
     error_line,
     print_json,
     progress,
+    shown,
     stdout,
 )
 from car.cli.options import with_options
 from car.codec.choose import open_codec
 from car.codec.options import Options
-from car.errors import CarError, UsageError
+from car.errors import UsageError
 from car.files.atomic import atomic_write
+from car.files.places import counted
 from car.measure import evaluate as evaluation
 from car.measure.comparison import Caption, comparison_picture
 from car.pictures.picture import Picture
@@ -140,7 +145,9 @@ def compare_command(
     if quiet:
         return
     stdout.print(
-        _quality_table(f"{image.name}, {record.width}x{record.height}", codec.loaded.name, ours, theirs)
+        _quality_table(
+            f"{shown(image.name)}, {record.width}x{record.height}", codec.loaded.name, ours, theirs
+        )
     )
     stdout.print(f"original: {image.stat().st_size:,} bytes")
     for name, path in names.items():
@@ -169,6 +176,7 @@ def evaluate_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
     ] = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -197,20 +205,21 @@ def evaluate_command(
     if output is not None:
         check_target(Job(Path(inputs[0]), output), overwrite)
     codec = open_codec(chosen_model(model, kgn, usn), scale, options)
-    files = [path for path, _ in find_images(inputs)[0]]
-    records: list[evaluation.ImageRecord] = []
-    failures: list[dict[str, str]] = []
-    with progress(len(files), "measuring", as_json or quiet) as advance:
-        for path in files:
+    images = find_images(inputs, exclude or ())
+    failures = [Failure("", problem) for problem in images.problems]
+    with progress(len(images.names), "measuring", as_json or quiet) as advance:
+
+        def measure(path: Path) -> evaluation.ImageRecord:
             try:
-                records.append(evaluation.round_trip(codec, path, max_pixels=options.max_pixels).record)
-            except CarError as error:
-                failures.append({"source": str(path), "error": str(error)})
-            advance()
+                return evaluation.round_trip(codec, path, max_pixels=options.max_pixels).record
+            finally:
+                advance()
+
+        records = list(each(images.names, measure, failures))
     result = evaluation.summary(
         records, model=codec.loaded.name, weights=codec.loaded.short_hash, scale=codec.scale
     )
-    result["failures"] = failures
+    result |= {"failures": [asdict(failure) for failure in failures], "left_out": dict(images.left_out)}
     if output:
         atomic_write(
             output, _csv(records) if output.suffix == ".csv" else json.dumps(result, indent=1).encode()
@@ -223,14 +232,16 @@ def evaluate_command(
         if len(records) <= 20:
             stdout.print(_per_image_table(records))
         of_what = target_dataset or (inputs[0] if inputs and len(inputs) == 1 else "")
-        title = f"{of_what}: mean of" if of_what else "Mean of"
+        title = f"{shown(of_what)}: mean of" if of_what else "Mean of"
         title += f" {len(records)} image{'s' if len(records) > 1 else ''}, {codec.scale}x"
         stdout.print(_quality_table(title, codec.loaded.tag or codec.loaded.name, ours, theirs))
         exact = sum(math.isinf(r.model.psnr) for r in records)
         if 0 < exact < len(records):
             stdout.print(f"{exact} of them restored without any error, which makes the mean infinite")
+    if images.left_out and not (as_json or quiet):
+        stdout.print(counted(images.left_out))
     for failure in failures:
-        error_line(failure["error"])
+        error_line(failure.error)
     if failures:
         raise typer.Exit(1)
 
@@ -274,7 +285,7 @@ def _per_image_table(records: Iterable[evaluation.ImageRecord]) -> Table:
     table = Table("image", "size", "PSNR dB", "SSIM", "bicubic dB", "bicubic SSIM")
     for r in records:
         table.add_row(
-            r.name,
+            shown(r.name),
             f"{r.width}x{r.height}",
             f"{r.model.psnr:.2f}",
             f"{r.model.ssim:.4f}",
