@@ -26,7 +26,7 @@ FORMATS = {
     ".gif": "GIF",
 }
 """What is written, by suffix."""
-INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".heic", ".heif"}
+INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl"}  # of what is found in folders
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FIRST_FRAME = "only the first of several frames is used"
