@@ -50,7 +50,7 @@ class Index:
 
     def __init__(self, target: Place) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="car-")
-        self._data = sqlite3.connect(Path(self._folder.name, "index"))
+        self._data = sqlite3.connect(Path(self._folder.name, "index"), check_same_thread=False)
         # it is made anew by each run, so nothing of it need survive one
         for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE}", "temp_store=FILE"):
             self._data.execute(f"PRAGMA {setting}")

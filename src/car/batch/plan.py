@@ -6,7 +6,7 @@ comes in one piece of the listing: images with one result, and results that lie 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -54,7 +54,7 @@ class Plan:
     naming: Naming | None
     in_place: bool
 
-    def steps(self, passed: Passed) -> Iterator[Step]:
+    def steps(self, passed: Passed) -> Generator[Step, None, None]:
         """Yield, in about the order of the names, what is to become of each image.
 
         Args:

@@ -149,6 +149,7 @@ class _Run:
         self._in_hand: dict[str, Item] = {}  # by the engine, for the first time
         self._last: dict[str, Record] = {}  # by the engine, once more: what the first time ended with
         self._again = _Again()
+        self._steps = todo.steps(self.passed)
         self._failed: Iterator[tuple[Item, Record]] | None = None
 
     def work(self) -> None:
@@ -164,13 +165,15 @@ class _Run:
             for record in self.engine(self.todo, self._second()):
                 del self._last[record.source]
                 self._take(record)
-        finally:  # in a run that was stopped, those that failed once have failed
+        finally:
+            self._steps.close()
+            # in a run that was stopped, those that failed once have failed
             left = iter(self._again) if self._failed is None else self._failed
             for record in chain(self._last.values(), (record for _, record in left)):
                 self._count(record)
 
     def _first(self) -> Iterator[Item]:
-        for step in self.todo.steps(self.passed):
+        for step in self._steps:
             if isinstance(step, Item):
                 self._in_hand[step.name] = step
                 yield step
