@@ -156,7 +156,7 @@ def test_what_a_small_picture_says_has_one_answer(tmp_path: Path, photo: Path, c
     about = PngImagePlugin.PngInfo()
     about.add_text("car", info.to_text().replace(",4,", ',"4",'))
     Image.open(good).save(damaged, pnginfo=about)
-    contradicted = "the picture says that it was made at scale 4, not 2"
+    contradicted = "the picture was made at scale 4, not 2"
     why = "the metadata of the small picture is damaged"
     for option in (("--scale", 2), ("--model", "car_plus_x2")):
         for ask in (("upscale", good, "-o", tmp_path / "x.png"), ("bulk", "upscale", good, tmp_path / "x")):

@@ -295,7 +295,7 @@ def _resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def check_scale(picture: Picture, scale: int) -> None:
     """Raise `UsageError` where `picture` says that it was made at another scale."""
     if picture.info is not None and picture.info.scale != scale:
-        raise UsageError(f"the picture says that it was made at scale {picture.info.scale}, not {scale}")
+        raise UsageError(f"the picture was made at scale {picture.info.scale}, not {scale}")
 
 
 _GREY = (19595, 38470, 7471)  # luma of ITU-R BT.601, in parts of 65536
