@@ -196,7 +196,7 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
     before = digest(tmp_path)
     for message, arguments in {
         "no such file or folder": ("downscale", folder / "missing.png", "-s", 4),
-        "matches no file": ("downscale", folder / "*.xyz", "-s", 4),
+        "photos/*.xyz: no images here": ("downscale", folder / "*.xyz", "-s", 4),
         "did you mean 'car_plus_x4'": ("downscale", a, "-m", "car_plus_x44"),
         "ships without weights": ("downscale", a, "-m", "car_x2"),
         "no model shrinks by 3; scales: 2, 4": ("downscale", a, "-s", 3),
