@@ -21,7 +21,7 @@ from PIL import Image
 
 import car
 from car.metrics import psnr
-from car.pictures.formats import is_supported_input
+from car.pictures.formats import INPUT_SUFFIXES
 from run import machine, publish
 
 COUNT = 24
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     data = parser.parse_args().data
     pictures = [Path(root, name) for root, _, names in os.walk(data) for name in names]
-    pictures = [path for path in pictures if is_supported_input(path)]
+    pictures = [path for path in pictures if path.suffix.lower() in INPUT_SUFFIXES]
     pixels = {path: Image.open(path).width * Image.open(path).height for path in pictures}
     chosen = sorted(pictures, key=lambda path: (-pixels[path], path.name))[:COUNT]
     rows: dict[str, dict[str, float]] = {}

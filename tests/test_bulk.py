@@ -14,36 +14,43 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import car
-from car.batch import local
-from car.batch.local import Work, plan, run, run_here
+from car.batch.local import run_here
 from car.batch.names import find_images
+from car.batch.plan import Unchanged, plan
 from car.batch.records import (
     MANIFEST,
+    Export,
     ManifestWriter,
     Record,
     check_manifest_name,
     check_no_other_file,
-    export_manifest,
-    read_manifest,
+    record_lines,
+    record_of,
 )
+from car.batch.run import Told, run
+from car.batch.work import Item, Work
+from car.batch.worker import Room, Worker
 from car.codec.codec import Codec
 from car.codec.options import Options
 from car.errors import ImageError, StorageError, UsageError
-from car.files import places
+from car.files import storage
 from car.files.atomic import TEMPORARY
-from car.files.places import Place, check_name
+from car.files.places import Passed
+from car.files.storage import Place, check_name
 from car.pictures.picture import Picture
 from car.pictures.read import read
 from car.pictures.write import write
 from commandline import run_car
 from processes import LIMIT, start_car, wait_until
 
-DOWN = Work("downscale", scale=4, device="cpu", tile=64)
+OPTIONS = Options(device="cpu", tile=64, memory=2 * 10**9)
+DOWN = Work("downscale", scale=4, options=OPTIONS)
 
 
 def photos(folder, count=4, side=48):
@@ -59,7 +66,33 @@ def photos(folder, count=4, side=48):
 
 
 def go(source, target, work=DOWN):
-    return run(plan(str(source), str(target), work), engine=run_here)[0]
+    return run(plan(str(source), str(target), work), engine=run_here)
+
+
+def outcome(todo, engine=run_here):
+    """Return the summary of a run and the records of all images."""
+    records = []
+    told = Told(records.append, lambda line: records.append(replace(record_of(line), status="unchanged")))
+    return run(todo, engine=engine, told=told), records
+
+
+def recorded(place):
+    return [record for record in map(record_of, record_lines(place)) if record]
+
+
+def steps(todo):
+    """Return what is to be worked on, the records of the rest, and what the listing left out."""
+    passed = Passed()
+    found = list(todo.steps(passed))
+    items = [step for step in found if isinstance(step, Item)]
+    return items, [step for step in found if isinstance(step, Unchanged)], dict(passed.left_out)
+
+
+def export(records, path):
+    writer = Export(path)
+    for record in records:
+        writer.add(record)
+    writer.write()
 
 
 def files(folder, killed=False):
@@ -84,7 +117,7 @@ def test_a_tree_is_shrunk_and_restored_as_by_hand(tmp_path):
         assert made.read_bytes() == (tmp_path / "by_hand.png").read_bytes()
     assert len(files(tmp_path / "small")) == 4
 
-    summary = go(tmp_path / "small", tmp_path / "large", Work("upscale", device="cpu", tile=64))
+    summary = go(tmp_path / "small", tmp_path / "large", Work("upscale", options=OPTIONS))
     assert (summary.done, summary.failed) == (4, 0)
     for name in names:
         restored, original = read(tmp_path / "large" / name), read(tmp_path / "src" / name)
@@ -95,7 +128,7 @@ def test_onnxruntime_restores_a_folder_as_one_picture(tmp_path):
     pytest.importorskip("onnxruntime")
     names = photos(tmp_path / "src", 3)
     go(tmp_path / "src", tmp_path / "small")
-    work = Work("upscale", device="cpu", tile=64, backend="onnxruntime")
+    work = Work("upscale", options=replace(OPTIONS, backend="onnxruntime"))
     assert go(tmp_path / "small", tmp_path / "large", work).done == 3
     codec = Codec(car.load("car_plus_x4"), Options(device="cpu", tile=64, backend="onnxruntime"))
     for name in names:
@@ -107,10 +140,10 @@ def test_onnxruntime_restores_a_folder_as_one_picture(tmp_path):
 def test_records_say_what_happened(tmp_path):
     photos(tmp_path / "src", 2)
     todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), replace(DOWN, psnr=True))
-    _, records = run(todo, engine=run_here)
-    kept = read_manifest(Place(str(tmp_path / "dst")))
-    assert {(r.source, r.target): r for r in records} == kept
-    record = kept["b/photo1.png", "b/photo1.x4.png"]
+    _, records = outcome(todo)
+    kept = recorded(Place(str(tmp_path / "dst")))
+    assert sorted(records, key=lambda r: r.source) == sorted(kept, key=lambda r: r.source)
+    (record,) = (record for record in kept if record.source == "b/photo1.png")
     assert record.status == "done"
     assert (record.source_size, record.target_size) == ((49, 48), (13, 12))
     assert record.target == "b/photo1.x4.png"
@@ -122,7 +155,7 @@ def test_records_say_what_happened(tmp_path):
         out = tmp_path / f"all.{suffix}"
         if suffix == "parquet":
             parquet = pytest.importorskip("pyarrow.parquet")
-        export_manifest(records, out)
+        export(records, out)
         rows = (
             [json.loads(line) for line in out.read_text().splitlines()]
             if suffix == "jsonl"
@@ -138,8 +171,8 @@ def test_evaluate_measures_as_the_command_does(tmp_path, photo):
 
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "photo.png").write_bytes(photo.read_bytes())
-    work = Work("evaluate", scale=4, device="cpu", tile=64)
-    _, (record,) = run(plan(str(tmp_path / "src"), str(tmp_path / "dst"), work), engine=run_here)
+    work = Work("evaluate", scale=4, options=OPTIONS)
+    _, (record,) = outcome(plan(str(tmp_path / "src"), str(tmp_path / "dst"), work))
     quality = round_trip(Codec(car.load("car_plus_x4"), Options(device="cpu", tile=64)), photo).record.model
     assert (record.psnr, record.ssim, record.lr_psnr) == (quality.psnr, quality.ssim, quality.lr_psnr)
     assert files(tmp_path / "dst") == {}
@@ -184,7 +217,7 @@ def test_other_settings_do_not_replace_without_being_asked(tmp_path):
     photos(src, 2)
     go(src, dst)
     before = files(dst)
-    other = replace(DOWN, effort=1)
+    other = replace(DOWN, options=replace(OPTIONS, effort=1))
     summary = go(src, dst, other)
     assert summary.failed == 2
     assert files(dst) == before
@@ -242,15 +275,21 @@ def test_a_folder_that_cannot_be_read_is_not_left_out_in_silence(tmp_path, monke
     scandir = os.scandir
 
     def refuse(path):
-        if Path(path).name == "b":
+        if not isinstance(path, int) and Path(path).name == "b":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(StorageError, match="cannot be listed"):
-        plan(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN)
-    with pytest.raises(UsageError, match="b: cannot be read"):
-        find_images([str(tmp_path / "src")])
+    summary = go(tmp_path / "src", tmp_path / "dst")
+    assert (summary.done, summary.complete) == (1, False)
+    told = [f"{tmp_path}/src/b: cannot be read (Permission denied)"]
+    assert summary.problems == told
+    images = find_images([str(tmp_path / "src")])
+    assert (list(images.names.values()), list(images.problems)) == (["a/photo0.png"], told)
+    for name in ("src", "src/b"):
+        monkeypatch.setattr(os, "scandir", lambda path: refuse(Path(path, "b")))
+        with pytest.raises(StorageError, match=f"{name}: cannot be listed"):
+            find_images([str(tmp_path / name)])
 
 
 def test_what_others_put_there_stays(tmp_path):
@@ -354,16 +393,15 @@ def test_bad_images_are_tried_twice_and_listed(tmp_path, monkeypatch):
     photos(src, 2)
     (src / "a/bad.png").write_bytes(b"not a picture")
     tries = []
-    process = local.Worker._process
-    monkeypatch.setattr(
-        local.Worker, "_process", lambda *args: (tries.append(args[1].name), process(*args))[1]
-    )
+    content = Worker._content
+    monkeypatch.setattr(Worker, "_content", lambda *args: (tries.append(args[1].name), content(*args))[1])
     summary = go(src, dst)
     assert (summary.done, summary.failed) == (2, 1)
     assert tries.count("a/bad.png") == 2
     assert tries.count("a/photo0.png") == 1
     assert "bad.png: not a picture of a known format" in summary.failures[0].error
-    assert read_manifest(Place(str(dst)))["a/bad.png", ""].status == "failed"
+    kept = {record.source: record.status for record in recorded(Place(str(dst)))}
+    assert kept["a/bad.png"] == "failed"
 
 
 def test_an_image_that_fails_once_is_done_the_second_time(tmp_path, monkeypatch):
@@ -386,7 +424,7 @@ def test_an_image_that_fails_once_is_done_the_second_time(tmp_path, monkeypatch)
 def test_a_full_disk_stops_the_run_and_the_next_one_completes(tmp_path, monkeypatch, code):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src, 6)
-    real, written = places.atomic_write, []
+    real, written = storage.atomic_write, []
 
     def full(path, content):
         if MANIFEST not in str(path):
@@ -396,7 +434,7 @@ def test_a_full_disk_stops_the_run_and_the_next_one_completes(tmp_path, monkeypa
         real(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(places, "atomic_write", full)
+        patch.setattr(storage, "atomic_write", full)
         summary = go(src, dst)
     assert os.strerror(code) in summary.stopped
     # the second may still have been in the hands of the other worker
@@ -441,8 +479,13 @@ def test_a_disk_that_is_really_full(tmp_path, tiny_disk):
 def test_a_source_that_disappears_is_an_error_of_that_image(tmp_path):
     photos(tmp_path / "src")
     todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN)
-    (tmp_path / "src/a/photo0.png").unlink()
-    summary, _ = run(todo, engine=run_here)
+
+    def engine(todo, items):
+        items = list(items)
+        (tmp_path / "src/a/photo0.png").unlink(missing_ok=True)
+        return run_here(todo, items)
+
+    summary = run(todo, engine=engine)
     assert (summary.done, summary.failed) == (3, 1)
     assert "photo0.png: cannot be read (No such file or directory)" in summary.failures[0].error
 
@@ -460,7 +503,7 @@ def test_results_below_or_beside_the_sources_are_no_sources(tmp_path):
 def test_restoring_beside_the_small_pictures_goes_on(tmp_path, recorded):
     names = photos(tmp_path / "src", 3)
     go(tmp_path / "src", tmp_path / "both")
-    work = Work("upscale", device="cpu", tile=64)
+    work = Work("upscale", options=OPTIONS)
     assert go(tmp_path / "both", tmp_path / "both", work).done == 3
     (tmp_path / "both" / names[2]).unlink()
     before = files(tmp_path / "both")
@@ -475,7 +518,7 @@ def test_restoring_beside_the_small_pictures_goes_on(tmp_path, recorded):
 
 def test_a_picture_that_would_take_its_own_place_is_an_error(tmp_path):
     photos(tmp_path, 2, side=12)
-    work = Work("upscale", scale=4, device="cpu", tile=64)
+    work = Work("upscale", scale=4, options=OPTIONS)
     before = files(tmp_path)
     summary = go(tmp_path, tmp_path, work)
     assert (summary.found, summary.done, summary.failed) == (2, 0, 2)
@@ -490,7 +533,7 @@ def test_in_place_nothing_but_results_of_runs_there_is_replaced(tmp_path):
     photos(tmp_path, 2)
     assert go(tmp_path, tmp_path).done == 2
     before = files(tmp_path)
-    work = Work("upscale", device="cpu", tile=64, overwrite=True)
+    work = Work("upscale", overwrite=True, options=OPTIONS)
     summary = go(tmp_path, tmp_path, work)  # would restore over the originals
     assert (summary.done, summary.failed) == (0, 2)
     assert "would replace a/photo0.png, which no run in this place made" in summary.failures[0].error
@@ -511,8 +554,8 @@ def test_two_scales_into_one_target_are_both_remembered(tmp_path):
     # what was shrunk in place is there to be restored in place
     names = [name for name in files(src) if ".x4." in name]
     (src / "a/photo0.png").unlink()
-    todo = plan(str(src / "*/*.x4.png"), str(src), Work("upscale", device="cpu", tile=64))
-    assert [item.name for item in todo.items] == sorted(names)
+    todo = plan(str(src / "*/*.x4.png"), str(src), Work("upscale", options=OPTIONS))
+    assert [item.name for item in steps(todo)[0]] == sorted(names)
     # without their sources beside them results are pictures as any other
     assert go(dst, dst).done == 4
 
@@ -561,8 +604,8 @@ def test_what_a_listing_passes_over_is_counted(tmp_path):
         (src / "one.png").write_bytes((src / "a/photo0.png").read_bytes())
         (src / "b/c").mkdir(exist_ok=True)
         (src / "b/c/one.png").write_bytes((src / "a/photo0.png").read_bytes())
-        assert plan(f"{src}/{pattern}", str(tmp_path / "dst"), DOWN).left_out == left_out
-    with pytest.raises(UsageError, match=r"no images here; left out: hidden files \(1\)"):
+        assert steps(plan(f"{src}/{pattern}", str(tmp_path / "dst"), DOWN))[2] == left_out
+    with pytest.raises(UsageError, match=r"no images here; left out: 1 hidden file$"):
         plan(f"{src}/.hid*.png", str(tmp_path / "dst"), DOWN)
 
 
@@ -591,11 +634,11 @@ def test_a_file_system_that_tells_no_time_has_its_files_read(tmp_path, monkeypat
     content[1] = content[1][:-12] + content[1][-12:].lower()  # of the same size
     now = [1]
 
-    def find(self, path, **_):
+    def ls(self, path, **_):
         about = {"size": len(self.cat_file("/src/photo.png"))} | ({key: now[0]} if key else {})
-        return {"/src/photo.png": about}
+        return [{"name": "/src/photo.png", "type": "file"} | about]
 
-    monkeypatch.setattr(MemoryFileSystem, "find", find)
+    monkeypatch.setattr(MemoryFileSystem, "ls", ls)
     memory.pipe_file("/src/photo.png", content[0])
     assert go("memory://src", tmp_path / "dst").done == 1
     again = go("memory://src", tmp_path / "dst")
@@ -643,17 +686,17 @@ def test_lies_in_a_manifest_do_no_harm(tmp_path):
     for n, lie in enumerate(lies):
         later = dst / MANIFEST / f"9999-{n}.jsonl"
         later.write_text(json.dumps(lie) + "\n{broken\n")
-        summary, records = run(plan(str(src), str(dst), DOWN), engine=run_here)
+        summary, records = outcome(plan(str(src), str(dst), DOWN))
         assert (summary.failed, summary.found) == (0, 2), lie
         for suffix in ("jsonl", "parquet"):
-            export_manifest(records, tmp_path / f"all.{suffix}")
+            export(records, tmp_path / f"all.{suffix}")
             (tmp_path / f"all.{suffix}").unlink()
         later.unlink()
     assert set(files(tmp_path)) == {*(f"src/{n}" for n in files(src)), *(f"dst/{n}" for n in files(dst))}
 
 
 def test_images_in_work_stay_within_the_room():
-    room, lock, inside, most = local._Room(100), threading.Lock(), 0, 0
+    room, lock, inside, most = Room(100), threading.Lock(), 0, 0
 
     def work(pixels):
         nonlocal inside, most
@@ -675,26 +718,36 @@ def test_images_in_work_stay_within_the_room():
     assert 60 < most <= 100
 
 
-def test_a_picture_over_the_whole_memory_is_an_error_that_says_what_to_do(tmp_path):
+def test_a_picture_over_the_whole_memory_goes_in_strips_or_is_an_error_that_says_why(tmp_path):
     src = tmp_path / "src"
     src.mkdir()
     wide = np.random.default_rng(0).integers(0, 255, (80, 400, 3), dtype=np.uint8)  # 32,000 pixels
     Image.fromarray(wide).save(src / "eight.png")
-    write(src / "sixteen.png", Picture(wide.astype(np.uint16) * 257, None, False, None, None, ()))
-    write(src / "scan.tif", Picture(wide.astype(np.uint16) * 257, None, False, None, None, ()))
-    tight = replace(DOWN, memory=10**6)  # 31 bytes a pixel
+    deep = Picture(wide.astype(np.uint16) * 257, None, False, None, None, ())
+    write(src / "alpha.png", replace(deep, alpha=deep.pixels[:, :, 0]))
+    tifffile.imwrite(src / "scan.tif", deep.pixels, photometric="rgb", rowsperstrip=8)
+    tight = replace(DOWN, options=replace(OPTIONS, memory=10**6))  # 31 bytes a pixel
     summary = go(src, tmp_path / "small", tight)
-    assert summary.done == 1
-    assert sorted(record.source for record in summary.failures) == ["scan.tif", "sixteen.png"]
-    for record in summary.failures:
-        assert "400x80 pixels take about 0.0 GB of memory, over 0.0 GB of memory; " in record.error
-        assert record.error.endswith("raise --memory, or shrink it alone: car downscale reads in strips")
-    for work in (replace(tight, psnr=True), replace(tight, kind="evaluate"), replace(tight, kind="upscale")):
+    assert (summary.done, [record.source for record in summary.failures]) == (2, ["alpha.png"])
+    (record,) = summary.failures
+    assert (
+        "400x80 pixels take about 0.0 GB of memory, over 0.0 GB of memory; raise --memory, as "
+        in record.error
+    )
+    assert go(src / "scan.tif", tmp_path / "whole").done == 1
+    # strips give what whole pictures give
+    assert files(tmp_path / "whole")["scan.x4.png"] == files(tmp_path / "small")["scan.x4.png"]
+
+    up = replace(tight, kind="upscale")
+    summary = go(tmp_path / "small/scan.x4.png", tmp_path / "large", up)
+    assert "--format tiff is written in strips, or raise --memory" in summary.failures[0].error
+    assert go(tmp_path / "small/scan.x4.png", tmp_path / "large", replace(up, format="tiff")).done == 1
+    assert read(tmp_path / "large/scan.tiff").pixels.shape == (80, 400, 3)
+    for work in (replace(tight, psnr=True), replace(tight, kind="evaluate")):
         summary = go(src / "eight.png", tmp_path / "other", work)
         assert (summary.done, summary.failed) == (0, 1)
-        ending = "in strips" if work.kind == "upscale" else "; raise --memory"
-        assert summary.failures[0].error.endswith(ending)
-        assert go(src / "eight.png", tmp_path / "other", replace(work, memory=2 * 10**9)).done == 1
+        assert summary.failures[0].error.endswith("; raise --memory")
+        assert go(src / "eight.png", tmp_path / "other", replace(work, options=OPTIONS)).done == 1
 
 
 def test_requests_that_make_no_sense(tmp_path):
@@ -725,7 +778,7 @@ def test_only_a_manifest_of_an_earlier_run_is_replaced(tmp_path, suffix):
     path = tmp_path / f"m.{suffix}"
     for records in ([], [Record("a.png", "done")], [Record("a.png", "done"), Record("b.png", "failed")]):
         check_no_other_file(path)
-        export_manifest(records, path)
+        export(records, path)
     check_no_other_file(path)
     ours = path.read_bytes()
     row = {"source": "a.png", "status": "done"}
@@ -764,23 +817,17 @@ def test_the_command_replaces_no_other_file_by_its_manifest(tmp_path):
 def test_the_summary_is_told_before_an_export_that_fails(tmp_path, monkeypatch, capsys):
     from car.cli import bulk as cli_bulk
 
-    def full(records, path):
-        raise ImageError(f"{path}: cannot be written (No space left on device)")
+    class Full(Export):
+        def write(self):
+            raise ImageError("m.jsonl: cannot be written (No space left on device)")
 
     photos(tmp_path / "src", 1)
     (tmp_path / "src/bad.png").write_bytes(b"bad")
-    monkeypatch.setattr(cli_bulk, "export_manifest", full)
+    monkeypatch.setattr(cli_bulk, "Export", Full)
     for as_json in (False, True):
+        how = cli_bulk._How(run_here, tmp_path / "m.jsonl", (), as_json, False)
         with pytest.raises(ImageError):
-            cli_bulk._run(
-                str(tmp_path / "src"),
-                str(tmp_path / "dst"),
-                DOWN,
-                run_here,
-                tmp_path / "m.jsonl",
-                as_json=as_json,
-                quiet=False,
-            )
+            cli_bulk._run(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN, how)
         out, err = capsys.readouterr()
         assert (json.loads(out)["failed"] == 1) if as_json else "1 failed" in out
         assert "bad.png: not a picture" in err
@@ -814,7 +861,7 @@ def test_two_runs_at_once_agree(tmp_path):
         _, err = process.communicate()
         assert process.returncode == 0, err
     assert len(files(dst)) == 12
-    assert go(src, dst, replace(DOWN, tile=None)).failed == 0
+    assert go(src, dst, replace(DOWN, options=replace(OPTIONS, tile=None))).failed == 0
 
 
 def test_what_killed_programs_left_is_removed_when_it_is_old(tmp_path):
@@ -840,7 +887,7 @@ def test_interrupted_runs_say_so_and_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, err.strip()) == (130, "car: interrupted")
-    assert go(src, dst, replace(DOWN, tile=None)).failed == 0
+    assert go(src, dst, replace(DOWN, options=replace(OPTIONS, tile=None))).failed == 0
     assert len(files(dst)) == 60
 
 
@@ -854,7 +901,7 @@ def test_the_command_tells_what_failed(tmp_path):
     out, err = done.stdout, done.stderr
     assert done.returncode == 1
     assert out.startswith("2 done, 0 unchanged, 1 failed")
-    assert "\nleft out: hidden files (1)\n" in out
+    assert "\nleft out: 1 hidden file\n" in out
     assert "hidden" not in err
     assert "bad.jpg: not a picture of a known format, or damaged" in err
     assert "1 of 3 images failed; the others are done" in err
@@ -913,7 +960,7 @@ def test_buckets(tmp_path, bucket):
     assert summary.done == 2
     summary = go("s3://photos/in", "s3://photos/out")
     assert (summary.done, summary.unchanged) == (1, 3)
-    summary = go("s3://photos/out/*/photo1*.png", tmp_path / "large", Work("upscale", device="cpu", tile=64))
+    summary = go("s3://photos/out/*/photo1*.png", tmp_path / "large", Work("upscale", options=OPTIONS))
     assert (summary.found, summary.done) == (1, 1)
     with pytest.raises(StorageError, match="s3://missing-bucket: cannot be listed"):
         plan("s3://missing-bucket", str(tmp_path / "x"), DOWN)
@@ -922,7 +969,7 @@ def test_buckets(tmp_path, bucket):
 def test_a_long_manifest_stays_in_files_of_bounded_size_and_is_read_whatever_its_size(tmp_path, monkeypatch):
     monkeypatch.setattr("car.batch.records._FLUSH", (0.0, 0.0))
     monkeypatch.setattr("car.batch.records._JOINED_BYTES", 5000)
-    monkeypatch.setattr(places, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(storage, "MAX_FILE_BYTES", 1000)
     for url in (str(tmp_path / "dst"), "memory://dst"):
         place = Place(url)
         writer = ManifestWriter(place)
@@ -930,14 +977,14 @@ def test_a_long_manifest_stays_in_files_of_bounded_size_and_is_read_whatever_its
         for name in names:
             writer.add(Record(name, "done"))
         writer.close()
-        sizes = [entry.size for entry in place.listing(lambda name: True).values()]
+        sizes = [found.entry.size for found in place.walk()]
         assert 2 <= len(sizes) < 10
         assert 1000 < max(sizes) <= 5000
-        assert [source for source, _ in read_manifest(place)] == names
+        assert [record.source for record in recorded(place)] == names
         place.write(
             f"{MANIFEST}/long.jsonl", b"x" * 3 * 2**20 + b'\n{"source": "late.png", "status": "done"}'
         )
-        assert ("late.png", "") in read_manifest(place)
+        assert "late.png" in [record.source for record in recorded(place)]
         Place("memory://dst").remove(f"{MANIFEST}/long.jsonl")
 
 
@@ -950,7 +997,7 @@ def test_a_bucket_that_may_not_be_written_stops_the_run(tmp_path, monkeypatch):
     photos(tmp_path / "src", 6)
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
     todo = plan(str(tmp_path / "src"), "memory://denied", DOWN)
-    summary, records = run(todo, engine=partial(run_here, workers=1))
+    summary, records = outcome(todo, partial(run_here, workers=1))
     assert "cannot be written (Access Denied)" in summary.stopped
     assert (summary.done, records) == (0, [])
 

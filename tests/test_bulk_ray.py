@@ -1,5 +1,6 @@
 """The Ray engine on a cluster of two nodes on this machine."""
 
+import json
 import os
 import shutil
 import threading
@@ -13,14 +14,15 @@ import pytest
 
 import car
 from car.batch import ray as ray_engine
-from car.batch.local import Worker, plan, run, run_here
-from car.batch.ray import _groups, _RayWorker, run_on_ray
-from car.files.places import Place
+from car.batch.local import run_here
+from car.batch.plan import plan
+from car.batch.ray import _groups, run_on_ray
+from car.batch.run import run
+from car.batch.worker import Worker
 from processes import LIMIT
-from test_bulk import DOWN, files, photos
+from test_bulk import DOWN, files, outcome, photos, steps
 
 ray = pytest.importorskip("ray")
-pytest.importorskip("ray.data")
 
 
 @pytest.fixture(scope="module")
@@ -51,27 +53,22 @@ def test_two_nodes_lose_and_repeat_nothing_when_workers_are_killed(tmp_path, clu
                 continue
             for process in psutil.process_iter(["cmdline"]):
                 title = " ".join(process.info["cmdline"] or [])
-                if "ray::" in title and "MapBatches" in title:
+                if "ray::_RayWorker" in title:
                     process.kill()
                     killed.append(process.pid)
                     return
 
     killer = threading.Thread(target=kill_workers)
     killer.start()
-    seen: list[str] = []
-    summary, records = run(
-        todo,
-        engine=partial(run_on_ray, address=cluster.address),
-        on_record=lambda record: seen.append(record.source),
-    )
+    summary, records = outcome(todo, partial(run_on_ray, address=cluster.address))
     killer.join()
     assert killed
     assert (summary.found, summary.done, summary.failed) == (141, 140, 1)
     assert "bad.png: not a picture of a known format" in summary.failures[0].error
-    assert len(seen) == len(set(seen)) == len(records) == 141
+    assert len({record.source for record in records}) == len(records) == 141
     assert files(tmp_path / "there", killed=True) == files(tmp_path / "here")
-    again = plan(str(src), str(tmp_path / "there"), DOWN)
-    assert (len(again.items), len(again.unchanged)) == (1, 140)
+    items, unchanged, _ = steps(plan(str(src), str(tmp_path / "there"), DOWN))
+    assert (len(items), len(unchanged)) == (1, 140)
 
 
 def test_a_picture_that_kills_its_worker_fails_alone_and_paths_are_those_of_the_command(
@@ -85,15 +82,9 @@ def test_a_picture_that_kills_its_worker_fails_alone_and_paths_are_those_of_the_
         def __call__(self, item):
             return os._exit(1) if item.name == "b/photo1.png" else super().__call__(item)
 
-    class DyingWorker(_RayWorker):
-        def __init__(self, *args):
-            super().__init__(*args)
-            alive = self._worker
-            self._worker = Dying(alive.source.url, alive.target.url, alive.work, alive.digest)
-
-    monkeypatch.setattr(ray_engine, "_RayWorker", DyingWorker)
+    monkeypatch.setattr(ray_engine, "Worker", Dying)
     todo = plan("src", "there", replace(DOWN, model="m.safetensors"))
-    records = list(run_on_ray(todo, todo.items, address=cluster.address))
+    records = list(run_on_ray(todo, steps(todo)[0], address=cluster.address))
     failed = [record for record in records if record.status == "failed"]
     assert [record.source for record in failed] == ["b/photo1.png"]
     assert failed[0].error == f"{tmp_path}/src/b/photo1.png: the process at work on it died 3 times"
@@ -103,8 +94,9 @@ def test_a_picture_that_kills_its_worker_fails_alone_and_paths_are_those_of_the_
 def test_groups_are_of_like_size(tmp_path):
     photos(tmp_path / "src", 150)
     todo = plan(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN)
-    groups = list(_groups(todo.items))
+    items = steps(todo)[0]
+    groups = [json.loads(group) for group in _groups(items)]
     assert [len(group) for group in groups] == [64, 64, 22]
     sizes = [item["entry"]["size"] for group in groups for item in group]
     assert sizes == sorted(sizes, reverse=True)
-    assert Place(todo.source).listing(lambda name: True).keys() == {item.name for item in todo.items}
+    assert {item["name"] for group in groups for item in group} == {item.name for item in items}

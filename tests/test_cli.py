@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from car.batch import names
-from car.batch.names import Job, Renamer, check_target, plan
+from car.batch.names import Job, Naming, check_target, plan
 from car.errors import ImageError, UsageError
 from car.models import create
 from car.pictures.read import inspect_info, read
@@ -129,9 +129,10 @@ def test_own_weights_named_in_the_file_are_not_replaced_silently(tmp_path: Path,
     for scale in ((), ("--scale", 4)):
         fails(1, "name the file of those weights", "upscale", small, "-o", tmp_path / "a.png", *scale)
     assert run("upscale", small, "-m", own, "-o", tmp_path / "a.png").returncode == 0
-    done = run("upscale", small, "-s", 2, "-o", tmp_path / "b.png")
+    fails(2, "made at scale 4, not 2", "upscale", small, "-s", 2, "-o", tmp_path / "b.png")
+    done = run("upscale", small, "-m", "car_codec_x4", "-o", tmp_path / "b.png")
     assert done.returncode == 0
-    assert "but restored by car_plus_x2 at 2x" in done.stderr
+    assert "made by car_plus_x4, but restored by car_codec_x4" in done.stderr
     fails(2, "no model shrinks by 0", "upscale", small, "-s", 0, "-o", tmp_path / "c.png")
 
 
@@ -195,7 +196,7 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
     before = digest(tmp_path)
     for message, arguments in {
         "no such file or folder": ("downscale", folder / "missing.png", "-s", 4),
-        "matches no file": ("downscale", folder / "*.xyz", "-s", 4),
+        "photos/*.xyz: no images here": ("downscale", folder / "*.xyz", "-s", 4),
         "did you mean 'car_plus_x4'": ("downscale", a, "-m", "car_plus_x44"),
         "ships without weights": ("downscale", a, "-m", "car_x2"),
         "no model shrinks by 3; scales: 2, 4": ("downscale", a, "-s", 3),
@@ -387,9 +388,9 @@ def test_pngsuite_works_or_is_refused(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_names_and_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shrink = Renamer(".png", add=".x4")
+    shrink = Naming(".png", add=".x4")
     assert shrink("photo.jpg") == "photo.x4.png"
-    restore = Renamer(".png", remove=[".x2", ".x4"])
+    restore = Naming(".png", restores=True)
     assert restore("photo.x4.webp") == "photo.png"
     assert restore("thumb.png") == "thumb.png"
     assert restore(".x4.png") == ".x4.png"
@@ -405,4 +406,5 @@ def test_names_and_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     with pytest.raises(ImageError, match="same file"):
         check_target(Job(tmp_path / "a.png", tmp_path / "link.png"), overwrite=True)
-    assert names.find_images([str(tmp_path / "a.png")] * 2) == ([(tmp_path / "a.png", Path("a.png"))], True)
+    images = names.find_images([str(tmp_path / "a.png")] * 2)
+    assert (images.names, images.many) == ({tmp_path / "a.png": "a.png"}, True)

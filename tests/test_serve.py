@@ -262,7 +262,7 @@ def test_a_scale_stands_for_what_suits_the_file(client: Any, photo: Path) -> Non
         assert by_scale.content == by_name.content
 
 
-@pytest.mark.parametrize("change", [("160, 192", "-5, 10"), ('"scale": 4', '"scale": "4"'), ("{", "[")])
+@pytest.mark.parametrize("change", [("160,192", "-5,10"), (",4,", ',"4",'), ("]", "")])
 def test_damaged_metadata_is_said_to_be(client: Any, photo: Path, change: tuple[str, str]) -> None:
     small = Image.open(io.BytesIO(client.post("/v1/downscale", content=photo.read_bytes()).content))
     damaged, about = io.BytesIO(), PngImagePlugin.PngInfo()

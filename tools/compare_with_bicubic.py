@@ -38,7 +38,7 @@ def measure(weights: Path, img_dir: Path, sets: list[str]) -> dict[str, Any]:
     codec = open_codec(str(weights), None, options=Options(device="cpu"))
     found: dict[str, Any] = {}
     for name in sets:
-        files = [path for path, _ in find_images([str(find_dataset(img_dir, name))])[0]]
+        files = list(find_images([str(find_dataset(img_dir, name))]).names)
         mean = mean_quality(round_trip(codec, path).record.model for path in files)
         found[name] = {"psnr": mean.psnr, "ssim": mean.ssim, "lr_psnr": mean.lr_psnr}
     return found

@@ -77,10 +77,7 @@ def main() -> None:
     parser.add_argument("--img-dir", type=Path, required=True)
     parser.add_argument("--images", type=int, default=0, help="of each set, evenly spread; 0 for all")
     options = parser.parse_args()
-    files = {
-        name: [path for path, _ in find_images([str(find_dataset(options.img_dir, name))])[0]]
-        for name in SETS
-    }
+    files = {name: list(find_images([str(find_dataset(options.img_dir, name))]).names) for name in SETS}
     most = options.images
     files = {
         name: [paths[n * len(paths) // most] for n in range(most)] if 0 < most < len(paths) else paths

@@ -35,7 +35,7 @@ def main() -> None:
             cells: list[str] = []
             seconds = 0.0
             for name in SETS:
-                files = [path for path, _ in find_images([str(find_dataset(options.img_dir, name))])[0]]
+                files = list(find_images([str(find_dataset(options.img_dir, name))]).names)
                 records = [round_trip(codec, path).record.model for path in files]
                 cells.append(f"{mean_quality(records).psnr:.2f}")
                 seconds += sum(r.upscale_seconds for r in records)

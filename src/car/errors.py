@@ -36,6 +36,20 @@ class TrainingError(CarError):
     """Training cannot start or go on (no usable images, diverged, unwritable folder)."""
 
 
+def reason(error: BaseException) -> str:
+    """Say in one line why an error of the system, or one of ours, happened."""
+    if isinstance(error, MemoryError):
+        return "not enough memory; a smaller --tile needs less"
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def told(error: BaseException, name: str) -> str:
+    """Say in one line what went wrong with the file `name`, which is named once."""
+    text = reason(error)
+    return text if name in text else f"{name}: {text}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or the list of them where none is near."""
     options = sorted(known)

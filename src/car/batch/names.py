@@ -1,13 +1,44 @@
 """Which files to work on and where each result goes."""
 
-import glob
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from car.errors import ImageError, UsageError
-from car.pictures.formats import is_supported_input
+from car.files.places import Passed, counted, open_source
+from car.pictures.formats import INPUT_SUFFIXES
+
+_SHRUNK = re.compile(r"(.+)\.x[2-8]", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of results: ``a/photo.jpg`` -> ``a/photo.x4.png`` (shrinking) -> ``a/photo.png`` (restoring).
+
+    Attributes:
+        suffix: of the results, with its dot.
+        add: put before the suffix, as ``.x4``.
+        restores: an ending of the stem such as ``.x4`` is taken away first.
+    """
+
+    suffix: str
+    add: str = ""
+    restores: bool = False
+
+    def __call__(self, name: str) -> str:
+        """Return the result's name for the source's."""
+        return self.stem(name) + self.add + self.suffix
+
+    def stem(self, name: str) -> str:
+        """Return what the names of a source, of its result, and of all with the same result begin with."""
+        folder, slash, last = name.rpartition("/")
+        before, dot, _ = last.rpartition(".")
+        stem = before if before and dot else last
+        shrunk = _SHRUNK.fullmatch(stem) if self.restores else None
+        return folder + slash + (shrunk[1] if shrunk else stem)
 
 
 @dataclass(frozen=True)
@@ -19,103 +50,87 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Images:
+    """The pictures that the inputs of a command name.
+
+    Attributes:
+        names: of each file, below the folder that was named; in a stable order and without repeats.
+        many: a folder, a glob or several inputs: one failure does not stop the others.
+        left_out: how many files of each kind are no pictures to work on.
+        problems: a line for each folder that could not be read.
+    """
+
+    names: dict[Path, str]
+    many: bool
+    left_out: Counter[str]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a command will do: jobs, and what is wrong with the inputs that cannot become one."""
 
     jobs: tuple[Job, ...]
     problems: tuple[str, ...]
-    many: bool  # a folder or several inputs: one failure does not stop the others
+    many: bool
+    left_out: Counter[str] = field(default_factory=Counter[str])
 
 
-def find_images(inputs: Sequence[str]) -> tuple[list[tuple[Path, Path]], bool]:
-    """Expand files, folders (recursively) and globs into ``(file, path relative to its folder)`` pairs.
-
-    Returns:
-        The pairs, in a stable order and without repeats, and whether the request was for many files.
+def find_images(inputs: Sequence[str], exclude: Sequence[str] = ()) -> Images:
+    """Expand files, folders (recursively) and globs by the rule of `car.files.places`.
 
     Raises:
         UsageError: an input does not exist or a glob or folder holds no image.
+        StorageError: a folder that was named cannot be read.
     """
-    pairs: dict[Path, Path] = {}
+    names: dict[Path, str] = {}
+    passed = Passed()
     many = len(inputs) > 1
     for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            many = True
-            found = {
-                Path(root, name): Path(root, name).relative_to(path)
-                for root, _, names in os.walk(path, onerror=_cannot_be_read)
-                for name in names
-                if is_supported_input(Path(name)) and not name.startswith(".")
-            }
-            if not found:
-                raise UsageError(f"{text}: no images in this folder")
-        elif path.exists():
-            found = {path: Path(path.name)}
-        elif glob.has_magic(text):
-            many = True
-            matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - absolute patterns
-            found = {match: Path(match.name) for match in matches if match.is_file()}
-            if not found:
-                raise UsageError(f"{text}: matches no file")
-        else:
-            raise UsageError(f"{text}: no such file or folder")
-        for file in sorted(found):
-            pairs.setdefault(file, found[file])
-    return list(pairs.items()), many
+        if "://" in text:
+            raise UsageError(f"{text}: car bulk takes URLs, this takes files and folders")
+        source = open_source(text, INPUT_SUFFIXES, tuple(exclude))
+        many = many or not source.only
+        found = {Path(source.place.url, name): name for name, _ in source.pictures(passed)}
+        if not found:
+            left = f"; {counted(passed.left_out)}" if passed.left_out else ""
+            raise UsageError(passed.problems[0] if passed.problems else f"{text}: no images here{left}")
+        for file, name in found.items():
+            names.setdefault(file, name)
+    return Images(names, many, passed.left_out, tuple(passed.problems))
 
 
-def plan(inputs: Sequence[str], output: str | None, rename: "Renamer") -> Plan:
+def plan(inputs: Sequence[str], output: str | None, naming: Naming, exclude: Sequence[str] = ()) -> Plan:
     """Pair every input image with its target.
 
     Args:
         inputs: files, folders and globs.
         output: a file (for one input), a folder (made where missing), or None: beside each input.
-        rename: gives the target's file name where `output` is not a file.
+        naming: gives the target's name where `output` is not a file.
+        exclude: patterns of names to leave out, see `car.files.places.Source`.
 
     Raises:
         UsageError: an input does not exist, or one output file is named for several inputs.
+        StorageError: a folder that was named cannot be read.
     """
-    pairs, many = find_images(inputs)
-    if output is not None and not many and not means_folder(output):
-        return Plan((Job(pairs[0][0], Path(output)),), (), many)
-    if output is not None and many and Path(output).is_file():
+    images = find_images(inputs, exclude)
+    if output is not None and not images.many and not means_folder(output):
+        return Plan((Job(next(iter(images.names)), Path(output)),), (), images.many)
+    if output is not None and images.many and Path(output).is_file():
         raise UsageError(f"{output} is a file; several inputs need a folder")
     jobs: list[Job] = []
-    problems: list[str] = []
+    problems = list(images.problems)
     taken: dict[Path, Path] = {}
-    for source, relative in pairs:
-        name = rename(relative.name)
-        target = source.with_name(name) if output is None else Path(output) / relative.with_name(name)
+    for source, name in images.names.items():
+        target = source.with_name(naming(source.name)) if output is None else Path(output, naming(name))
         if target in taken:
             problems.append(f"{source}: its result would be {target}, as that of {taken[target]}")
             continue
         taken[target] = source
         jobs.append(Job(source, target))
     # results of an earlier run that lie beside their sources are no sources themselves
-    return Plan(tuple(job for job in jobs if job.source not in taken), tuple(problems), many)
-
-
-class Renamer:
-    """Target names: ``photo.jpg`` -> ``photo.x4.png`` (shrinking) -> ``photo.png`` (restoring).
-
-    Args:
-        suffix: of the target file, with its dot.
-        add: put before the suffix (``.x4``).
-        remove: endings taken from the stem (``.x2``, ``.x4``).
-        fallback: put before the suffix where no ending was removed and `remove` is not empty.
-    """
-
-    def __init__(self, suffix: str, *, add: str = "", remove: Sequence[str] = (), fallback: str = "") -> None:
-        self.suffix, self.add, self.remove, self.fallback = suffix, add, tuple(remove), fallback
-
-    def __call__(self, name: str) -> str:
-        """Return the target's file name for the source's."""
-        stem = Path(name).stem
-        for ending in self.remove:
-            if stem.endswith(ending) and len(stem) > len(ending):
-                return stem[: -len(ending)] + self.add + self.suffix
-        return stem + self.add + self.fallback + self.suffix
+    jobs = [job for job in jobs if job.source not in taken]
+    return Plan(tuple(jobs), tuple(problems), images.many, images.left_out)
 
 
 def check_target(job: Job, overwrite: bool) -> None:
@@ -142,7 +157,3 @@ def means_folder(output: str) -> bool:
     """Whether an output is a folder: it is one, ends with a slash, or has no suffix and does not exist."""
     path = Path(output)
     return path.is_dir() or output.endswith(("/", os.sep)) or (not path.suffix and not path.exists())
-
-
-def _cannot_be_read(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: cannot be read ({error.strerror})")

@@ -1,23 +1,32 @@
-"""The engine for many machines: Ray Data hands out groups of images, each worker loads the model once."""
+"""The engine for many machines: Ray runs workers that load the model once; groups of images go to them."""
 
 import json
 import logging
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
-from car.batch.local import Item, Plan, Work
+from car.batch.plan import Plan
 from car.batch.records import Record
-from car.codec.options import Options
+from car.batch.work import Item, Work
+from car.batch.worker import Worker
 from car.errors import StorageError, UsageError
-from car.files.places import Entry, Place
+from car.files.storage import Place
 from car.weights import absolute_name
 
 _GROUP_BYTES = 32 * 2**20  # of files that are handed out at once, so that groups take about as long
 _GROUP_IMAGES = 64
+_AHEAD = 4096  # images that are sorted into groups together
 _TRIES = 3  # of an image whose worker dies; Ray itself would go on for ever
+_IN_HAND = 2  # groups of a worker: one at work, one that waits
+_LOOK = 10.0  # seconds until it is looked for room for more workers
+
+Make = Callable[[], Worker]
 
 
 def run_on_ray(
@@ -25,10 +34,9 @@ def run_on_ray(
 ) -> Iterator[Record]:
     """Work on a Ray cluster, or on a local one that is started for the purpose.
 
-    Ray Data restarts workers that die and hands their images out again; as targets are written all or nothing
-    and compared with what is there, that loses and repeats nothing; an image at which three workers died has
-    failed. It holds back reading while results wait,
-    and grows and shrinks the number of workers within the cluster, which may grow itself.
+    Ray restarts workers that die and hands their groups out again; as targets are written all or nothing and
+    compared with what is there, that loses and repeats nothing; an image at which three workers died has
+    failed. Items are taken as workers have room for them. New machines of the cluster get workers too.
 
     Args:
         todo: the plan; every machine must reach its source and target by the same names.
@@ -41,14 +49,14 @@ def run_on_ray(
         UsageError: Ray is not installed or the cluster cannot be reached.
         StorageError: the target cannot be written to at all.
     """
-    groups = list(_groups(items))
-    if not groups:
+    groups = _groups(items)
+    first = next(groups, None)
+    if first is None:
         return
     try:
         # what Ray tells about itself by default
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
-        import ray.data
     except ImportError as error:
         raise UsageError("the engine ray needs: pip install 'content-adaptive-resampler[ray]'") from error
     started = not ray.is_initialized()
@@ -59,50 +67,113 @@ def run_on_ray(
             )
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at {address or 'this machine'} ({error})") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    gpus = 1 if todo.work.options.device.startswith("cuda") else 0
     # workers have working folders of their own
-    source, target = Place(todo.source).absolute, Place(todo.target).absolute
-    work = replace(todo.work, model=None if todo.work.model is None else absolute_name(todo.work.model))
+    model = None if todo.work.model is None else absolute_name(todo.work.model)
+    work = replace(todo.work, model=model, options=replace(todo.work.options, threads=threads))
+    places = (todo.source.place.absolute, Place(todo.target).absolute)
+    pool = _Pool(partial(Worker, *places, work, todo.digest), work, workers, threads)
     try:
-        most = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
-        actor: Any = ray.remote(_Tries)
-        tries = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-        results = ray.data.from_items(
-            [{"group": json.dumps(group)} for group in groups], override_num_blocks=len(groups)
-        ).map_batches(
-            _RayWorker,
-            fn_constructor_args=(source, target, asdict(work), todo.digest, threads, tries),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(groups))),
-            num_cpus=threads,
-            num_gpus=gpus,
-        )
-        for row in results.iter_rows():
-            for values in json.loads(row["records"]):
-                if "fatal" in values:
-                    raise StorageError(values["fatal"], fatal=True)
-                record = Record.from_dict(values)
-                assert record is not None
-                yield record
+        yield from pool.run(first, groups)
     finally:
+        pool.close()
         if started:
             ray.shutdown()
 
 
-def _groups(items: Iterable[Item]) -> Iterator[list[dict[str, Any]]]:
-    """Put images of like size together, as many as make a group of about the same work."""
-    group: list[dict[str, Any]] = []
-    size = 0
-    for item in sorted(items, key=lambda item: (-item.entry.size, item.name)):
-        group.append(asdict(item))
-        size += item.entry.size
-        if size >= _GROUP_BYTES or len(group) >= _GROUP_IMAGES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+class _Pool:
+    """The workers of a run, as many as the cluster has room for."""
+
+    def __init__(self, make: Make, work: Work, most: int, threads: int) -> None:
+        import ray
+
+        self._most, self._threads = most, threads
+        gpus = 1 if work.options.device.startswith("cuda") else 0
+        tries: Any = ray.remote(_Tries)
+        self._tries = tries.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+        actor: Any = ray.remote(_RayWorker)
+        lasting = actor.options(num_cpus=threads, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)
+        self._start = partial(lasting.remote, make, self._tries)
+        self._starting: dict[Any, Any] = {}  # promise -> worker
+        self._load: dict[Any, int] = {}  # worker -> groups in hand
+        self._looked = 0.0
+
+    def run(self, first: str, groups: Iterator[str]) -> Iterator[Record]:
+        import ray
+
+        waiting: str | None = first
+        in_hand: dict[Any, Any] = {}  # promise -> worker
+        while waiting is not None or in_hand:
+            self._grow()
+            for worker in sorted(self._load, key=self._load.__getitem__):
+                while waiting is not None and self._load[worker] < _IN_HAND:
+                    in_hand[worker.work.remote(waiting)] = worker
+                    self._load[worker] += 1
+                    waiting = next(groups, None)
+            if waiting is None:
+                self._let_go()
+            done, _ = ray.wait([*in_hand, *self._starting], timeout=_LOOK)
+            for promise in done:
+                if promise in self._starting:
+                    self._load[self._starting.pop(promise)] = 0
+                    continue
+                self._load[in_hand.pop(promise)] -= 1
+                yield from _records(str(ray.get(promise)))
+
+    def _grow(self) -> None:
+        """Start workers where the cluster has room for them; it may have grown."""
+        import ray
+
+        if time.monotonic() - self._looked < _LOOK and (self._load or self._starting):
+            return
+        self._looked = time.monotonic()
+        room = max(1, int(ray.cluster_resources().get("CPU", 1)) // self._threads)
+        for _ in range(min(self._most or room, room) - len(self._load) - len(self._starting)):
+            worker = self._start()
+            self._starting[worker.ready.remote()] = worker
+
+    def _let_go(self) -> None:
+        """End workers without work, as one that died may wait for the room to start again."""
+        import ray
+
+        for worker in [worker for worker, load in self._load.items() if not load]:
+            del self._load[worker]
+            ray.kill(worker)
+        while self._starting:
+            ray.kill(self._starting.popitem()[1])
+
+    def close(self) -> None:
+        """End all workers."""
+        import ray
+
+        for worker in (*self._load, *self._starting.values(), self._tries):
+            ray.kill(worker)
+
+
+def _records(text: str) -> Iterator[Record]:
+    for values in json.loads(text):
+        if "fatal" in values:
+            raise StorageError(values["fatal"], fatal=True)
+        record = Record.from_dict(values)
+        assert record is not None
+        yield record
+
+
+def _groups(items: Iterable[Item]) -> Iterator[str]:
+    """Put images of like size together, as many as make a group of about the same work; groups are JSON."""
+    left = iter(items)
+    while some := list(islice(left, _AHEAD)):
+        group: list[Item] = []
+        for item in sorted(some, key=lambda item: (-item.entry.size, item.name)):
+            group.append(item)
+            if sum(item.entry.size for item in group) >= _GROUP_BYTES or len(group) >= _GROUP_IMAGES:
+                yield _json(group)
+                group = []
+        if group:
+            yield _json(group)
+
+
+def _json(group: list[Item]) -> str:
+    return json.dumps([item.to_dict() for item in group])
 
 
 class _Tries:
@@ -120,30 +191,25 @@ class _Tries:
 
 
 class _RayWorker:
-    """An actor: the model is loaded when it starts."""
+    """An actor: the model is loaded when it starts to work."""
 
-    def __init__(
-        self, source: str, target: str, work: dict[str, Any], digest: str, threads: int, tries: Any
-    ) -> None:
-        options = Options(**(work.pop("options") | {"threads": threads}))
-        self._worker = Plan(source, target, Work(**work, options=options), digest, (), (), ()).worker()
+    def __init__(self, make: Make, tries: Any) -> None:
+        self._worker = make()
         self._tries = tries
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        out: list[str] = []
-        for text in batch["group"]:
-            records: list[Any] = []
-            for values in json.loads(text):
-                known = values["known"] and Record.from_dict(values["known"])
-                there = values["there"] and Entry(**values["there"])
-                item = Item(values["name"], Entry(**values["entry"]), values["target"], there, known)
-                try:
-                    records.append(asdict(self._record_of(item)))
-                except StorageError as error:
-                    records.append({"fatal": str(error)})
-                    break
-            out.append(json.dumps(records, allow_nan=False))
-        return {"records": out}
+    def ready(self) -> None:
+        """Say, by ending, that it is there."""
+
+    def work(self, group: str) -> str:
+        """Work on a group; return its records as JSON, the last "fatal" where nothing more can be written."""
+        records: list[Any] = []
+        for values in json.loads(group):
+            try:
+                records.append(self._record_of(Item.from_dict(values)).to_dict())
+            except StorageError as error:  # noqa: PERF203
+                records.append({"fatal": str(error)})
+                break
+        return json.dumps(records, allow_nan=False)
 
     def _record_of(self, item: Item) -> Record:
         import ray

@@ -1,24 +1,29 @@
 """The manifest of a bulk run: what became of each image, as JSON lines below the target, or as Parquet."""
 
 import json
-import math
 import os
 import secrets
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, replace
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 from car.errors import UsageError
 from car.files.atomic import atomic_write
-from car.files.places import Place
+from car.files.storage import Kind, Place
 
 MANIFEST = "_manifest"
 """Folder below the target with the parts of the manifest."""
 
 _FLUSH = (2.0, 60.0)  # seconds between parts: at first, at most
+_MOST_WAITING = 10_000  # records
 _JOINED_BYTES = 256 * 10**6  # of parts that are put together: those of a long run stay several files
+_ROWS = 10_000  # of a Parquet file that are written at once
 
 
 @dataclass(frozen=True)
@@ -71,62 +76,78 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Any) -> "Record | None":
-        """Return the record of a line of a manifest, None where it is something else."""
-        if not isinstance(values, dict) or not isinstance(values.get("source"), str):
+        """Return the record of a line of a manifest; None where it is something else."""
+        sound = _sound(values)
+        if sound is None:
             return None
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        for name in ("source_size", "target_size", "notes"):
-            known[name] = tuple(known.get(name, (0, 0) if name != "notes" else ()))
-        record = cls(**known)
-        return record if record._is_sound() else None
+        for name in _SEQUENCES:
+            sound[name] = tuple(sound[name])
+        return cls(**sound)
 
-    def _is_sound(self) -> bool:
-        """Whether every value is of its kind: manifests come from anywhere."""
-        texts = (f.name for f in fields(self) if f.default == "" or f.name in ("source", "status"))
-        sizes, measures = (
-            (self.source_size, self.target_size),
-            (self.psnr, self.ssim, self.lr_psnr, self.seconds),
-        )
-        return (
-            all(isinstance(getattr(self, name), str) for name in texts)
-            and all(type(note) is str for note in self.notes)
-            and all(map(_is_count, (self.source_bytes, self.target_bytes)))
-            and all(len(size) == 2 and all(map(_is_count, size)) for size in sizes)
-            and all(m is None or _is_count(m) or (type(m) is float and math.isfinite(m)) for m in measures)
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return dict(self.__dict__)
+
+    def line(self) -> bytes:
+        """Return it as a line of a manifest."""
+        return (json.dumps(self.__dict__, allow_nan=False) + "\n").encode()
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63  # as Parquet can hold it
+_DEFAULTS = {f.name: f.default for f in fields(Record) if f.default is not MISSING}
+_NAMES = {f.name for f in fields(Record)}
+_TEXTS = itemgetter(*(f.name for f in fields(Record) if f.type is str))
+_COUNTS = itemgetter(*(f.name for f in fields(Record) if f.type is int))
+_SIZES = itemgetter(*(f.name for f in fields(Record) if f.type == tuple[int, int]))
+_MEASURES = itemgetter(*(f.name for f in fields(Record) if f.type in (float, float | None)))
+_SEQUENCES = ("source_size", "target_size", "notes")
 
 
-def read_manifest(target: Place) -> dict[tuple[str, str], Record]:
-    """Return the last record of each result that was made, by the names of source and target.
+def _sound(values: Any) -> dict[str, Any] | None:
+    """Return the values of a record if every one is of its kind, as lines come from anywhere."""
+    if type(values) is not dict or not {"source", "status"} <= values.keys():
+        return None
+    if values.keys() != _NAMES:
+        values = _DEFAULTS | {name: value for name, value in values.items() if name in _NAMES}
+    sizes, notes = _SIZES(values), values["notes"]
+    if any(type(value) not in (list, tuple) for value in (*sizes, notes)) or {*map(len, sizes)} != {2}:
+        return None
+    counts = (*_COUNTS(values), *sizes[0], *sizes[1])
+    measures = [value for value in _MEASURES(values) if value is not None]
+    sound = (
+        {*map(type, _TEXTS(values)), *map(type, notes)} == {str}
+        and {*map(type, counts)} == {int}
+        and min(counts) >= 0
+        and max(counts) < 2**63  # as Parquet can hold it
+        and {*map(type, measures)} <= {int, float}
+        and all(-(2**63) < value < 2**63 for value in measures)  # no number is in that range but a finite one
+        and values["seconds"] is not None
+    )
+    return values if sound else None
 
-    The name of the target is empty where none is written, and for a source that failed and was never done.
+
+def record_of(line: bytes) -> Record | None:
+    """Return the record of a line of a manifest; None where it is not ours, or damaged."""
+    values = values_of(line)
+    return None if values is None else Record.from_dict(values)
+
+
+def values_of(line: bytes) -> dict[str, Any] | None:
+    """Return what `record_of` makes a record of, which is quicker."""
+    try:
+        return _sound(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+
+
+def record_lines(target: Place) -> Iterator[bytes]:
+    """Yield the lines of the manifests of earlier runs, the oldest first; they may hold anything.
 
     Raises:
         StorageError: a part cannot be read.
     """
-    records: dict[tuple[str, str], Record] = {}
-    failed: dict[tuple[str, str], Record] = {}
-    for name in target.listing(lambda name: name.startswith(MANIFEST + "/") and name.endswith(".jsonl")):
-        for line in target.lines(name):
-            try:
-                record = Record.from_dict(json.loads(line))
-            except (
-                ValueError,
-                TypeError,
-                ArithmeticError,
-                RecursionError,
-            ):  # not ours, or damaged: as if it were not there
-                continue
-            if record is not None:
-                kept = failed if record.status == "failed" else records
-                kept[record.source, record.target] = record
-    # what made a result is not forgotten because its source was damaged for a while
-    done = {source for source, _ in records}
-    return records | {key: record for key, record in failed.items() if record.source not in done}
+    for found in target.walk(below=MANIFEST):
+        if found.kind is Kind.FILE and found.name.endswith(".jsonl"):
+            yield from target.lines(found.name)
 
 
 class ManifestWriter:
@@ -136,8 +157,10 @@ class ManifestWriter:
         self._target = target
         self._run = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
         self._files = 0
-        self._waiting: list[str] = []
-        self._parts: dict[str, bytes] = {}
+        self._waiting: list[bytes] = []
+        self._parts: list[str] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="car-")
+        self._joined = Path(self._folder.name, "joined")  # what the parts hold together
         self._pause, self._last = _FLUSH[0], time.monotonic()
 
     def add(self, record: Record) -> None:
@@ -146,21 +169,23 @@ class ManifestWriter:
         Raises:
             StorageError: it cannot be.
         """
-        self._waiting.append(json.dumps(asdict(record), allow_nan=False) + "\n")
-        if time.monotonic() - self._last > self._pause:
+        self._waiting.append(record.line())
+        if time.monotonic() - self._last > self._pause or len(self._waiting) >= _MOST_WAITING:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
-            content = "".join(self._waiting).encode()
-            if sum(map(len, self._parts.values())) + len(content) > _JOINED_BYTES:
+            content = b"".join(self._waiting)
+            if self._parts and self._joined.stat().st_size + len(content) > _JOINED_BYTES:
                 self._join()
-            self._parts[self._write(content)] = content
+            self._parts.append(self._write(content))
+            with self._joined.open("ab") as file:
+                file.write(content)
             self._waiting = []
         self._pause = min(self._pause * 1.5, _FLUSH[1])
         self._last = time.monotonic()
 
-    def _write(self, content: bytes) -> str:
+    def _write(self, content: bytes | Path) -> str:
         name = f"{MANIFEST}/{self._run}-{self._files:06d}.jsonl"
         self._target.write(name, content)
         self._files += 1
@@ -168,10 +193,11 @@ class ManifestWriter:
 
     def _join(self) -> None:
         if len(self._parts) > 1:
-            self._write(b"".join(self._parts.values()))
+            self._write(self._joined)
             for part in self._parts:
                 self._target.remove(part)
-        self._parts = {}
+        self._parts = []
+        self._joined.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write what is left and put the parts together.
@@ -179,31 +205,70 @@ class ManifestWriter:
         Raises:
             StorageError: they cannot be written.
         """
-        self._flush()
-        self._join()
+        try:
+            self._flush()
+            self._join()
+        finally:
+            self._folder.cleanup()
 
 
-def export_manifest(records: Iterable[Record], path: Path) -> None:
-    """Write records as .jsonl, or as .parquet for those who have pyarrow.
+class Export:
+    """Takes in the records of all images of a run, on disk, and writes them to one file in the end.
 
-    Raises:
-        UsageError: another ending, or pyarrow is missing.
-        ImageError: the file cannot be written.
+    Args:
+        path: a ``.jsonl`` or ``.parquet`` file, see `check_manifest_name`.
     """
-    rows = [asdict(record) for record in records]
-    if path.suffix == ".jsonl":
-        atomic_write(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
-        return
-    check_manifest_name(path)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `write`
+
+    def add(self, record: Record) -> None:
+        """Take in the record of an image."""
+        self._lines.write(record.line())
+
+    def add_unchanged(self, line: bytes) -> None:
+        """Take in an image that an earlier run did, by the line that it wrote."""
+        record = record_of(line)
+        assert record is not None
+        self.add(replace(record, status="unchanged"))
+
+    def write(self) -> None:
+        """Write the file.
+
+        Raises:
+            ImageError: it cannot be written.
+        """
+        with self._lines as lines:
+            lines.seek(0)
+            if self._path.suffix == ".jsonl":
+                atomic_write(self._path, lambda file: shutil.copyfileobj(lines, file))
+            else:
+                atomic_write(self._path, lambda file: _write_parquet(lines, file))
+
+
+def _write_parquet(lines: IO[bytes], file: BinaryIO) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    for row in rows:
-        for key, value in row.items():  # names of files may be no valid text
-            if isinstance(value, str):
-                row[key] = value.encode("utf-8", "backslashreplace").decode()
-    table = pyarrow.Table.from_pylist(rows)
-    atomic_write(path, lambda file: pyarrow.parquet.write_table(table, file))
+    kinds: dict[Any, Any] = {
+        str: pyarrow.string(),
+        int: pyarrow.int64(),
+        tuple[int, int]: pyarrow.list_(pyarrow.int64()),
+        tuple[str, ...]: pyarrow.list_(pyarrow.string()),
+    }
+    columns = fields(Record)
+    schema = pyarrow.schema([(f.name, kinds.get(f.type, pyarrow.float64())) for f in columns])
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        while rows := [json.loads(line) for line in islice(lines, _ROWS)]:
+            for row in rows:
+                row |= {key: _as_text(value) for key, value in row.items() if isinstance(value, str)}
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+
+
+def _as_text(value: str) -> str:
+    # names of files may be no valid text
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def check_manifest_name(path: Path) -> None:
@@ -222,7 +287,7 @@ def check_manifest_name(path: Path) -> None:
 
 
 def check_no_other_file(path: Path) -> None:
-    """Raise `UsageError` where something is there that `export_manifest` cannot have written."""
+    """Raise `UsageError` where something is there that `Export` cannot have written."""
     if os.path.lexists(path) and not (path.is_file() and _is_export(path)):
         raise UsageError(f"{path} exists and is no manifest; name another file, or --overwrite replaces it")
 
@@ -233,8 +298,7 @@ def _is_export(path: Path) -> bool:
         if path.suffix == ".parquet":
             import pyarrow.parquet
 
-            names = set(pyarrow.parquet.read_schema(path).names)
-            return names == columns or not names  # none where there was no image
+            return set(pyarrow.parquet.read_schema(path).names) == columns
         with path.open("rb") as file:
             return all(json.loads(line).keys() == columns for line in file)
     except Exception:  # whatever a file of another kind makes the readers raise

@@ -4,18 +4,22 @@ import functools
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from car.batch.local import Engine, Plan, Summary, Work, plan, run, run_here
+from car.batch.local import run_here
+from car.batch.plan import plan
 from car.batch.ray import run_on_ray
-from car.batch.records import Record, check_manifest_name, check_no_other_file, export_manifest
+from car.batch.records import Export, Record, check_manifest_name, check_no_other_file
+from car.batch.run import Engine, Summary, Told, run
+from car.batch.work import Work
 from car.cli.common import (
+    Exclude,
     FileFormat,
     Json,
     Model,
@@ -26,7 +30,6 @@ from car.cli.common import (
     duration,
     error_line,
     print_json,
-    shown,
     stderr,
     stdout,
 )
@@ -83,6 +86,7 @@ def bulk_downscale_command(
     format: FileFormatOption = FileFormat.png,
     quality: Quality = None,
     psnr: Annotated[bool, typer.Option("--psnr", help="Also restore and record the PSNR.")] = False,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     verify: Verify = False,
     workers: Workers = None,
@@ -118,7 +122,8 @@ def bulk_downscale_command(
         verify,
         options,
     )
-    _run(source, target, work, _engine(engine, address, workers), manifest, as_json=as_json, quiet=quiet)
+    how = _How(_engine(engine, address, workers), manifest, tuple(exclude or ()), as_json, quiet)
+    _run(source, target, work, how)
 
 
 @bulk_app.command("upscale")
@@ -130,6 +135,7 @@ def bulk_upscale_command(
     model: Model = None,
     format: FileFormatOption = FileFormat.png,
     quality: Quality = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     verify: Verify = False,
     workers: Workers = None,
@@ -160,7 +166,8 @@ def bulk_upscale_command(
         verify,
         options,
     )
-    _run(source, target, work, _engine(engine, address, workers), manifest, as_json=as_json, quiet=quiet)
+    how = _How(_engine(engine, address, workers), manifest, tuple(exclude or ()), as_json, quiet)
+    _run(source, target, work, how)
 
 
 @bulk_app.command("evaluate")
@@ -170,6 +177,7 @@ def bulk_evaluate_command(
     target: Target,
     scale: Scale = None,
     model: Model = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     workers: Workers = None,
     engine: EngineOption = EngineName.local,
@@ -195,7 +203,8 @@ def bulk_evaluate_command(
         overwrite=overwrite,
         options=options,
     )
-    _run(source, target, work, _engine(engine, address, workers), manifest, as_json=as_json, quiet=quiet)
+    how = _How(_engine(engine, address, workers), manifest, tuple(exclude or ()), as_json, quiet)
+    _run(source, target, work, how)
 
 
 def _engine(name: EngineName, address: str | None, workers: int | None) -> Engine:
@@ -206,42 +215,60 @@ def _engine(name: EngineName, address: str | None, workers: int | None) -> Engin
     return functools.partial(run_here, workers=workers or cpu_threads())
 
 
-def _run(
-    source: str,
-    target: str,
-    work: Work,
-    engine: Engine,
-    manifest: Path | None,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+@dataclass(frozen=True)
+class _How:
+    """How a run is done and told of."""
+
+    engine: Engine
+    manifest: Path | None
+    exclude: tuple[str, ...]
+    as_json: bool
+    quiet: bool
+
+
+def _run(source: str, target: str, work: Work, how: _How) -> None:
     """Plan, work, report; leave with 1 where an image failed."""
-    if manifest is not None:
-        check_manifest_name(manifest)
+    export = None
+    if how.manifest is not None:
+        check_manifest_name(how.manifest)
         if not work.overwrite:
-            check_no_other_file(manifest)
-    todo = plan(source, target, work)
-    with _progress(todo, as_json or quiet) as on_record:
-        summary, records = run(todo, engine=engine, on_record=on_record)
-    if as_json:
+            check_no_other_file(how.manifest)
+        export = Export(how.manifest)
+    todo = plan(source, target, work, how.exclude)
+    with _progress(work.kind, how.as_json or how.quiet) as show:
+
+        def tell(record: Record) -> None:
+            show(record)
+            if export is not None:
+                export.add(record)
+
+        told = Told(tell) if export is None else Told(tell, export.add_unchanged)
+        summary = run(todo, engine=how.engine, told=told)
+    if how.as_json:
         print_json(asdict(summary))
-    elif not quiet:
-        _print_summary(summary, records)
+    elif not how.quiet:
+        _print_summary(summary)
+    _print_errors(summary)
+    if export is not None:  # last, as it may fail
+        export.write()
+    if not summary.complete:
+        raise typer.Exit(1)
+
+
+def _print_errors(summary: Summary) -> None:
     for record in summary.failures:
         error_line(record.error)
+    for problem in summary.problems:
+        error_line(problem)
+    if summary.failed > len(summary.failures):
+        error_line(f"and {summary.failed - len(summary.failures)} more, which the manifest names")
     if summary.stopped:
         error_line(f"{summary.stopped}; stopped, run the same command again to go on")
     elif summary.failed:
         error_line(f"{summary.failed} of {summary.found} images failed; the others are done")
-    if manifest is not None:  # last, as it may fail
-        export_manifest(records, manifest)
-    if summary.stopped or summary.failed:
-        raise typer.Exit(1)
 
 
-def _print_summary(summary: Summary, records: list[Record]) -> None:
-    done = [record for record in records if record.status == "done"]
+def _print_summary(summary: Summary) -> None:
     text = f"{summary.done} done, {summary.unchanged} unchanged, {summary.failed} failed"
     if summary.done and summary.seconds:
         rate, megabytes = summary.done / summary.seconds, summary.source_bytes / summary.seconds / 1e6
@@ -251,44 +278,39 @@ def _print_summary(summary: Summary, records: list[Record]) -> None:
         stdout.print(f"{summary.source_bytes:,} bytes -> {summary.target_bytes:,} bytes")
     if summary.left_out:
         stdout.print(counted(summary.left_out))
-    measured = [record.psnr for record in done if record.psnr is not None]
-    if measured:
-        stdout.print(f"mean PSNR {sum(measured) / len(measured):.2f} dB of {len(measured)} images")
-    notes = {note for record in done for note in record.notes}
-    for note in sorted(notes):
-        count = sum(note in record.notes for record in done)
-        stderr.print(f"car: note: {shown(note)} ({count} images)")
+    if summary.mean_psnr is not None:
+        stdout.print(f"mean PSNR {summary.mean_psnr:.2f} dB of {summary.measured} images")
+    for note, count in sorted(summary.notes.items()):
+        stderr.print(f"car: note: {note} ({count} images)")
 
 
 @contextmanager
-def _progress(todo: Plan, hidden: bool) -> Generator[Callable[[Record], None], None, None]:
-    """Show a bar on a terminal, a line a minute elsewhere; give the function that takes in a record."""
-    total, state = len(todo.items), {"images": 0, "bytes": 0, "failed": 0}
-    begin = time.monotonic()
-    columns: Any = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
+def _progress(verb: str, hidden: bool) -> Generator[Callable[[Record], None], None, None]:
+    """Show on a terminal what is done, elsewhere a line a minute; give the function that takes in a record.
+
+    How many images there are is not known before the last one is listed.
+    """
+    images = size = failed = 0
+    said = begin = time.monotonic()
     live = stderr.is_terminal and not hidden
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not live) as bar:
-        task = bar.add_task(todo.work.kind, total=total, rate="")
-        said = begin
+        task = bar.add_task(verb, total=None)
 
         def on_record(record: Record) -> None:
-            nonlocal said
-            state["images"] += 1
-            state["bytes"] += record.source_bytes
-            state["failed"] += record.status == "failed"
-            passed = max(time.monotonic() - begin, 1e-9)
-            images, megabytes = state["images"] / passed, state["bytes"] / passed / 1e6
-            rate = f"{images:.1f} images/s, {megabytes:.1f} MB/s"
-            bar.update(task, advance=1, rate=rate)
-            if not live and not hidden and time.monotonic() - said > 60:
-                said = time.monotonic()
-                left = duration((total - state["images"]) / images)
-                stderr.print(f"car: {state['images']} of {total}, {rate}, {left} left")
+            nonlocal images, size, failed, said
+            images += 1
+            size += record.source_bytes
+            failed += record.status == "failed"
+            now = time.monotonic()
+            if now - said < (0.1 if live else 60):
+                return
+            said, passed = now, max(now - begin, 1e-9)
+            text = f"{images} images, {images / passed:.1f} images/s, {size / passed / 1e6:.1f} MB/s"
+            text += f", {failed} failed" if failed else ""
+            if live:
+                bar.update(task, description=f"{verb}: {text}")
+            elif not hidden:
+                stderr.print(f"car: {text}")
 
         yield on_record

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from car.cli.commands import LazyGroup
 from car.errors import UsageError
+from car.errors import reason as reason
 
 ModelName = str | Path | tuple[str | Path, str | Path]
 """As `car.weights.ModelName`, which is not imported here: not every command needs weights."""
@@ -34,9 +35,18 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Shrink photographs to small ordinary pictures that restore far better than thumbnails.",
 )
+
+
+class _Terminal(Console):
+    """A console on which each text is one line that moves no cursor: names of files may hold anything."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(shown(o) if isinstance(o, str) else o for o in objects), **options)
+
+
 # file names are no markup
-stdout = Console(soft_wrap=True, markup=False, emoji=False)
-stderr = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
+stdout = _Terminal(soft_wrap=True, markup=False, emoji=False)
+stderr = _Terminal(stderr=True, soft_wrap=True, markup=False, emoji=False)
 
 
 class FileFormat(str, Enum):
@@ -50,10 +60,25 @@ class FileFormat(str, Enum):
     bmp = "bmp"
 
 
-Inputs = Annotated[list[str], typer.Argument(help="Image files, folders (searched recursively) or globs.")]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(help="Image files, folders (searched recursively) or globs; - is standard input."),
+]
 Output = Annotated[
     str | None,
-    typer.Option("--output", "-o", help="A file (for one input) or a folder. Default: beside each input."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="A file (for one input), a folder, or - for standard output. Default: beside each input.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        help="Leave out files and folders of this name, as '*_raw.*'; with a slash it is the whole name "
+        "below the folder, as 'trip/*.png'. Repeatable.",
+    ),
 ]
 Scale = Annotated[int | None, typer.Option("--scale", "-s", help="2 or 4; picks the default model.")]
 Model = Annotated[
@@ -136,19 +161,12 @@ def duration(seconds: float) -> str:
 
 def error_line(message: str) -> None:
     """Print one line on standard error."""
-    stderr.print(f"car: {shown(' '.join(message.split()))}")
+    stderr.print(f"car: {' '.join(message.split())}")
 
 
 def shown(text: str) -> str:
     """Return `text`, which may come from a file or a server, without what a terminal would obey."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def reason(error: BaseException) -> str:
-    """Say why an error of the system happened."""
-    if isinstance(error, MemoryError):
-        return "not enough memory; a smaller --tile needs less"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 @contextmanager

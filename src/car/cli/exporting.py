@@ -7,7 +7,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from car.batch.names import Job, Renamer, check_target, plan
+from car.batch.names import Job, check_target, find_images
 from car.cli.common import Json, Overwrite, Quiet, app, print_json, stdout
 from car.codec.codec import Codec
 from car.codec.options import Options
@@ -85,10 +85,7 @@ def export_onnx_command(
 
 
 def _photographs(inputs: list[str]) -> "list[NDArray[np.uint8]]":
-    found = plan(inputs, None, Renamer(".onnx"))
-    for problem in found.problems:
-        raise UsageError(problem)
-    pictures = [read(job.source).pixels[:_PIXELS, :_PIXELS] for job in found.jobs]
+    pictures = [read(path).pixels[:_PIXELS, :_PIXELS] for path in find_images(inputs).names]
     return [(p >> 8).astype(np.uint8) if p.dtype == np.uint16 else p for p in pictures]
 
 

@@ -4,15 +4,18 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from car.batch.loop import Failure, each
 from car.batch.names import Job, check_target, find_images, means_folder
 from car.cli.common import (
+    Exclude,
     Json,
     Kgn,
     Model,
@@ -25,14 +28,16 @@ from car.cli.common import (
     error_line,
     print_json,
     progress,
+    shown,
     stdout,
 )
 from car.cli.options import with_options
 from car.codec.choose import open_codec
 from car.codec.codec import Codec
 from car.codec.options import Options
-from car.errors import CarError, UsageError
+from car.errors import UsageError
 from car.files.atomic import atomic_write
+from car.files.places import counted
 from car.measure import evaluate as evaluation
 from car.measure.comparison import Caption, comparison_picture
 from car.pictures.picture import Picture
@@ -141,7 +146,9 @@ def compare_command(
     if quiet:
         return
     stdout.print(
-        _quality_table(f"{image.name}, {record.width}x{record.height}", codec.loaded.name, ours, theirs)
+        _quality_table(
+            f"{shown(image.name)}, {record.width}x{record.height}", codec.loaded.name, ours, theirs
+        )
     )
     stdout.print(f"original: {image.stat().st_size:,} bytes")
     for name, path in names.items():
@@ -171,6 +178,7 @@ def evaluate_command(
         Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Leave SSIMULACRA2 out, which takes time.")] = False,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -201,15 +209,22 @@ def evaluate_command(
     if output is not None:
         check_target(Job(Path(inputs[0]), output), overwrite)
     codec = open_codec(chosen_model(model, kgn, usn), scale, options)
-    files = [path for path, _ in find_images(inputs)[0]]
-    with progress(len(files), "measuring", as_json or quiet) as advance:
-        records, failures = _measured(
-            codec, files, advance, perceptual=not fast, max_pixels=options.max_pixels
-        )
+    images = find_images(inputs, exclude or ())
+    failures = [Failure("", problem) for problem in images.problems]
+    how: dict[str, Any] = {"perceptual": not fast, "max_pixels": options.max_pixels}
+    with progress(len(images.names), "measuring", as_json or quiet) as advance:
+
+        def measure(path: Path) -> evaluation.ImageRecord:
+            try:
+                return evaluation.round_trip(codec, path, **how).record
+            finally:
+                advance()
+
+        records = list(each(images.names, measure, failures))
     result = evaluation.summary(
         records, model=codec.loaded.name, weights=codec.loaded.short_hash, scale=codec.scale
     )
-    result["failures"] = failures
+    result |= {"failures": [asdict(failure) for failure in failures], "left_out": dict(images.left_out)}
     if output:
         atomic_write(
             output, _csv(records) if output.suffix == ".csv" else json.dumps(result, indent=1).encode()
@@ -217,27 +232,14 @@ def evaluate_command(
     if as_json:
         print_json(result)
     elif records and not quiet:
-        of_what = target_dataset or (inputs[0] if len(inputs) == 1 else "")
+        of_what = target_dataset or (inputs[0] if inputs and len(inputs) == 1 else "")
         _print(records, of_what, codec)
+    if images.left_out and not (as_json or quiet):
+        stdout.print(counted(images.left_out))
     for failure in failures:
-        error_line(failure["error"])
+        error_line(failure.error)
     if failures:
         raise typer.Exit(1)
-
-
-def _measured(
-    codec: Codec, files: Sequence[Path], advance: Callable[[], None], **options: Any
-) -> tuple[list[evaluation.ImageRecord], list[dict[str, str]]]:
-    """Return the records of `files` and what failed; `options` are those of `round_trip`."""
-    records: list[evaluation.ImageRecord] = []
-    failures: list[dict[str, str]] = []
-    for path in files:
-        try:
-            records.append(evaluation.round_trip(codec, path, **options).record)
-        except CarError as error:
-            failures.append({"source": str(path), "error": str(error)})
-        advance()
-    return records, failures
 
 
 def _print(records: Sequence[evaluation.ImageRecord], of_what: str, codec: Codec) -> None:
@@ -302,5 +304,5 @@ def _per_image_table(records: Iterable[evaluation.ImageRecord]) -> Table:
             f"({_told(getattr(r.bicubic, key), form, small=False)})"
             for key, form in forms.items()
         )
-        table.add_row(r.name, f"{r.width}x{r.height}", *cells)
+        table.add_row(shown(r.name), f"{r.width}x{r.height}", *cells)
     return table

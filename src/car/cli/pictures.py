@@ -1,15 +1,14 @@
 """Commands that make pictures: downscale, upscale."""
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from car.batch.names import Job, Plan, Renamer, check_target, means_folder, plan
+from car.batch.names import Job, Naming, means_folder, plan
 from car.cli.common import (
+    Exclude,
     FileFormat,
     Format,
     Inputs,
@@ -23,23 +22,18 @@ from car.cli.common import (
     Usn,
     app,
     chosen_model,
-    error_line,
-    print_json,
-    progress,
-    reason,
-    stderr,
-    stdout,
 )
+from car.cli.jobs import Showing, piped, run_jobs
 from car.cli.options import with_options
 from car.codec.choose import codec_for_picture, open_codec
 from car.codec.codec import Codec
 from car.codec.coding import coding_of
 from car.codec.large import Done, restore_file, shrink_file
 from car.codec.options import Options
-from car.errors import CarError, ImageError, UsageError
+from car.errors import ImageError, UsageError
 from car.pictures.picture import Picture
 from car.pictures.read import read
-from car.weights import default_model, list_models
+from car.weights import default_model
 
 
 @app.command("downscale")
@@ -55,6 +49,7 @@ def downscale_command(
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
     ] = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -71,12 +66,14 @@ def downscale_command(
     car downscale photo.jpg --scale 4
     car downscale photos/ -o small/ --scale 2 --format webp
     car downscale 'shots/*.tif' -o small/ --model car_plus_x4
+    car downscale - --scale 4 --format webp < photo.jpg > small.webp
     ```
     """
-    file = f"x.{format.value}" if output is None or means_folder(output) else output
+    unnamed = output is None or output == "-" or means_folder(output)
+    file = f"x.{format.value}" if unnamed or output is None else output
     options = replace(options, coding=coding_of(file, quality))
     codec = open_codec(chosen_model(model, kgn, usn), scale, options)
-    todo = plan(inputs, output, Renamer(f".{format.value}", add=f".x{codec.scale}"))
+    naming = Naming(f".{format.value}", add=f".x{codec.scale}")
 
     def shrink(job: Job) -> dict[str, Any]:
         done = shrink_file(
@@ -90,7 +87,9 @@ def downscale_command(
         )
         return _described(job, done, codec)
 
-    _run(todo, shrink, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="shrinking")
+    showing = Showing("shrinking", as_json, quiet)
+    with piped(inputs, output, naming.suffix, showing) as pipe:
+        run_jobs(plan(pipe.inputs, pipe.output, naming, exclude or ()), shrink, pipe, overwrite=overwrite)
 
 
 @app.command("upscale")
@@ -109,6 +108,7 @@ def upscale_command(
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
     ] = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -133,9 +133,7 @@ def upscale_command(
     if named is None and scale is not None:
         default_model(scale)  # or it would be found out by every picture
     chosen = None if named is None else open_codec(named, scale, options)
-    endings = sorted({f".x{m.scale}" for m in list_models()})
-    add = ".restored" if output is None else ""
-    todo = plan(inputs, output, Renamer(f".{format.value}", add=add, remove=endings))
+    naming = Naming(f".{format.value}", add=".restored" if output is None else "", restores=True)
 
     def restore(job: Job) -> dict[str, Any]:
         picture = read(job.source, max_pixels=options.max_pixels)
@@ -152,7 +150,9 @@ def upscale_command(
         )
         return _described(job, replace(done, notes=picture.notes + done.notes), codec)
 
-    _run(todo, restore, overwrite=overwrite, as_json=as_json, quiet=quiet, verb="restoring")
+    showing = Showing("restoring", as_json, quiet)
+    with piped(inputs, output, naming.suffix, showing) as pipe:
+        run_jobs(plan(pipe.inputs, pipe.output, naming, exclude or ()), restore, pipe, overwrite=overwrite)
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:
@@ -182,63 +182,3 @@ def _described(job: Job, done: Done, codec: Codec) -> dict[str, Any]:
         "model": codec.loaded.name,
         "notes": list(done.notes),
     }
-
-
-def _run(
-    todo: Plan,
-    work: Callable[[Job], dict[str, Any]],
-    *,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-    verb: str,
-) -> None:
-    """Do every job; report the failed ones at the end and leave with 1 if there are any."""
-    results: list[dict[str, Any]] = []
-    failures = [{"error": problem} for problem in todo.problems]
-    with progress(len(todo.jobs), verb, as_json or quiet or not todo.many) as advance:
-        for job in todo.jobs:
-            if todo.many and not overwrite and job.target.exists() and not job.target.is_dir():
-                results.append({"source": str(job.source), "target": str(job.target), "skipped": "exists"})
-                advance()
-                continue
-            start = time.perf_counter()
-            try:
-                check_target(job, overwrite)
-                done = work(job)
-                done["seconds"] = round(time.perf_counter() - start, 3)
-                results.append({"source": str(job.source), "target": str(job.target)} | done)
-            except (CarError, OSError, MemoryError) as error:
-                if isinstance(error, UsageError) and not todo.many:
-                    raise
-                text = str(error) if isinstance(error, CarError) else reason(error)
-                if str(job.source) not in text:
-                    text = f"{job.source}: {text}"
-                failures.append({"source": str(job.source), "error": text})
-            advance()
-    if as_json:
-        print_json({"results": results, "failures": failures})
-    elif not quiet:
-        _print_results(results)
-    for failure in failures:
-        error_line(failure["error"])
-    if failures:
-        if todo.many:
-            error_line(f"{len(failures)} of {len(todo.jobs) + len(todo.problems)} images failed")
-        raise typer.Exit(1)
-
-
-def _print_results(results: list[dict[str, Any]]) -> None:
-    skipped = [r for r in results if "skipped" in r]
-    for result in results:
-        if "skipped" in result:
-            continue
-        for note in result["notes"]:
-            stderr.print(f"car: note: {result['source']}: {note}")
-        (width, height), (new_width, new_height) = result["source_size"], result["target_size"]
-        stdout.print(
-            f"{result['source']} {width}x{height} ({result['source_bytes']:,} bytes) -> {result['target']} "
-            f"{new_width}x{new_height} ({result['target_bytes']:,} bytes), {result['seconds']:.1f} s",
-        )
-    if skipped:
-        stdout.print(f"{len(skipped)} skipped: their targets exist; --overwrite does them again")

@@ -4,14 +4,17 @@ import contextlib
 import json
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from car.batch.loop import Failure, each
 from car.batch.names import find_images
 from car.cli.common import (
+    Exclude,
     Json,
     Overwrite,
     Quiet,
@@ -24,8 +27,9 @@ from car.cli.common import (
 from car.cli.options import with_options
 from car.codec.choose import open_codec
 from car.codec.options import Options
-from car.errors import CarError, UsageError
+from car.errors import UsageError
 from car.files.atomic import atomic_write_all
+from car.files.places import counted
 from car.measure import evaluate as evaluation
 from car.measure.pages import Crops, page
 from car.measure.rate import Decoded, Point, curves, installed_coders, measured_pixels, point_count, points
@@ -66,6 +70,7 @@ def rate_command(
         int, typer.Option("--images", min=0, help="So many images, evenly spread over all; 0 for all.")
     ] = 0,
     looks: Annotated[int, typer.Option("--looks", min=0, help="So many images have crops to look at.")] = 3,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -98,14 +103,15 @@ def rate_command(
         inputs = [str(evaluation.find_dataset(img_dir or Path("datasets"), target_dataset))]
     if not inputs:
         raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
-    there = [name for name in _NAMES if (output / name).exists()]
-    if there and not overwrite:
-        raise UsageError(f"{output / there[0]} exists; --overwrite replaces it")
+    old = [name for name in _NAMES if (output / name).exists()]
+    if old and not overwrite:
+        raise UsageError(f"{output / old[0]} exists; --overwrite replaces it")
     scales = sorted(set(scale or (() if model else (2, 4))))
     names = [*(model or ()), *(default_model(s, coded=True) for s in scales)]
     coded = [open_codec(name, options=options) for name in names]
     lossless = [open_codec(default_model(s), options=options) for s in scales]
-    files = [path for path, _ in find_images(inputs)[0]]
+    there = find_images(inputs, exclude or ())
+    files = list(there.names)
     same = Counter(path.name for path in files)
     if images and images < len(files):
         files = [files[n * len(files) // images] for n in range(images)]
@@ -116,11 +122,12 @@ def rate_command(
         raise UsageError(f"{output}: {error.strerror}") from error
     found: list[Point] = []
     crops: list[Crops] = []
-    failures: list[dict[str, str]] = []
-    each = point_count(len(coded), len({c.scale for c in coded}), len(lossless), chosen)
-    with progress(each * len(files), "coding", as_json or quiet) as advance:
+    failures = [Failure("", problem) for problem in there.problems]
+    of_each = point_count(len(coded), len({c.scale for c in coded}), len(lossless), chosen)
+    with progress(of_each * len(files), "coding", as_json or quiet) as advance:
 
-        def measure(path: Path, look: bool) -> None:
+        def measure(path: Path) -> None:
+            look = path in files[:looks]
             picture = read(path, max_pixels=options.max_pixels)
             name = path.name if same[path.name] == 1 else str(path)
             own: list[Point] = []
@@ -133,16 +140,13 @@ def rate_command(
                 crops.extend(equal_bytes_crops(decoded, measured_pixels(picture, name)))
             found.extend(own)
 
-        for number, path in enumerate(files):
-            try:
-                measure(path, number < looks)
-            except CarError as error:  # noqa: PERF203 - one bad image must not end the work
-                failures.append({"source": str(path), "error": str(error)})
+        for _ in each(files, measure, failures):
+            pass
     if not found:
         with contextlib.suppress(OSError):  # others may have put something there
             for folder in made:
                 folder.rmdir()
-        raise UsageError(f"nothing could be measured: {failures[0]['error'] if failures else 'no images'}")
+        raise UsageError(f"nothing could be measured: {failures[0].error if failures else 'no images'}")
     lines = curves(found)
     result: dict[str, Any] = {"images": len({p.image for p in found}), "coders": chosen, **summary_of(lines)}
     count = f"{result['images']} image{'s' if result['images'] > 1 else ''}"
@@ -161,11 +165,14 @@ def rate_command(
     )
     atomic_write_all({output / name: content for name, content in zip(_NAMES, contents, strict=True)})
     if as_json:
-        print_json(evaluation.finite(result | {"failures": failures}))
+        told = [asdict(failure) for failure in failures]
+        print_json(evaluation.finite(result | {"failures": told, "left_out": dict(there.left_out)}))
     elif not quiet:
         _print(result, output)
+        if there.left_out:
+            stdout.print(counted(there.left_out))
     for failure in failures:
-        error_line(failure["error"])
+        error_line(failure.error)
     if failures:
         raise typer.Exit(1)
 

@@ -87,13 +87,13 @@ def report_command(
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output}: the page is an .html file")
-    sets = _sets(images or (), img_dir, target_dataset or ())
+    failures: list[str] = []
+    sets = _sets(images or (), img_dir, target_dataset or (), failures)
     check_target(Job(next(iter(sets.values()))[0], output), overwrite)
     names = models or [info.name for info in list_models() if info.tags]
     codecs = [open_codec(name, options=options) for name in names]
     found: list[Measured] = []
     to_see: list[pages.Crops] = []
-    failures: list[str] = []
     work = sum(map(len, sets.values())) * len(codecs)
     with progress(work, "measuring", quiet) as advance:
         for name, files in sets.items():
@@ -130,16 +130,24 @@ def report_command(
         raise typer.Exit(1)
 
 
-def _sets(images: Sequence[str], img_dir: Path | None, named: Sequence[str]) -> dict[str, list[Path]]:
-    """Return the files of each set by its name."""
-    sets = {name: [path for path, _ in find_images([name])[0]] for name in images}
+def _sets(
+    images: Sequence[str], img_dir: Path | None, named: Sequence[str], failures: list[str]
+) -> dict[str, list[Path]]:
+    """Return the files of each set by its name; `failures` takes in folders that cannot be read."""
+
+    def files(name: str) -> list[Path]:
+        found = find_images([name])
+        failures.extend(found.problems)
+        return list(found.names)
+
+    sets = {name: files(name) for name in images}
     if images and not named:
         return sets
     folder = img_dir or Path("datasets")
     there = [name for name, place in evaluation.DATASETS.items() if (folder / place).is_dir()]
     for name in named or there:
         place = evaluation.find_dataset(folder, name)
-        sets[name] = [path for path, _ in find_images([str(place)])[0]]
+        sets[name] = files(str(place))
     if not sets:
         raise UsageError(f"no test set is in {folder}; name images, or the data folder by --img-dir")
     return sets

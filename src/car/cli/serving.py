@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from car.cli.common import (
+    Exclude,
     Json,
     Model,
     Quiet,
@@ -33,6 +34,7 @@ from car.codec.choose import open_codec
 from car.codec.coding import coding_of
 from car.codec.options import Options
 from car.errors import UsageError
+from car.files.places import counted
 from car.gallery import build, megabytes, plan_gallery
 from car.weights import default_model
 from car.weights.store import cache_folder
@@ -182,6 +184,7 @@ def gallery_command(
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
     ] = None,
+    exclude: Exclude = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Write into a folder that holds other files; these are kept."),
@@ -214,7 +217,7 @@ def gallery_command(
     suffix = f".{format.value}"
     options = replace(options, coding=coding_of(f"x{suffix}", quality))
     codec = open_codec(model, scale if model or scale else 4, options)
-    todo, galleries = plan_gallery(folder, output, codec.scale, suffix)
+    todo, galleries = plan_gallery(folder, output, codec.scale, suffix, exclude or ())
     for other in galleries if not quiet else ():
         error_line(f"note: {other} is a gallery; its files are left out")
     name = title or Path(folder).resolve().name
@@ -233,13 +236,16 @@ def gallery_command(
     if as_json:
         result = {"site": str(output), "site_bytes": built.site_bytes, "source_bytes": built.source_bytes}
         shown = [asdict(picture) for picture in built.pictures]
-        print_json(result | {"made": built.made, "pictures": shown, "failures": list(built.failures)})
+        result |= {"made": built.made, "pictures": shown, "failures": list(built.failures)}
+        print_json(result | {"left_out": dict(todo.left_out)})
     elif not quiet:
         count = len(built.pictures)
         stdout.print(
             f"{output}: {count} picture{'s' * (count != 1)}, {built.made} of them new, "
             f"{megabytes(built.site_bytes)}; the originals are {megabytes(built.source_bytes)}"
         )
+        if todo.left_out:
+            stdout.print(counted(todo.left_out))
     for failure in built.failures:
         error_line(failure)
     if serve:

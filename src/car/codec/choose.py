@@ -4,7 +4,7 @@ import os
 import threading
 from collections import OrderedDict
 
-from car.codec.codec import Codec
+from car.codec.codec import Codec, check_scale
 from car.codec.options import Options
 from car.errors import UsageError
 from car.pictures.picture import Picture
@@ -83,15 +83,17 @@ def codec_for_picture(
 
 
 def model_for_picture(picture: Picture, scale: int | None = None) -> str:
-    """Return the name of what restores `picture`: weights that its metadata names, unless for another scale.
+    """Return the name of what restores `picture`: weights that its metadata names.
 
     Where it has none, `scale` stands for its default model, that for lossy files where the file is one.
 
     Raises:
-        UsageError: nothing says which model.
+        UsageError: nothing says which model, or the metadata has another scale.
         WeightsError: the metadata names weights that are not at hand.
     """
-    if picture.info is not None and scale in (None, picture.info.scale):
+    if scale is not None:
+        check_scale(picture, scale)
+    if picture.info is not None:
         return find(picture.info.model, picture.info.weights)
     if scale is None:
         raise UsageError(

@@ -116,7 +116,8 @@ class Codec:
         metadata has the other way round.
 
         Raises:
-            UsageError: `size` does not belong to an LR picture of this size at this scale.
+            UsageError: `size` does not belong to an LR picture of this size at this scale, or the picture was
+                made at another.
         """
         (width, height), notes = self.restored_size(picture, size)
         turned, clear = self._turn(picture)
@@ -153,11 +154,9 @@ class Codec:
         s = self.scale
         notes: tuple[str, ...] = ()
         full = (picture.width * s, picture.height * s)
-        if picture.info is not None and (picture.info.scale, picture.info.model) != (s, self.loaded.name):
-            notes = (
-                f"made by {picture.info.model} at {picture.info.scale}x, "
-                f"but restored by {self.loaded.name} at {s}x",
-            )
+        check_scale(picture, s)
+        if picture.info is not None and picture.info.model != self.loaded.name:
+            notes = (f"made by {picture.info.model}, but restored by {self.loaded.name}",)
         elif picture.info is not None and not self.loaded.sha256.startswith(picture.info.weights):
             notes = (f"made with other weights of {self.loaded.name} than it is restored with, as asked for",)
         elif picture.info is not None and picture.lossy and self._lossless:
@@ -291,6 +290,12 @@ def _rounded(values: Tile, dtype: "np.dtype[Any]") -> NDArray[Any]:
 
 def _resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return _rounded(bicubic_resize(_tile(alpha), size), alpha.dtype)
+
+
+def check_scale(picture: Picture, scale: int) -> None:
+    """Raise `UsageError` where `picture` says that it was made at another scale."""
+    if picture.info is not None and picture.info.scale != scale:
+        raise UsageError(f"the picture was made at scale {picture.info.scale}, not {scale}")
 
 
 _GREY = (19595, 38470, 7471)  # luma of ITU-R BT.601, in parts of 65536

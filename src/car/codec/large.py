@@ -163,6 +163,16 @@ def _shrink_strips(codec: Codec, strips: Strips) -> Picture:
     return Picture(small, None, False, strips.samples.profile, None, notes)
 
 
+def why_whole(source: Path) -> str:
+    """Return why a file must be decoded as a whole; empty where it can be read in strips.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with open_strips(source) as strips:
+        return strips if isinstance(strips, str) else ""
+
+
 # --- writing ---------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import quote
 
 from car._version import __version__
-from car.batch.names import Plan, Renamer, plan
+from car.batch.names import Naming, Plan, plan
 from car.codec.codec import Codec
-from car.errors import CarError, ImageError, UsageError
+from car.errors import CarError, ImageError, UsageError, told
 from car.files.atomic import atomic_write
 from car.pictures.picture import DEFAULT_MAX_PIXELS, one_line_errors
 from car.pictures.read import decode
@@ -68,16 +68,18 @@ class Built:
         return sum(picture.bytes for picture in self.pictures)
 
 
-def plan_gallery(folder: str, site: Path, scale: int, suffix: str = ".png") -> tuple[Plan, tuple[Path, ...]]:
+def plan_gallery(
+    folder: str, site: Path, scale: int, suffix: str = ".png", exclude: Sequence[str] = ()
+) -> tuple[Plan, tuple[Path, ...]]:
     """Plan which photographs become which small pictures, in files that end with `suffix`.
 
-    Files of galleries are not photographs. The second result lists the galleries in `folder` other than
-    `site`.
+    Files of galleries are not photographs, nor is what `exclude` leaves out (see `car.files.places.Source`).
+    The second result lists the galleries in `folder` other than `site`.
 
     Raises:
         UsageError: there are no photographs.
     """
-    todo = plan([folder], f"{site / 'pictures'}{os.sep}", Renamer(suffix, add=f".x{scale}"))
+    todo = plan([folder], f"{site / 'pictures'}{os.sep}", Naming(suffix, add=f".x{scale}"), exclude)
     inside = site.resolve()
     jobs = [job for job in todo.jobs if not job.source.resolve().is_relative_to(inside)]
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(folder).parts)
@@ -172,9 +174,7 @@ def build(
         except (CarError, OSError, MemoryError) as error:
             if same and there and entry:
                 shown.append(Shown(**entry))
-            told = isinstance(error, CarError)
-            reason = getattr(error, "strerror", None) or "failed"
-            failures.append(str(error) if told else f"{job.source}: {reason}")
+            failures.append(told(error, str(job.source)))
         finally:
             on_picture()
     if failures and not shown:

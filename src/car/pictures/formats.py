@@ -16,6 +16,8 @@ FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".webp": "WEBP",
     ".avif": "AVIF",
     ".tif": "TIFF",
@@ -24,15 +26,10 @@ FORMATS = {
     ".gif": "GIF",
 }
 """What is written, by suffix."""
-INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".heic", ".heif"}
+INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl"}  # of what is found in folders
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FIRST_FRAME = "only the first of several frames is used"
-
-
-def is_supported_input(path: Path) -> bool:
-    """Whether the name ends like that of a picture that `read` knows."""
-    return path.suffix.lower() in INPUT_SUFFIXES
 
 
 def check_suffix(path: Path) -> None:

@@ -157,16 +157,22 @@ def header_samples(path: Path) -> Samples | None:
             return _samples(image, start)
 
 
-def pixel_bytes(content: bytes, name: str) -> int:
-    """Return the bytes of a pixel that decoding the content of a picture file makes, at least those of RGB.
+def pixel_bytes(source: Path | bytes, name: str) -> int:
+    """Return the bytes of a pixel that decoding a picture file, or its content, makes; at least those of RGB.
 
     Raises:
         ImageError: there is no such header.
     """
-    if content[:4] in TIFF_SIGNATURES:
-        with one_line_errors(name, "cannot be read"), tifffile.TiffFile(io.BytesIO(content)) as file:
-            page: Any = tiff.main_page(file, [])
-            return max(3, page.samplesperpixel) * tiff.sample_bytes(page)
+    with (
+        one_line_errors(name, "cannot be read"),
+        source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file,
+    ):
+        content = file.read(_HEADER)
+        file.seek(0)
+        if content[:4] in TIFF_SIGNATURES:
+            with tifffile.TiffFile(file) as opened:
+                page: Any = tiff.main_page(opened, [])
+                return max(3, page.samplesperpixel) * tiff.sample_bytes(page)
     deep = png_file.is_deep(content) or coded.is_jxl(content)
     return 6 if deep or coded.avif_bits(content) > 8 or coded.jpeg2000_bits(content) > 8 else 3
 

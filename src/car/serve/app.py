@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from car._version import __version__
-from car.errors import CarError, ImageError, UsageError, WeightsError
+from car.errors import CarError, ImageError, UsageError, WeightsError, did_you_mean
 from car.serve.pictures import LargeFormat, NotThereError, Pictures, Result, SmallFormat, TooLargeError
 from car.serve.settings import Settings
 from car.serve.work import BusyError, GoneError, TooSlowError, WorkPool
@@ -117,6 +117,21 @@ def _answers(*kinds: str, work: bool = True) -> dict[int | str, dict[str, Any]]:
     return described
 
 
+async def _known_parameters(request: Request) -> None:
+    """Refuse query parameters that the route does not know, as one that is misspelt would have no effect.
+
+    Raises:
+        UsageError: there is one, or one is there twice.
+    """
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    asked = [name for name, _ in request.query_params.multi_items()]
+    for name in asked:
+        if name not in known:
+            raise UsageError(f"no parameter is called {name!r}{did_you_mean(name, known)}")
+        if asked.count(name) > 1:
+            raise UsageError(f"the parameter {name!r} is there more than once")
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Return the service as an ASGI application."""
     pictures = Pictures(settings)
@@ -177,6 +192,8 @@ def create_app(settings: Settings) -> FastAPI:
         _log.error("internal error", exc_info=error)
         return _failure(500, "internal error")
 
+    checked = [Depends(_known_parameters)]
+
     async def work(request: Request, function: Callable[[], _T]) -> _T:
         return await pool.run(function, settings.timeout, request.is_disconnected)
 
@@ -202,6 +219,7 @@ def create_app(settings: Settings) -> FastAPI:
         response_class=Response,
         responses=_answers("image/png", "image/webp"),
         openapi_extra=_PICTURE,
+        dependencies=checked,
     )
     async def downscale(
         request: Request,
@@ -223,6 +241,7 @@ def create_app(settings: Settings) -> FastAPI:
         response_class=Response,
         responses=_answers("image/png", "image/webp", "image/jpeg", "image/avif"),
         openapi_extra=_PICTURE,
+        dependencies=checked,
     )
     async def upscale(
         request: Request,
@@ -240,20 +259,20 @@ def create_app(settings: Settings) -> FastAPI:
         result = await work(request, lambda: pictures.restore(content, model, scale, format, quality))
         return file(result, f"restored.{format}")
 
-    @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE)
+    @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE, dependencies=checked)
     async def compare(request: Request, scale: Scale = None, model: ModelName = None) -> Comparison:
         """Measure the round trip of a photograph, and bicubic down and up for comparison."""
         codec = pictures.codec(model, scale)
         content = await body(request)
         return Comparison(**await work(request, lambda: pictures.measure(content, codec)))
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=_answers(work=False), dependencies=checked)
     async def models() -> list[Model]:
         """List the models that requests may name."""
         known = list_models()
         return [Model(name=m.name, scale=m.scale, weights=list(m.tags)) for m in known if m.tags]
 
-    @app.get("/v1/pictures")
+    @app.get("/v1/pictures", responses=_answers(work=False), dependencies=checked)
     def names() -> list[str]:  # on a thread of Starlette: it is quick, and must not wait for pictures
         """List the pictures of the folder; /small/ has their small pictures."""
         return pictures.listing()
@@ -262,6 +281,7 @@ def create_app(settings: Settings) -> FastAPI:
         "path": "/small/{name:path}",
         "response_class": Response,
         "responses": _answers("image/png", "image/webp") | {304: {"description": "not modified"}},
+        "dependencies": checked,
     }
 
     # two routes, because OpenAPI needs a name for each method

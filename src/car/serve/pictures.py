@@ -4,17 +4,19 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from car.codec.choose import open_codec, why_unknown
-from car.codec.codec import Codec
+from car.codec.codec import Codec, check_scale
 from car.codec.options import Options
 from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
 from car.files.atomic import atomic_write
-from car.files.places import check_name
+from car.files.places import Passed, is_hidden, open_source
+from car.files.storage import check_name
 from car.measure.evaluate import round_trip_of
-from car.pictures.formats import INPUT_SUFFIXES, is_supported_input
+from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.picture import check_size
 from car.pictures.read import decode, header_size
 from car.pictures.write import encode
@@ -118,11 +120,10 @@ class Pictures:
         if model is None and scale is not None and info is None:
             model = default_model(scale, coded=picture.lossy)
         codec = None if model is None and scale is None else self.codec(model, scale)
-        if info is not None:
-            if codec is not None and codec.scale != info.scale:
-                raise UsageError(f"the picture was made at scale {info.scale}, not {codec.scale}")
-            if model is None:
-                codec = self.codec(find(info.model, info.weights, remedy=_NO_WEIGHTS), None)
+        if codec is not None:
+            check_scale(picture, codec.scale)
+        if info is not None and model is None:
+            codec = self.codec(find(info.model, info.weights, remedy=_NO_WEIGHTS), None)
         if codec is None:
             raise UsageError(f"{why_unknown(picture)}; name a model or a scale")
         self._check_size(picture.width * codec.scale, picture.height * codec.scale)
@@ -157,20 +158,16 @@ class Pictures:
 
     def listing(self, limit: int = 1000) -> list[str]:
         """Return the names of pictures in the folder, sorted, at most `limit`."""
-        found: list[str] = []
-        for folder, folders, files in os.walk(self.root or os.devnull):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
-                path = Path(folder, name)
-                inside = not path.is_symlink() or path.resolve().is_relative_to(str(self.root))
-                shown = path.relative_to(str(self.root)).as_posix()
-                # a name that is no text has no place in JSON, nor in an address
-                text = shown.encode(errors="replace").decode() == shown
-                if text and inside and is_supported_input(path) and not name.startswith("."):
-                    found.append(shown)
-                    if len(found) == limit:
-                        return found
-        return found
+        if self.root is None:
+            return []
+        source = open_source(str(self.root), INPUT_SUFFIXES)
+        names = (name for name, _ in source.pictures(Passed()))
+        # a name that is no text has no place in JSON, nor in an address
+        texts = (name for name in names if name.encode(errors="replace").decode() == name)
+        return list(islice((name for name in texts if self._is_inside(name)), limit))
+
+    def _is_inside(self, name: str) -> bool:
+        return self.root is not None and Path(self.root, name).resolve().is_relative_to(self.root)
 
     def located(self, name: str) -> Path:
         """Return where a picture of the folder lies.
@@ -181,11 +178,14 @@ class Pictures:
         missing = NotThereError(f"there is no picture {name!r}")
         try:
             check_name(name)
-            path = Path(self.root or "", name).resolve(strict=True)
+            named = Path(self.root or "", name)
+            path = named.resolve(strict=True)
             inside = self.root is not None and path.is_relative_to(self.root) and path.is_file()
+            inside = inside and named.parent.resolve() == named.parent  # through no link to a folder
         except (StorageError, OSError, ValueError, RuntimeError):
             raise missing from None
-        if not inside or path.suffix.lower() not in INPUT_SUFFIXES:
+        hidden = any(map(is_hidden, name.split("/")))
+        if not inside or hidden or path.suffix.lower() not in INPUT_SUFFIXES:
             raise missing
         return path
 

@@ -1,10 +1,9 @@
 """Training images: decoded once into a memory-mapped file, from which random crops are taken."""
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +15,8 @@ from PIL import Image
 
 from car.errors import ImageError, TrainingError, UsageError, did_you_mean
 from car.files.atomic import atomic_write
-from car.pictures.formats import is_supported_input
+from car.files.places import Passed, counted, open_source
+from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.read import read
 
 TRAINING_SETS = {"DIV2KHR": ("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR")}
@@ -196,10 +196,10 @@ def load_store(
     outside = {folder.resolve() for folder in leave_out}
     files: list[tuple[Path, str]] = []
     listing: list[list[Any]] = []
-    for path, name in (found for folder in folders for found in _image_files(folder, outside)):
+    for path, name in (found for folder in folders for found in _image_files(folder, outside, on_skip)):
         try:
             status = path.stat()
-        except OSError as error:  # a link that leads nowhere
+        except OSError as error:  # it was removed a moment ago
             if on_skip:
                 on_skip(f"{path}: cannot be read ({error.strerror})")
             continue
@@ -265,18 +265,20 @@ def split_held_out(
     return store.subset(lambda name: name not in held), store.subset(lambda name: name in held)
 
 
-def _image_files(folder: Path, outside: set[Path]) -> list[tuple[Path, str]]:
+def _image_files(
+    folder: Path, outside: set[Path], on_skip: Callable[[str], None] | None
+) -> Iterator[tuple[Path, str]]:
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder of images")
-    found: list[Path] = []
-    for root, below, names in os.walk(folder):
-        below[:] = [name for name in below if Path(root, name).resolve() not in outside]
-        found += [Path(root, name) for name in names]
-    return [
-        (path, path.relative_to(folder).as_posix())
-        for path in sorted(found)
-        if is_supported_input(path) and not path.name.startswith(".")
-    ]
+    root, passed = folder.resolve(), Passed()
+    own = tuple(path.relative_to(root).as_posix() for path in outside if path.is_relative_to(root))
+    source = replace(open_source(str(folder), INPUT_SUFFIXES), without=own)
+    for name, _ in source.pictures(passed):
+        yield folder / name, name
+    told = [*passed.problems, *([f"{folder}: {counted(passed.left_out)}"] if passed.left_out else [])]
+    if on_skip:
+        for line in told:
+            on_skip(line)
 
 
 def _decode(

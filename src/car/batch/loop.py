@@ -1,0 +1,50 @@
+"""The loop of commands that take one file after the other: what fails is collected, the others are done."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from car.errors import CarError, StorageError, told
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be worked on, and why, in one line that names it."""
+
+    source: str
+    error: str
+
+
+def each(
+    things: Iterable[_T],
+    work: Callable[[_T], _R],
+    failures: list[Failure],
+    name: Callable[[_T], str] = str,
+    passing: tuple[type[CarError], ...] = (),
+) -> Iterator[_R]:
+    """Yield what `work` makes of each thing; those with which it fails go to `failures`.
+
+    Args:
+        things: to work on.
+        work: may raise a `CarError`, `OSError` or `MemoryError`.
+        failures: takes in what went wrong.
+        name: of a thing, for messages.
+        passing: errors that end the loop.
+
+    Raises:
+        StorageError: nothing more can be written, as on a full disk.
+    """
+    for thing in things:
+        try:
+            result = work(thing)
+        except passing:  # noqa: PERF203 - one bad file must not end the others
+            raise
+        except (CarError, OSError, MemoryError) as error:
+            if isinstance(error, StorageError) and error.fatal:
+                raise
+            failures.append(Failure(name(thing), told(error, name(thing))))
+        else:
+            yield result

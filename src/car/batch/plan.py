@@ -1,0 +1,226 @@
+"""What a run has to do: the listing of the source, joined with the records of earlier runs, both in order.
+
+Nothing here grows with the number of images. What can concern each other has a name that begins alike, so it
+comes in one piece of the listing: images with one result, and results that lie beside their sources.
+"""
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+from car.batch.index import Index, Known
+from car.batch.names import Naming
+from car.batch.records import MANIFEST, Record, record_of
+from car.batch.work import Item, Kind, Work
+from car.codec.choose import open_codec
+from car.codec.options import Options
+from car.errors import UsageError
+from car.files.places import Passed, Source, counted, open_source
+from car.files.storage import Entry, Place
+from car.pictures.formats import INPUT_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """An image that an earlier run did; `line` is what its manifest says of it."""
+
+    line: bytes
+
+
+Step = Item | Record | Unchanged
+"""An image to work on, the record of one that cannot be, or one that is done."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is ready to start.
+
+    Attributes:
+        source: what to list.
+        target: URL of the place for results and records.
+        work: on each image.
+        digest: of what determines the results.
+        naming: of the results; None where none are written.
+        in_place: results lie beside their sources.
+    """
+
+    source: Source
+    target: str
+    work: Work
+    digest: str
+    naming: Naming | None
+    in_place: bool
+
+    def steps(self, passed: Passed) -> Generator[Step, None, None]:
+        """Yield, in about the order of the names, what is to become of each image.
+
+        Args:
+            passed: takes in what the listing passed over; complete at the end.
+
+        Raises:
+            StorageError: a place cannot be listed.
+        """
+        with closing(Index(Place(self.target))) as index:
+            groups = _Groups(self)
+            for name, entry, known in _joined(self.source.pictures(passed), iter(index)):
+                yield from groups.take(_Image(name, entry, known))
+            yield from groups.rest()
+
+
+@dataclass(frozen=True)
+class _Image:
+    name: str
+    entry: Entry
+    known: Known
+
+
+@dataclass
+class _Group:
+    """Images with one result, as long as more of them may come.
+
+    Attributes:
+        stem: with which all their names begin, and that of the result.
+        result: its name.
+        images: the images.
+        made: names below the stem that are results, of this run or an earlier one.
+        there: the result is in the listing itself.
+    """
+
+    stem: str
+    result: str
+    images: list[_Image] = field(default_factory=list[_Image])
+    made: set[str] = field(default_factory=set[str])
+    there: bool = False
+
+
+class _Groups:
+    """Takes in images in the order of their names and settles what is to be done to each."""
+
+    def __init__(self, todo: Plan) -> None:
+        self._todo, self._digest = todo, todo.digest.encode()
+        self._open: list[_Group] = []
+
+    def take(self, image: _Image) -> Iterator[Step]:
+        """Take in the next image and yield what is settled now."""
+        naming = self._todo.naming
+        if naming is None:
+            yield self._decided(image, "")
+            return
+        over = [group for group in self._open if not image.name.startswith(group.stem)]
+        if over:
+            self._open = [group for group in self._open if image.name.startswith(group.stem)]
+            for group in over:
+                yield from self._settled(group)
+        stem, result = f"{naming.stem(image.name)}.", naming(image.name)
+        group = next((group for group in self._open if group.result == result), None)
+        if group is None:
+            group = _Group(stem, result)
+            self._open.append(group)
+        if self._todo.in_place:
+            group.made |= self._made_of(image, result)
+            for other in self._open:
+                other.there |= other.result == image.name
+            # results beside their sources are no sources themselves
+            if any(image.name in other.made for other in self._open):
+                return
+        group.images.append(image)
+
+    def rest(self) -> Iterator[Step]:
+        """Yield what is settled when no image comes any more."""
+        for group in self._open:
+            yield from self._settled(group)
+
+    def _made_of(self, image: _Image, result: str) -> set[str]:
+        """Return the names of results of an image, of earlier runs too."""
+        # but what was shrunk may be restored, and the other way round
+        shrinks = self._todo.work.kind != "upscale"
+        made = {target for target, old in image.known.items() if bool(old.shrinks) == shrinks}
+        return made | ({result} if result != image.name else set())
+
+    def _settled(self, group: _Group) -> Iterator[Step]:
+        todo, result, taken = self._todo, group.result, ""
+        images = [image for image in group.images if image.name not in group.made]
+        # of two images with one result, that which has it already keeps it
+        for image in sorted(images, key=lambda image: result not in image.known):
+            if todo.in_place and result == image.name:
+                yield self._problem(image, "its result would take its place; name another target or format")
+            elif taken:
+                yield self._problem(image, f"its result would be {result}, as that of {taken}")
+            elif todo.in_place and todo.work.overwrite and group.there and result not in image.known:
+                yield self._problem(
+                    image, f"its result would replace {result}, which no run in this place made"
+                )
+            else:
+                taken = image.name
+                yield self._decided(image, result)
+
+    def _decided(self, image: _Image, result: str) -> Step:
+        """Return whether an image is done, or the item of one that is not."""
+        work, entry, old = self._todo.work, image.entry, image.known.get(result)
+        if old is None:
+            return Item(image.name, entry, result, None, None)
+        if (
+            old.settings == self._digest
+            and old.stamp == entry.stamp.encode("utf-8", "surrogatepass") != b""
+            and not (work.verify or work.overwrite)
+            and (not result or old.there == old.size)
+        ):
+            return Unchanged(old.line)
+        return Item(image.name, entry, result, old.there, record_of(old.line))
+
+    def _problem(self, image: _Image, text: str) -> Record:
+        error = f"{self._todo.source.place.path_of(image.name)}: {text}"
+        return failure(image.name, image.entry, self._todo.digest, error)
+
+
+def failure(name: str, entry: Entry, digest: str, error: str) -> Record:
+    """Return the record of an image on which nothing was done."""
+    return Record(name, "failed", entry.size, entry.stamp, settings=digest, error=error)
+
+
+def _joined(
+    listing: Iterator[tuple[str, Entry]], known: Iterator[tuple[str, Known]]
+) -> Iterator[tuple[str, Entry, Known]]:
+    """Join a listing with what is known of its files; both are in the order of the names."""
+    nothing: Known = {}
+    of, what = next(known, ("", nothing))
+    for name, entry in listing:
+        while of and of < name:
+            of, what = next(known, ("", nothing))
+        yield name, entry, (what if of == name else nothing)
+
+
+def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) -> Plan:
+    """Find out what is to be done, short of listing it.
+
+    Args:
+        source: a folder, file, glob or URL.
+        target: a folder or URL.
+        work: on each image.
+        exclude: see `car.files.places.Source`.
+
+    Raises:
+        UsageError: the source holds no image, or the request makes no sense.
+        StorageError: the source cannot be listed.
+    """
+    if work.kind not in get_args(Kind):
+        raise UsageError(f"no such kind of work: {work.kind!r}")
+    scale, weights = work.scale or 0, ""
+    if work.kind != "upscale" or work.model is not None or work.scale is not None:
+        codec = open_codec(work.model, work.scale, Options(device="cpu", coding=work.coding))
+        scale, weights = codec.scale, codec.loaded.sha256
+    found = open_source(source, INPUT_SUFFIXES, exclude)
+    inner = Place(target).below(found.place)
+    # what lies in a target below the source is no part of the source
+    found = replace(found, without=(MANIFEST, *((inner,) if inner else ())))
+    # results from another source are no earlier ones of this source's images
+    determined = [work.settings(), weights, found.place.identity]
+    digest = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
+    passed = Passed()
+    if next(found.pictures(passed), None) is None:
+        told = f"; {counted(passed.left_out)}" if passed.left_out else ""
+        raise UsageError(passed.problems[0] if passed.problems else f"{source}: no images here{told}")
+    return Plan(found, target, work, digest, work.naming(scale), inner == "")

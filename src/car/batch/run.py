@@ -1,0 +1,199 @@
+"""A run over a folder or bucket: every image once, those that failed once more, each recorded when done."""
+
+import contextlib
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from car.batch.plan import Plan
+from car.batch.records import ManifestWriter, Record
+from car.batch.work import Item
+from car.errors import StorageError
+from car.files.places import Passed
+from car.files.storage import Place
+
+_TOLD = 1000  # failures, and kinds of notes, that a summary holds: the manifest has all
+
+Engine = Callable[[Plan, Iterable[Item]], Iterator[Record]]
+"""Takes items as it needs them, and yields a record for each."""
+
+
+@dataclass
+class Summary:
+    """How a run went; it is complete when `run` has returned.
+
+    Attributes:
+        found: images that were found.
+        failures: the records of the first that failed; `failed` counts them all.
+        stopped: why the run ended early.
+        left_out: how many of each kind the listing passed over.
+        problems: a line for each folder that could not be read.
+        notes: how many images have each note.
+        measured: images with a PSNR.
+        mean_psnr: of these, dB.
+    """
+
+    found: int = 0
+    done: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    source_bytes: int = 0
+    target_bytes: int = 0
+    seconds: float = 0.0
+    failures: list[Record] = field(default_factory=list[Record])
+    stopped: str = ""
+    left_out: dict[str, int] = field(default_factory=dict[str, int])
+    problems: list[str] = field(default_factory=list[str])
+    notes: Counter[str] = field(default_factory=Counter[str])
+    measured: int = 0
+    mean_psnr: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing failed."""
+        return not (self.failed or self.stopped or self.problems)
+
+    def take(self, record: Record) -> None:
+        """Count an image that was worked on, or could not be."""
+        self.found += 1
+        if record.status == "failed":
+            self.failed += 1
+            if len(self.failures) < _TOLD:
+                self.failures.append(record)
+        elif record.status == "unchanged":
+            self.unchanged += 1
+        else:
+            self.done += 1
+            self.target_bytes += record.target_bytes
+            for note in record.notes:
+                if note in self.notes or len(self.notes) < _TOLD:
+                    self.notes[note] += 1
+            if record.psnr is not None:
+                self.mean_psnr = ((self.mean_psnr or 0.0) * self.measured + record.psnr) / (self.measured + 1)
+                self.measured += 1
+
+
+class _Again:
+    """Items that failed, with their records, on disk until they are tried once more."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the run
+
+    def add(self, item: Item, record: Record) -> None:
+        self._file.write(json.dumps([item.to_dict(), record.line().decode()]).encode() + b"\n")
+
+    def __iter__(self) -> Iterator[tuple[Item, Record]]:
+        self._file.seek(0)
+        for line in self._file:
+            item, record = json.loads(line)
+            known = Record.from_dict(json.loads(record))
+            assert known is not None
+            yield Item.from_dict(item), known
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told of what becomes of each image, when nothing more will happen to it.
+
+    Attributes:
+        record: of those that were done or failed, with their records.
+        unchanged: of those that an earlier run did, with the line of its manifest.
+    """
+
+    record: Callable[[Record], None] = lambda _: None
+    unchanged: Callable[[bytes], None] = lambda _: None
+
+
+def run(todo: Plan, *, engine: Engine, told: Told | None = None) -> Summary:
+    """Do what is planned; failed items are tried once more at the end.
+
+    Args:
+        todo: see `car.batch.plan.plan`.
+        engine: what hands the items out, as `car.batch.local.run_here`.
+        told: of each image.
+
+    Raises:
+        StorageError: a place cannot be listed, or the target or the manifest cannot be written.
+        KeyboardInterrupt: passed on when the work in hand is finished; the next run takes it over.
+    """
+    begin = time.monotonic()
+    target = Place(todo.target)
+    target.prepare()
+    target.remove_leftovers()
+    going = _Run(todo, engine, told or Told(), ManifestWriter(target))
+    summary = going.summary
+    try:
+        going.work()
+    except StorageError as error:
+        if not error.fatal:
+            raise
+        summary.stopped = str(error)
+    finally:
+        with contextlib.suppress(*([StorageError] if summary.stopped else [])):
+            going.writer.close()
+        summary.seconds = time.monotonic() - begin
+        summary.left_out, summary.problems = dict(going.passed.left_out), going.passed.problems
+    return summary
+
+
+class _Run:
+    """A run as it goes on."""
+
+    def __init__(self, todo: Plan, engine: Engine, told: Told, writer: ManifestWriter) -> None:
+        self.todo, self.engine, self.told, self.writer = todo, engine, told, writer
+        self.summary, self.passed = Summary(), Passed()
+        self._in_hand: dict[str, Item] = {}  # by the engine, for the first time
+        self._last: dict[str, Record] = {}  # by the engine, once more: what the first time ended with
+        self._again = _Again()
+        self._steps = todo.steps(self.passed)
+        self._failed: Iterator[tuple[Item, Record]] | None = None
+
+    def work(self) -> None:
+        """Have every image worked on, and those that failed once more."""
+        try:
+            for record in self.engine(self.todo, self._first()):
+                item = self._in_hand.pop(record.source)
+                if record.status == "failed":
+                    self._again.add(item, record)
+                else:
+                    self._take(record)
+            self._failed = iter(self._again)
+            for record in self.engine(self.todo, self._second()):
+                del self._last[record.source]
+                self._take(record)
+        finally:
+            self._steps.close()
+            # in a run that was stopped, those that failed once have failed
+            left = iter(self._again) if self._failed is None else self._failed
+            for record in chain(self._last.values(), (record for _, record in left)):
+                self._count(record)
+
+    def _first(self) -> Iterator[Item]:
+        for step in self._steps:
+            if isinstance(step, Item):
+                self._in_hand[step.name] = step
+                yield step
+            elif isinstance(step, Record):
+                self._count(step)
+            else:
+                self.summary.found += 1
+                self.summary.unchanged += 1
+                self.told.unchanged(step.line)
+
+    def _second(self) -> Iterator[Item]:
+        for item, record in self._failed or ():
+            self._last[item.name] = record
+            yield item
+
+    def _take(self, record: Record) -> None:
+        self.writer.add(record)
+        self.summary.source_bytes += record.source_bytes
+        self._count(record)
+
+    def _count(self, record: Record) -> None:
+        self.summary.take(record)
+        self.told.record(record)

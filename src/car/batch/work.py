@@ -1,0 +1,91 @@
+"""What is to be done to each image of a run over a folder or bucket, as data."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from car.batch.names import Naming
+from car.batch.records import Record
+from car.codec.coding import Coding, coding_of
+from car.codec.options import Options
+from car.files.storage import Entry
+from car.weights import ModelName
+
+Kind = Literal["downscale", "upscale", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done to each image; the same for a whole run."""
+
+    kind: Kind
+    scale: int | None = None
+    model: ModelName | None = None
+    format: str = "png"
+    quality: int | None = None
+    psnr: bool = False
+    overwrite: bool = False
+    verify: bool = False
+    options: Options = Options(memory=2 * 10**9)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the work on pictures may take."""
+        return self.options.memory or 2 * 10**9
+
+    @property
+    def coding(self) -> Coding | None:
+        """How small pictures are coded that are written with losses."""
+        return coding_of(f"x.{self.format}", self.quality) if self.kind == "downscale" else None
+
+    @cached_property
+    def measures(self) -> bool:
+        """Whether results are compared with their sources."""
+        return self.kind == "evaluate" or self.psnr
+
+    def naming(self, scale: int) -> Naming | None:
+        """Return how results are named; None where none are written."""
+        if self.kind == "downscale":
+            return Naming(f".{self.format}", add=f".x{scale}")
+        return Naming(f".{self.format}", restores=True) if self.kind == "upscale" else None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what determines the results, beside the source.
+
+        The backend is not among it: it moves single values by a level, no reason to do a million again.
+        """
+        names = ("kind", "scale", "format", "quality", "psnr")
+        how = {"precision": self.options.precision, "effort": self.options.effort}
+        model = [str(part) for part in self.model] if isinstance(self.model, tuple) else self.model
+        return {name: getattr(self, name) for name in names} | how | {"model": model}
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to work on.
+
+    Attributes:
+        name: below the source.
+        entry: of its file.
+        target: name of its result; empty where none is written.
+        there: bytes of what is at its target, as far as an earlier run recorded it.
+        known: what was recorded of it.
+    """
+
+    name: str
+    entry: Entry
+    target: str
+    there: int | None
+    known: Record | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        known = self.known and self.known.to_dict()
+        return self.__dict__ | {"entry": self.entry.__dict__, "known": known}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Item":
+        """Return the item of which `to_dict` made `values`."""
+        name, target, there = values["name"], values["target"], values["there"]
+        known = Record.from_dict(values["known"]) if values["known"] else None
+        return cls(name, Entry(**values["entry"]), target, there, known)

@@ -1,0 +1,305 @@
+"""What is done to one image after the other: read, shrunk or restored, written all or nothing."""
+
+import contextlib
+import hashlib
+import tempfile
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from car.batch.plan import failure
+from car.batch.records import Record
+from car.batch.work import Item, Work
+from car.codec.choose import model_for_picture, open_codec
+from car.codec.codec import Codec
+from car.codec.large import Done, gigabytes, restore_file, shrink_file, why_whole
+from car.errors import CarError, ImageError, StorageError, told
+from car.files.atomic import MAX_FILE_BYTES
+from car.files.storage import Place
+from car.measure.evaluate import round_trip_of
+from car.metrics import psnr
+from car.pictures.picture import Picture, check_size
+from car.pictures.read import decode, header_size, pixel_bytes
+from car.pictures.write import encode
+from car.weights import list_models
+
+_TILE = 256  # LR pixels a side; smaller than usual, as several images are in work, and just as fast
+_COPIES = 6  # of its pixels that an image in work takes, roughly: array, decoder, what is made of it, encoder
+_MEASURING = 45  # bytes a pixel that it takes beside them
+
+
+class Worker:
+    """Does one item after the other; the model is loaded once. Safe to call from several threads.
+
+    Args:
+        source: where the images are.
+        target: where results go.
+        work: on each image.
+        digest: of what determines the results.
+    """
+
+    def __init__(self, source: str, target: str, work: Work, digest: str) -> None:
+        self.source, self.target, self.work, self.digest = Place(source), Place(target), work, digest
+        self._codecs: dict[str, Codec] = {}
+        self._lock = threading.Lock()
+        self._room = Room(work.memory)
+
+    def __call__(self, item: Item) -> Record:
+        """Work on an item; whatever goes wrong with it is in the record.
+
+        Raises:
+            StorageError: the target cannot be written to at all.
+        """
+        begin = time.perf_counter()
+        record = self.failure(item, "")
+        try:
+            with contextlib.ExitStack() as stack:
+                content = self._content(item, stack)
+                record = replace(record, source_bytes=_size(content), source_sha256=_digest(content))
+                record = self._worked(item, record, content, stack)
+        except StorageError as error:
+            if error.fatal:
+                raise
+            record = replace(record, error=told(error, self._path(item)))
+        except (CarError, OSError, MemoryError) as error:
+            record = replace(record, error=told(error, self._path(item)))
+        except Exception as error:  # one image must not end the others
+            record = replace(record, error=f"internal error: {type(error).__name__}: {error}")
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return replace(record, seconds=round(time.perf_counter() - begin, 4), finished=now)
+
+    def failure(self, item: Item, error: str) -> Record:
+        """Return the record of an item on which nothing was done."""
+        return failure(item.name, item.entry, self.digest, error)
+
+    def _path(self, item: Item) -> str:
+        return self.source.path_of(item.name)
+
+    def _content(self, item: Item, stack: contextlib.ExitStack) -> bytes | Path:
+        """Return what is in the file of an item, or the file itself where that is too much to hold."""
+        if item.entry.size > min(self.work.memory // _COPIES, MAX_FILE_BYTES):
+            return stack.enter_context(self.source.local(item.name))
+        return self.source.read(item.name)
+
+    def _worked(
+        self, item: Item, record: Record, content: bytes | Path, stack: contextlib.ExitStack
+    ) -> Record:
+        known, path, work = item.known, self._path(item), self.work
+        same = known is not None and known.source_sha256 == record.source_sha256
+        if known and same and known.settings == self.digest and self._still_there(item, known):
+            return replace(known, status="unchanged", stamp=item.entry.stamp)
+        width, height = header_size(content, path)
+        check_size(width, height, path, work.options.max_pixels)
+        need = self._need(width, height, pixel_bytes(content, path))
+        if need > work.memory:
+            return self._shrunk_in_strips(item, replace(record, source_size=(width, height)), content, stack)
+        if isinstance(content, Path):
+            content = content.read_bytes()
+        if work.kind == "upscale":  # the restored picture is what takes the room
+            need *= (work.scale or max(m.scale for m in list_models())) ** 2
+        with self._room.taken(need):
+            picture = decode(content, path, max_pixels=work.options.max_pixels)
+            del content
+            record = replace(record, source_size=(picture.width, picture.height))
+            codec = self._codec(picture)
+            record = replace(record, model=codec.loaded.name, weights=codec.loaded.short_hash)
+            if work.kind == "evaluate":
+                return self._measured(picture, codec, record)
+            make = self._shrunk if work.kind == "downscale" else self._restored
+            return self._kept(item, *make(picture, item, record, codec, stack))
+
+    def _need(self, width: int, height: int, a_pixel: int) -> int:
+        """Return the bytes of memory that work on a whole picture takes, roughly."""
+        return width * height * (a_pixel * _COPIES + (_MEASURING if self.work.measures else 0))
+
+    def _too_large(self, item: Item, size: tuple[int, int], need: int, advice: str) -> ImageError:
+        return ImageError(
+            f"{self._path(item)}: {size[0]}x{size[1]} pixels take about {gigabytes(need)}, over "
+            f"{gigabytes(self.work.memory)}; {advice}"
+        )
+
+    def _still_there(self, item: Item, known: Record) -> bool:
+        """Whether the recorded result is there; with `verify`, whether its content is, too."""
+        if not item.target:
+            return True
+        if item.there != known.target_bytes or known.target != item.target:
+            return False
+        if not self.work.verify:
+            return True
+        return hashlib.sha256(self.target.read(item.target)).hexdigest() == known.target_sha256
+
+    def _shrunk(
+        self, picture: Picture, item: Item, record: Record, codec: Codec, _: contextlib.ExitStack
+    ) -> tuple[Record, bytes]:
+        small, info = codec.shrink(picture)
+        encoded, notes = encode(small, item.target, info=info, quality=self.work.quality)
+        record = replace(record, target_size=(small.width, small.height), notes=picture.notes + notes)
+        if self.work.psnr:
+            # from the file, as it may have lost something
+            restored = codec.restore(replace(decode(encoded, item.target), info=info))
+            record = replace(record, psnr=_luma_psnr(restored, picture, codec.scale))
+        return record, encoded
+
+    def _restored(
+        self, picture: Picture, item: Item, record: Record, codec: Codec, stack: contextlib.ExitStack
+    ) -> tuple[Record, bytes | Path]:
+        size, _ = codec.restored_size(picture)
+        if size[0] * size[1] > self.work.options.max_pixels:
+            raise ImageError(
+                f"{self._path(item)}: restores to {size[0] * size[1]} pixels, over the limit "
+                f"of {self.work.options.max_pixels}; raise it with --max-pixels"
+            )
+        need = self._need(*size, 3 * picture.pixels.itemsize)
+        if need > self.work.memory:
+            strips = self.work.format in ("tif", "tiff")
+            if not strips or picture.alpha is not None or codec.turned(picture) != 1:
+                advice = (
+                    "raise --memory" if strips else "--format tiff is written in strips, or raise --memory"
+                )
+                raise self._too_large(item, size, need, advice)
+            made = _scratch(stack, self.work.format)
+            done = restore_file(codec, picture, made, memory=0)
+            return replace(record, target_size=size, notes=picture.notes + done.notes), made
+        large = codec.restore(picture)
+        encoded, notes = encode(large, item.target, quality=self.work.quality)
+        return replace(record, target_size=size, notes=picture.notes + large.notes + notes), encoded
+
+    def _shrunk_in_strips(
+        self, item: Item, record: Record, content: bytes | Path, stack: contextlib.ExitStack
+    ) -> Record:
+        """Shrink a picture that is too large to be held whole.
+
+        Raises:
+            ImageError: it cannot be read in strips, or strips are not enough for what is asked for.
+        """
+        work, size = self.work, record.source_size
+        need = self._need(*size, pixel_bytes(content, self._path(item)))
+        if work.kind != "downscale" or work.measures or work.options.effort:
+            raise self._too_large(item, size, need, "raise --memory")
+        if isinstance(content, bytes):
+            path = _scratch(stack, "source")
+            path.write_bytes(content)
+        else:
+            path = content
+        try:
+            if why := why_whole(path):
+                raise self._too_large(item, size, need, f"raise --memory, as {why}")
+            made, codec = _scratch(stack, work.format), self._codec(None)
+            with self._room.taken(need):
+                done: Done = shrink_file(
+                    codec, path, made, memory=0, max_pixels=work.options.max_pixels, quality=work.quality
+                )
+        except ImageError as error:
+            raise ImageError(str(error).replace(str(path), self._path(item))) from error
+        record = replace(record, model=codec.loaded.name, weights=codec.loaded.short_hash)
+        return self._kept(item, replace(record, target_size=done.target_size, notes=done.notes), made)
+
+    def _measured(self, picture: Picture, codec: Codec, record: Record) -> Record:
+        quality = round_trip_of(codec, picture, record.source, perceptual=False).record.model
+        return replace(
+            record,
+            status="done",
+            psnr=_finite(quality.psnr),
+            ssim=quality.ssim,
+            lr_psnr=_finite(quality.lr_psnr),
+        )
+
+    def _kept(self, item: Item, record: Record, made: bytes | Path) -> Record:
+        """Write the result, unless the same is there; what this program did not make stays."""
+        record = replace(
+            record,
+            status="done",
+            target=item.target,
+            target_bytes=_size(made),
+            target_sha256=_digest(made),
+        )
+        if not self.work.overwrite:
+            size, known = self.target.size_of(item.target), item.known
+            if size is not None:
+                # what cannot be the same is not read: it may be of any size
+                like = size in (record.target_bytes, known.target_bytes if known else -1)
+                digest = ""
+                if like:
+                    with self.target.local(item.target) as there:
+                        digest = _digest(there)
+                if digest == record.target_sha256:
+                    return record  # of a run that ended before it was recorded, or of one beside this
+                if known is None or digest != known.target_sha256 or known.settings != self.digest:
+                    raise ImageError(
+                        f"{self.target.path_of(item.target)} exists and is another; --overwrite replaces it"
+                    )
+        self.target.write(item.target, made)
+        return record
+
+    def _codec(self, picture: Picture | None) -> Codec:
+        work, model = self.work, self.work.model
+        if picture is not None and work.kind == "upscale" and model is None:
+            model = model_for_picture(picture, work.scale)
+        with self._lock:
+            key = str(model)
+            if key not in self._codecs:
+                options = replace(work.options, coding=work.coding)
+                scale = work.scale if model == work.model else None
+                codec = open_codec(model, scale, options)
+                if options.tile is None and codec.tile > _TILE:
+                    codec = open_codec(model, scale, replace(options, tile=_TILE))
+                self._codecs[key] = codec
+            return self._codecs[key]
+
+
+class Room:
+    """Lets images in while their bytes together stay below a limit; one larger than that goes in alone."""
+
+    def __init__(self, size: int) -> None:
+        self._limit, self._used = size, 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, size: int) -> Generator[None, None, None]:
+        """Wait until `size` bytes fit beside those taken, and take them for the while."""
+        share = min(size, self._limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + share <= self._limit)
+            self._used += share
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= share
+                self._changed.notify_all()
+
+
+def _scratch(stack: contextlib.ExitStack, suffix: str) -> Path:
+    """Return the name of a file that is removed with all else of `stack`."""
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="car-")), f"picture.{suffix}")
+
+
+def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def _digest(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    with content.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _luma_psnr(restored: Picture, original: Picture, scale: int) -> float | None:
+    if min(original.width, original.height) <= 2 * scale:
+        return None
+    pair = (
+        p.pixels if p.pixels.dtype == np.uint8 else p.pixels / np.float32(65535) for p in (restored, original)
+    )
+    return _finite(psnr(*pair, border=scale))
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,167 @@
+"""One picture file after the other: what is done to each, the report, standard input and output."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from car.batch.loop import Failure, each
+from car.batch.names import Job, Plan, check_target
+from car.cli.common import error_line, print_json, progress, stderr, stdout
+from car.errors import CarError, UsageError
+from car.files.atomic import MAX_FILE_BYTES
+from car.files.places import counted
+
+_ALONE = "- stands for one picture, without others beside it"
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What the user sees of a run: the word for the work, and which options say how."""
+
+    verb: str
+    as_json: bool
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """Inputs and output with files in place of standard input and output, which lie in `folder`.
+
+    With `to_output`, standard output is for the picture alone.
+    """
+
+    inputs: Sequence[str]
+    output: str | None
+    showing: Showing
+    folder: str = ""
+    to_output: bool = False
+
+    def named(self, text: str) -> str:
+        """Return a message in which those files have the names that the user knows."""
+        return text.replace(self.folder + os.sep, "") if self.folder else text
+
+
+@contextmanager
+def piped(
+    inputs: Sequence[str], output: str | None, suffix: str, showing: Showing
+) -> Generator[Pipe, None, None]:
+    """Let ``-`` stand for standard input and output; the picture goes out when all went well.
+
+    Raises:
+        UsageError: they are terminals, or there are other pictures besides.
+    """
+    output = "-" if output is None and "-" in inputs else output
+    if "-" not in inputs and output != "-":
+        yield Pipe(inputs, output, showing)
+        return
+    if len(inputs) > 1:
+        raise UsageError(_ALONE)
+    if output == "-" and showing.as_json:
+        raise UsageError("--json and the picture cannot both go to standard output")
+    if output == "-" and sys.stdout.isatty():
+        raise UsageError("standard output is a terminal; send it to a file, or name one with --output")
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "standard input"), Path(folder, f"standard output{suffix}")
+        if "-" in inputs:
+            _take_in(source)
+            inputs = [str(source)]
+        pipe = Pipe(inputs, str(target) if output == "-" else output, showing, folder, output == "-")
+        try:
+            yield pipe
+        except CarError as error:
+            raise type(error)(pipe.named(str(error))) from error
+        if output == "-":
+            with target.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+
+def _take_in(path: Path) -> None:
+    if sys.stdin.isatty():
+        raise UsageError("standard input is a terminal; send a picture into it")
+    left = MAX_FILE_BYTES + 1  # one too many, so that what reads the file refuses it
+    with path.open("wb") as file:
+        while left and (block := sys.stdin.buffer.read(min(left, 2**20))):
+            file.write(block)
+            left -= len(block)
+
+
+def run_jobs(todo: Plan, work: Callable[[Job], dict[str, Any]], pipe: Pipe, *, overwrite: bool) -> None:
+    """Do every job and report, however it ends; leave with 1 where something failed."""
+    if todo.many and pipe.folder:
+        raise UsageError(_ALONE)
+    results: list[dict[str, Any]] = []
+    failures = [Failure("", problem) for problem in todo.problems]
+    showing = pipe.showing
+    hidden = showing.as_json or showing.quiet or not todo.many
+    try:
+        with progress(len(todo.jobs), showing.verb, hidden) as advance:
+
+            def one(job: Job) -> dict[str, Any]:
+                try:
+                    return _done(job, work, skips=todo.many and not overwrite, overwrite=overwrite)
+                finally:
+                    advance()
+
+            # the only picture makes the whole request senseless
+            passing = () if todo.many else (UsageError,)
+            for result in each(todo.jobs, one, failures, lambda job: str(job.source), passing):
+                results.append(result)  # noqa: PERF402 - what was done is kept if the next one ends all
+    finally:
+        _report(results, failures, todo.left_out, pipe)
+    if failures:
+        if todo.many:
+            error_line(f"{len(failures)} of {len(todo.jobs) + len(todo.problems)} images failed")
+        raise typer.Exit(1)
+
+
+def _done(job: Job, work: Callable[[Job], dict[str, Any]], *, skips: bool, overwrite: bool) -> dict[str, Any]:
+    names = {"source": str(job.source), "target": str(job.target)}
+    if skips and job.target.exists() and not job.target.is_dir():
+        return names | {"skipped": "exists"}
+    start = time.perf_counter()
+    check_target(job, overwrite)
+    done = work(job)
+    return names | done | {"seconds": round(time.perf_counter() - start, 3)}
+
+
+def _report(
+    results: list[dict[str, Any]], failures: Sequence[Failure], left_out: Counter[str], pipe: Pipe
+) -> None:
+    for result in results:
+        for note in result.get("notes", ()) if not (pipe.showing.as_json or pipe.showing.quiet) else ():
+            stderr.print(f"car: note: {pipe.named(result['source'])}: {note}")
+    if pipe.showing.as_json:
+        told = [asdict(failure) for failure in failures]
+        print_json({"results": results, "failures": told, "left_out": dict(left_out)})
+    elif not (pipe.showing.quiet or pipe.to_output):
+        _print_results(results, left_out, pipe)
+    for failure in failures:
+        error_line(pipe.named(failure.error))
+
+
+def _print_results(results: list[dict[str, Any]], left_out: Counter[str], pipe: Pipe) -> None:
+    skipped = sum("skipped" in result for result in results)
+    for result in results:
+        if "skipped" in result:
+            continue
+        (width, height), (new_width, new_height) = result["source_size"], result["target_size"]
+        stdout.print(
+            f"{pipe.named(result['source'])} {width}x{height} ({result['source_bytes']:,} bytes) -> "
+            f"{result['target']} {new_width}x{new_height} ({result['target_bytes']:,} bytes), "
+            f"{result['seconds']:.1f} s",
+        )
+    if skipped:
+        stdout.print(f"{skipped} skipped: their targets exist; --overwrite does them again")
+    if left_out:
+        stdout.print(counted(left_out))
