@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -232,6 +233,38 @@ def test_a_coded_small_picture_that_a_program_turned_loses_no_pixels(photo: Path
     assert turned.pixels.shape == want.pixels.shape == (102, 94, 3)
     assert np.abs(turned.pixels.astype(float) - want.pixels).mean() < 3
     assert "its size is 94x102" in turned.notes[1]
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_a_small_picture_that_a_program_mirrored_is_restored_as_it_was_made(
+    codecs, photo: Path, orientation: int
+) -> None:
+    small, info = codecs[4].shrink(read(photo))
+    as_made = codecs[4].restore(replace(small, info=info))
+    assert as_made.notes == ()
+    turned = codecs[4].restore(replace(small.turn(orientation), info=info))
+    np.testing.assert_array_equal(turned.pixels, as_made.turn(orientation).pixels)
+    assert "after it was made, as its pixels show" in turned.notes[0]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_square_picture_that_a_tag_of_tiff_turns_is_restored_as_it_was_made(
+    codecs, photo: Path, tmp_path: Path, orientation: int
+) -> None:
+    made = replace(read(photo), pixels=read(photo).pixels[:64, :64])
+    small, info = codecs[2].shrink(made)
+    as_made = codecs[2].restore(replace(small, info=info))
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        small.pixels,
+        photometric="rgb",
+        description=info.to_text(),
+        metadata=None,
+        extratags=[(274, 3, 1, orientation, True)],
+    )
+    turned = codecs[2].restore(read(tmp_path / "a.tif"))
+    np.testing.assert_array_equal(turned.pixels, as_made.turn(orientation).pixels)
+    assert turned.notes == ()
 
 
 @pytest.mark.parametrize("orientation", [6, 8])

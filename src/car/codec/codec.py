@@ -16,6 +16,7 @@ from car.codec.options import Options
 from car.codec.tiling import split
 from car.codec.turns import BACK, fits, found_turn, swapped
 from car.errors import UsageError
+from car.pictures.alpha import without_hidden
 from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture
 from car.pictures.resize import bicubic_resize
@@ -89,13 +90,14 @@ class Codec:
         """Return the LR picture, ``ceil(size / scale)``, of the same depth, and what its file should say.
 
         Sizes that the model does not take are continued beyond the right and bottom edge by repeating the
-        last pixel. Alpha is shrunk on its own (bicubic). The LR of a grey picture is RGB: its colours,
-        a few levels from grey, carry detail worth several dB. The metadata makes it grey again.
+        last pixel. Alpha is shrunk on its own (bicubic), and colours that it hides are replaced by those
+        around them first. The LR of a grey picture is RGB: its colours, a few levels from grey, carry detail
+        worth several dB. The metadata makes it grey again.
         """
         size = (-(-picture.height // self.scale), -(-picture.width // self.scale))
         small = replace(
             picture,
-            pixels=self.downscale_pixels(picture.pixels),
+            pixels=self.downscale_pixels(without_hidden(picture.pixels, picture.alpha, weighted=True)),
             grey=False,
             alpha=None if picture.alpha is None else _resize_alpha(picture.alpha, size),
             info=None,
@@ -112,25 +114,28 @@ class Codec:
         """Return the HR picture of `size` (width, height), by default that in the metadata, else s times.
 
         A small picture that was turned after it was made is restored the way it was made, and turned again:
-        the networks know what lies where. That it was turned is told by EXIF, or by its sides, which the
-        metadata has the other way round.
+        the networks know what lies where. That it was turned is told by EXIF, by its sides, which the
+        metadata has the other way round, or by the pixels of one piece.
 
         Raises:
             UsageError: `size` does not belong to an LR picture of this size at this scale, or the picture was
                 made at another.
         """
         (width, height), notes = self.restored_size(picture, size)
-        turned, clear = self._turn(picture)
-        if turned != 1:
-            if not clear:
-                way = "clockwise" if turned == 6 else "anticlockwise"
-                notes += (f"which way is not clear from its pixels: taken for a quarter {way}",)
-            as_made = picture.turn(BACK[turned])
-            large = self.restore(as_made, (height, width) if turned >= 5 else (width, height))
-            return replace(large.turn(turned), notes=notes)
+        turned, said = self._turn(picture)
+        notes += (said,) if said else ()
+        if turned == 1:
+            return self._restored(picture, (width, height), notes)
+        as_made = picture.turn(BACK[turned])
+        large = self._restored(as_made, (height, width) if turned >= 5 else (width, height), notes)
+        return large.turn(turned)
+
+    def _restored(self, picture: Picture, size: tuple[int, int], notes: tuple[str, ...]) -> Picture:
+        width, height = size
         full = (picture.width * self.scale, picture.height * self.scale)
         grey = picture.grey or (picture.info is not None and picture.info.grey)
-        pixels = self.upscale_pixels(picture.pixels)[:height, :width]
+        shown = without_hidden(picture.pixels, picture.alpha, weighted=False)
+        pixels = self.upscale_pixels(shown)[:height, :width]
         alpha = None
         if picture.alpha is not None:
             alpha = _resize_alpha(picture.alpha, (full[1], full[0]))[:height, :width]
@@ -195,9 +200,15 @@ class Codec:
         """Return the EXIF orientation that leads from how the small picture was made to how it is now."""
         return self._turn(picture)[0]
 
-    def _turn(self, picture: Picture) -> tuple[int, bool]:
-        """Return what `turned` does, and whether it is clear."""
-        return found_turn(picture, self.scale, lambda made: self._plainly_shrunk(self.upscale_pixels(made)))
+    def _turn(self, picture: Picture) -> tuple[int, str]:
+        """Return what `turned` does, and a note."""
+        made_here = picture.info is not None and picture.info.model == self.loaded.name
+        return found_turn(
+            picture,
+            self.scale,
+            lambda made: self._plainly_shrunk(self.upscale_pixels(made)),
+            by_pixels=made_here and not picture.lossy and self.loaded.architecture.made_for == "lossless",
+        )
 
     def downscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Shrink RGB ``[H, W, 3]``, uint8 or uint16, to ``[ceil(H/s), ceil(W/s), 3]`` of the same dtype."""

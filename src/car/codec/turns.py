@@ -7,55 +7,91 @@ import numpy as np
 from numpy.typing import NDArray
 
 from car.errors import UsageError
-from car.pictures.picture import Picture
+from car.pictures.picture import Picture, upright
 
-_PIECE = 128  # LR pixels a side by which it is found out how a picture was turned
+_PIECE, _SMALL_PIECE = 128, 64  # LR pixels a side by which it is found out how a picture was turned
 _PLACES = 16  # along each axis, at most, where such a piece is looked for
 # by what factor, and by how many squared 8-bit levels more, the error of the next way of turning must be
 # above that of the best for the pixels to tell which it was
 _CLEARLY = 1.1, 0.02
+# Where it most likely was not turned at all, more is asked for: by what factor, as a geometric mean over
+# blocks of so many pixels a side, the error of another way must be below that as it is, and in how many
+_SURELY, _MOSTLY, _CELL = 0.88, 0.62, 8
 BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
 """EXIF orientations: what undoes each."""
+_SAID = {2: "mirrored", 3: "turned upside down", 4: "mirrored from top to bottom"}
 
 
 def found_turn(
-    picture: Picture, scale: int, again: Callable[[NDArray[Any]], NDArray[Any]]
-) -> tuple[int, bool]:
-    """Return the EXIF orientation from how a picture was made to how it is now, and whether it is clear.
+    picture: Picture, scale: int, again: Callable[[NDArray[Any]], NDArray[Any]], *, by_pixels: bool
+) -> tuple[int, str]:
+    """Return the EXIF orientation from how a picture was made to how it is now, and a note, often empty.
+
+    A tag says so. Without one, it is the way in which restoring and shrinking gives back what was restored.
 
     Args:
         picture: the small picture.
         scale: of the model that restores it.
         again: restores small pixels ``[h, w, 3]`` and shrinks the result.
+        by_pixels: whether to look at them where the sides are not swapped. Pixels that a lossy coder changed,
+            or that another model made, tell nothing.
     """
     if picture.info is None or picture.info.scale != scale:
-        return 1, True
+        return 1, ""
     if picture.turned != 1:
-        return picture.turned, True
+        return picture.turned, ""
     full = (picture.width * scale, picture.height * scale)
-    if fits(picture.info.size, full, scale) or not fits(swapped(picture.info.size), full, scale):
-        return 1, True
-    # one of the four that swap the sides: the one in which shrinking gives back what was restored
-    piece = Picture(np.ascontiguousarray(_busiest_piece(picture.pixels)), None, False, None, None, ())
+    as_said, other_way = fits(picture.info.size, full, scale), fits(swapped(picture.info.size), full, scale)
+    if not (by_pixels if as_said else other_way):
+        return 1, ""
+    side = _SMALL_PIECE if as_said else _PIECE
+    pixels = np.ascontiguousarray(_busiest_piece(picture.pixels, side))
+    piece = Picture(pixels, None, False, None, None, ())
 
-    def change(turned: int) -> float:
+    def change(turned: int) -> NDArray[Any]:
+        """Return the squared change of each pixel, as they lie now."""
         made = piece.turn(BACK[turned]).pixels
-        difference = again(made).astype(np.float64) - made
-        return float(np.square(difference * (255 / np.iinfo(made.dtype).max)).mean())
+        difference = (again(made).astype(np.float64) - made) * (255 / np.iinfo(made.dtype).max)
+        return upright(np.square(difference), turned)
 
-    changes = {turned: change(turned) for turned in (5, 6, 7, 8)}
+    if as_said:
+        ways = (2, 3, 4, *((5, 6, 7, 8) if other_way else ()))
+        return _surely_turned(change(1), {turned: change(turned) for turned in ways})
+    changes = {turned: float(change(turned).mean()) for turned in (5, 6, 7, 8)}
+    best = min(changes, key=changes.__getitem__)
     least, next_least = sorted(changes.values())[:2]
-    clear = next_least > _CLEARLY[0] * least + _CLEARLY[1]
-    # hardly a program mirrors a picture as it turns it
-    return min(changes if clear else (6, 8), key=changes.__getitem__), clear
+    if next_least > _CLEARLY[0] * least + _CLEARLY[1]:
+        return best, ""
+    best = min((6, 8), key=changes.__getitem__)  # hardly a program mirrors a picture as it turns it
+    way = "clockwise" if best == 6 else "anticlockwise"
+    return best, f"which way is not clear from its pixels: taken for a quarter {way}"
 
 
-def _busiest_piece(pixels: NDArray[Any]) -> NDArray[Any]:
+def _surely_turned(as_it_is: NDArray[Any], changes: dict[int, NDArray[Any]]) -> tuple[int, str]:
+    """Return the way in `changes` that beats `as_it_is` beyond doubt, and a note; else 1."""
+    here = _cells(as_it_is)
+    ratios = {
+        turned: np.log(_cells(change) + _CLEARLY[1]) - np.log(here + _CLEARLY[1])
+        for turned, change in changes.items()
+    }
+    best = min(ratios, key=lambda turned: float(ratios[turned].mean()))
+    if ratios[best].mean() > np.log(_SURELY) or (ratios[best] < 0).mean() < _MOSTLY:
+        return 1, ""
+    return best, f"the picture was {_SAID.get(best, 'turned')} after it was made, as its pixels show"
+
+
+def _cells(change: NDArray[Any]) -> NDArray[Any]:
+    """Return the means of ``[h, w, 3]`` over blocks of `_CELL`, or over all where it is smaller."""
+    tops, lefts = (np.arange(0, max(n - _CELL + 1, 1), _CELL) for n in change.shape[:2])
+    return np.array([change[t : t + _CELL, x : x + _CELL].mean() for t in tops for x in lefts])
+
+
+def _busiest_piece(pixels: NDArray[Any], side: int) -> NDArray[Any]:
     """Return the piece of ``[H, W, 3]`` with the most variance: of a flat one, every turn is alike."""
     tops, lefts = (
-        np.linspace(0, max(n - _PIECE, 0), min(_PLACES, -(-n // _PIECE)), dtype=int) for n in pixels.shape[:2]
+        np.linspace(0, max(n - side, 0), min(_PLACES, -(-n // side)), dtype=int) for n in pixels.shape[:2]
     )
-    pieces = (pixels[top : top + _PIECE, left : left + _PIECE] for top in tops for left in lefts)
+    pieces = (pixels[top : top + side, left : left + side] for top in tops for left in lefts)
     return max(pieces, key=lambda piece: float(piece.var(axis=(0, 1)).sum()))
 
 

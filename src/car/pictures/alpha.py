@@ -21,41 +21,45 @@ def without_hidden(pixels: Pixels, alpha: Pixels | None, *, weighted: bool) -> P
     Args:
         pixels: uint8 or uint16.
         alpha: ``[H, W]`` of the same dtype, or None.
-        weighted: half-transparent colours too are mixed with those around them, the more the less they are
-            seen: what is averaged then is what resampling by weights of alpha would average.
+        weighted: what is seen less than its surroundings is mixed with them, so that a mean of what is
+            returned comes near to one that is weighted by alpha.
     """
     if alpha is None or alpha.min() == np.iinfo(alpha.dtype).max or not alpha.any():
         return pixels
     seen = alpha.astype(np.float32) / np.iinfo(alpha.dtype).max
-    around = _around(pixels.astype(np.float32) * seen[:, :, None], seen)
-    part = seen[:, :, None] if weighted else (alpha > 0)[:, :, None].astype(np.float32)
-    mixed = np.round(pixels * part + around * (1 - part)).clip(0, np.iinfo(pixels.dtype).max)
-    return mixed.astype(pixels.dtype)
+    around, seen_around = _around(pixels.astype(np.float32) * seen[:, :, None], seen)
+    part = np.minimum(seen / np.maximum(seen_around, 1e-6), 1) if weighted else (alpha > 0).astype(np.float32)
+    mixed = pixels * part[:, :, None] + around * (1 - part[:, :, None])
+    return np.round(mixed).clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
 
 
-def _around(colours: Pixels, seen: Pixels) -> Pixels:
-    """Return for each pixel the mean of the nearest colours that are seen, weighted by how much they are.
+_NEAR = 2  # halvings of the size: what is around a pixel are some four of them across
+
+
+def _around(colours: Pixels, seen: Pixels) -> tuple[Pixels, Pixels]:
+    """Return the mean colour around each pixel, weighted by how much is seen, and how much that is.
 
     Level by level, each of half the size: where nothing is seen, the next one answers.
     """
     planes = [colours[:, :, 0], colours[:, :, 1], colours[:, :, 2], seen]
-    levels = [planes]
-    while max(planes[0].shape) > 1 and not (planes[3] > 0).all():
+    levels: list[list[Pixels]] = []
+    while len(levels) <= _NEAR or (max(planes[0].shape) > 1 and not (planes[3] > 0).all()):
+        levels.append(planes)
         size = tuple(-(-n // 2) for n in reversed(planes[0].shape))
         planes = [_resized(plane, size, Image.Resampling.BOX) for plane in planes]
-        levels.append(planes)
+    levels.append(planes)
     mean: Pixels | None = None
-    for *level, weight in reversed(levels):
-        own = np.stack(level, axis=2) / np.maximum(weight, 1e-6)[:, :, None]
-        if mean is None:
-            mean = own
-            continue
-        size = weight.shape[1], weight.shape[0]
-        coarse = [_resized(mean[:, :, n], size, Image.Resampling.BILINEAR) for n in range(3)]
-        part = np.minimum(weight, 1)[:, :, None]
-        mean = own * part + np.stack(coarse, axis=2) * (1 - part)
+    for *level, weight in reversed(levels[_NEAR:]):
+        own = np.stack(level, axis=2) / np.maximum(weight, 1e-9)[:, :, None]
+        mean = own if mean is None else np.where(weight[:, :, None] > 0, own, _enlarged(mean, weight.shape))
     assert mean is not None
-    return mean
+    return _enlarged(mean, seen.shape), _enlarged(levels[_NEAR][3][:, :, None], seen.shape)[:, :, 0]
+
+
+def _enlarged(planes: Pixels, shape: tuple[int, ...]) -> Pixels:
+    size = shape[1], shape[0]
+    every = (planes[:, :, n] for n in range(planes.shape[2]))
+    return np.stack([_resized(plane, size, Image.Resampling.BILINEAR) for plane in every], axis=2)
 
 
 def _resized(plane: Pixels, size: tuple[int, ...], how: Image.Resampling) -> Pixels:

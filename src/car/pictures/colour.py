@@ -17,6 +17,7 @@ Convert = Callable[[Pixels], Pixels]
 
 _SPACES = {"GRAY": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
 _BLOCK = 2**20  # pixels that are converted at once: what is between takes several times their memory
+_EXACT = 0x100  # for lcms: no tables, which are far off in the darkest levels
 _D65 = (0.3127, 0.329)
 _SRGB = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 # ITU-T H.273, colour primaries: a name, x and y of red, green and blue, and of white where it is not D65
@@ -183,7 +184,7 @@ def _of_rgb(profile: bytes) -> Convert:
         # with 8 bit, the library takes a way that is a level off
         deep = samples.astype(np.uint16) * np.uint16(257) if samples.dtype == np.uint8 else samples
         deep = imagecodecs.cms_transform(
-            np.ascontiguousarray(deep), profile, target, colorspace="rgb", outcolorspace="rgb"
+            np.ascontiguousarray(deep), profile, target, colorspace="rgb", outcolorspace="rgb", flags=_EXACT
         ).reshape(samples.shape)
         return eight_bit(deep) if samples.dtype == np.uint8 else deep
 
@@ -199,7 +200,7 @@ def _grey_of(calibration: Calibration | None) -> bytes:
 def _of_grey(profile: bytes) -> Convert:
     levels = np.arange(65536, dtype=np.uint16)[None]
     deep = imagecodecs.cms_transform(
-        levels, profile, imagecodecs.cms_profile("srgb"), colorspace="gray", outcolorspace="rgb"
+        levels, profile, imagecodecs.cms_profile("srgb"), colorspace="gray", outcolorspace="rgb", flags=_EXACT
     ).reshape(65536, 3)[:, 1]
     table = {2: deep, 1: eight_bit(deep[::257])}
     return lambda samples: table[samples.dtype.itemsize][samples]

@@ -151,6 +151,8 @@ def header_samples(path: Path) -> Samples | None:
     with path.open("rb") as file:
         start = file.read(_HEADER)
         file.seek(0)
+        if coded.is_jxl(start) and "JXL" not in Image.OPEN:
+            return None
         with _open(file, str(path), None) as image:
             if png_file.is_deep(start) and start[28]:  # decoded otherwise, where interlaced
                 return None

@@ -140,7 +140,10 @@ def _vips_strips(path: Path) -> Strips | str:
     import pyvips
 
     samples = header_samples(path)
-    image: Any = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
+    try:
+        image: Any = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
+    except pyvips.Error:
+        return "libvips does not know its format here"
     kinds = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3}
     fields = image.get_fields()
     for bad, why in (
@@ -148,7 +151,7 @@ def _vips_strips(path: Path) -> Strips | str:
         (image.format not in ("uchar", "ushort"), "only 8 and 16 bit come in strips"),
         ("orientation" in fields and image.get("orientation") != 1, "it is stored turned"),
         ("n-pages" in fields and image.get("n-pages") > 1, "it has several frames"),
-        (samples is None or samples.bits, "it is of a depth that libvips reads differently"),
+        (samples is None or samples.bits, "libvips reads its kind differently"),
     ):
         if bad:
             return why

@@ -1,0 +1,491 @@
+"""What files hold, against readers that know nothing of this one: every depth, colour, layout and codec."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms
+
+import car
+from car.codec.codec import Codec
+from car.codec.large import shrink_file
+from car.errors import ImageError
+from car.pictures.picture import Picture
+from car.pictures.read import decode, from_pil, header_size
+from test_images import noise, png_with
+
+RGB = noise(24, 30)
+GREY = noise(24, 30, 1)
+
+
+def tiff(array: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    colour = array.ndim == 3 and 3 in (array.shape[0], array.shape[2])
+    tifffile.imwrite(buffer, array, **{"photometric": "rgb" if colour else "minisblack"} | options)
+    return buffer.getvalue()
+
+
+def pillow(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def levels(picture: Picture) -> np.ndarray:
+    """Return the pixels in 0 to 1."""
+    return picture.pixels / np.iinfo(picture.pixels.dtype).max
+
+
+# --- depth -----------------------------------------------------------------------------------------------
+
+UNIT = np.linspace(0, 1, 24 * 30, dtype=np.float64).reshape(24, 30)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize(
+    ("dtype", "largest"),
+    [
+        ("float16", 1),
+        ("float32", 1),
+        ("float64", 1),
+        ("float32", 255),
+        ("uint8", 255),
+        ("int8", 127),
+        ("uint16", 65535),
+        ("int16", 32767),
+        ("int32", 255),
+        ("uint32", 65535),
+        ("uint32", 2**32 - 1),
+        ("int32", 2**31 - 1),
+        ("uint64", 255),
+    ],
+)
+def test_samples_of_every_type_fill_the_range(dtype, largest, colours, compression, order) -> None:
+    values = (UNIT * largest).astype(dtype) if largest == 1 else np.floor(UNIT * largest).astype(dtype)
+    array = values if colours == 1 else np.dstack([values, values[::-1], values[:, ::-1]])
+    picture = decode(tiff(array, compression=compression, byteorder=order), "a.tif")
+    assert picture.notes == ()
+    seen = levels(picture) if colours == 3 else levels(picture)[:, :, 0]
+    step = 1 / min(largest, 65535) if largest > 1 else (2**-11 if dtype == "float16" else 1 / 65535)
+    np.testing.assert_allclose(seen, array.astype(np.float64) / largest, atol=step)
+    assert seen.max() > 0.98
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 14, 15])
+def test_odd_depths_of_colour_fill_the_range(bits: int) -> None:
+    largest = 2**bits - 1
+    array = np.round(UNIT * largest).astype(np.uint16)
+    content = tiff(np.dstack([array] * 3), bitspersample=bits)
+    np.testing.assert_array_equal(
+        decode(content, "a.tif").pixels[:, :, 0], np.round(array * (65535 / largest)).astype(np.uint16)
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_fills_the_range(bits: int) -> None:
+    packed = np.random.default_rng(0).integers(0, 256, 8 * 16 * bits // 8, np.uint8).tobytes()
+    entries = [(256, 16), (257, 8), (258, bits), (259, 1), (262, 1), (273, 200), (277, 1), (278, 8)]
+    entries += [(279, len(packed))]
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    head += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + bytes(4)
+    content = head.ljust(200, b"\0") + packed
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+    np.testing.assert_array_equal(decode(content, "a.tif").pixels[:, :, 0], expected)
+
+
+def test_floats_that_are_no_levels() -> None:
+    values = UNIT.astype(np.float32)
+    values[3, 4] = np.nan
+    picture = decode(tiff(values), "a.tif")
+    assert picture.pixels[3, 4, 0] == 0
+    assert "not finite" in picture.notes[0]
+    picture = decode(tiff(UNIT.astype(np.float32) * 1.06 - 0.03), "a.tif")
+    assert (picture.pixels.min(), picture.pixels.max()) == (0, 65535)
+    assert "cut off" in picture.notes[0]
+    for bad, why in ((values * np.nan, "finite"), (UNIT * 3.3, "do not fit"), (UNIT - 0.5, "do not fit")):
+        with pytest.raises(ImageError, match=rf"a\.tif: .*{why}"):
+            decode(tiff(bad.astype(np.float32)), "a.tif")
+
+
+# --- layouts and codecs of TIFF ----------------------------------------------------------------------------
+
+CODECS = (
+    "lzw",
+    "zlib",
+    "packbits",
+    "lzma",
+    "zstd",
+    "jpeg2000",
+    "jpegxl",
+    "webp",
+    "lerc",
+    "png",
+    "jpegxr",
+    "jpeg",
+)
+LAYOUTS: tuple[dict[str, object], ...] = (
+    {"byteorder": ">", "bigtiff": True},
+    {"tile": (16, 16)},
+    {"rowsperstrip": 5},
+    {"planarconfig": "separate"},
+)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_codecs_of_tiff(codec: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for dtype in ("uint8",) if codec in ("webp", "jpeg") else ("uint8", "uint16"):
+        array = noise(32, 48, dtype=dtype)
+        content = tiff(array, compression=codec, rowsperstrip=32)
+        np.testing.assert_array_equal(decode(content, "a.tif").pixels, tifffile.imread(io.BytesIO(content)))
+        if codec not in ("jpeg", "jpegxr"):
+            np.testing.assert_array_equal(decode(content, "a.tif").pixels, array)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_layouts_of_tiff(layout: dict[str, object], dtype: str) -> None:
+    array = noise(40, 33, dtype=dtype)
+    given = np.moveaxis(array, 2, 0) if "planarconfig" in layout else array
+    np.testing.assert_array_equal(decode(tiff(given, **layout), "a.tif").pixels, array)
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
+def test_fax(compression: str, capfd: pytest.CaptureFixture[str]) -> None:
+    page = Image.fromarray(GREY).resize((160, 120)).convert("1")
+    content = pillow(page, "TIFF", compression=compression)
+    picture = decode(content, "a.tif")
+    np.testing.assert_array_equal(picture.pixels[:, :, 0], np.asarray(page) * 255)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_palettes_cmyk_and_lab_of_tiff() -> None:
+    palette = Image.fromarray(RGB).quantize(16)
+    content = pillow(palette, "TIFF")
+    np.testing.assert_array_equal(decode(content, "a.tif").pixels, np.asarray(palette.convert("RGB")))
+    cmyk = Image.fromarray(RGB).convert("CMYK")
+    picture = decode(pillow(cmyk, "TIFF"), "a.tif")
+    np.testing.assert_array_equal(picture.pixels, np.asarray(cmyk.convert("RGB")))
+    assert picture.notes == ("CMYK converted to sRGB",)
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(RGB), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    assert lab is not None
+    for picture in (decode(pillow(lab, "TIFF"), "a.tif"), from_pil(lab)):
+        assert np.abs(picture.pixels.astype(int) - RGB).mean() < 4
+        assert picture.notes == ("LAB converted to sRGB",)
+
+
+# --- previews ----------------------------------------------------------------------------------------------
+
+
+def pages(*given: tuple[np.ndarray, dict[str, object]]) -> bytes:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for array, options in given:
+            kind = "rgb" if array.ndim == 3 else "minisblack"
+            writer.write(array, **{"photometric": kind, "metadata": None} | options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("flag", [{"subfiletype": 1}, {}])
+def test_a_preview_before_its_picture_is_passed_over(flag: dict[str, object], tmp_path: Path) -> None:
+    small, large = noise(30, 40), noise(120, 160)
+    content = pages((small, flag), (large, {}))
+    picture = decode(content, "a.tif")
+    np.testing.assert_array_equal(picture.pixels, large)
+    assert picture.notes == ("its first page is a preview: that of 160 x 120 pixels is used",)
+    assert header_size(content) == (160, 120)
+    hanging = decode(pages((small, {"subifds": 1, "subfiletype": 1}), (large, {})), "a.tif")
+    np.testing.assert_array_equal(hanging.pixels, large)
+
+
+def test_of_pages_that_are_no_preview_the_first_is_used() -> None:
+    for other, options in ((noise(24, 30), {}), (noise(12, 15), {"subfiletype": 1}), (noise(100, 90), {})):
+        picture = decode(pages((RGB, {}), (other, options)), "a.tif")
+        np.testing.assert_array_equal(picture.pixels, RGB)
+        assert picture.notes == ("only the first of several frames is used",)
+
+
+def test_raw_data_of_a_camera_is_refused_in_a_line() -> None:
+    raw = noise(120, 160, 1, "uint16")
+    content = pages((noise(30, 40), {"subifds": 1, "subfiletype": 1}), (raw, {"photometric": "cfa"}))
+    with pytest.raises(ImageError, match=r"a\.dng: it holds raw data .* preview of 40 x 30: develop it"):
+        decode(content, "a.dng")
+
+
+# --- colours -----------------------------------------------------------------------------------------------
+
+
+def srgb_of(light: np.ndarray) -> np.ndarray:
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+
+
+def light_of(srgb: np.ndarray) -> np.ndarray:
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+P3_TO_SRGB = np.array(  # CSS Color 4
+    [[1.2249401, -0.2249402, 0.0], [-0.0420569, 1.0420571, 0.0], [-0.0196376, -0.0786361, 1.0982735]]
+)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_colours_of_png_without_a_profile(dtype: str) -> None:
+    largest = np.iinfo(dtype).max
+    smooth = np.asarray(Image.fromarray(noise(4, 5) // 3 + 90).resize((30, 24))).astype(dtype) * dtype_step(
+        dtype
+    )
+    content = bytes(imagecodecs.png_encode(np.ascontiguousarray(smooth)))
+    linear = decode(png_with(content, b"gAMA", struct.pack(">I", 100_000)), "a.png")
+    assert linear.notes == ("gamma 1 converted to sRGB",)
+    np.testing.assert_allclose(levels(linear), srgb_of(smooth / largest), atol=1.1 / 255)
+    p3 = decode(png_with(content, b"cICP", bytes([12, 13, 0, 1])), "a.png")
+    assert p3.notes == ("Display P3 converted to sRGB",)
+    expected = srgb_of(np.clip(light_of(smooth / largest) @ P3_TO_SRGB.T, 0, 1))
+    np.testing.assert_allclose(levels(p3), expected, atol=1.6 / 255)
+    usual = ((b"cICP", bytes([1, 13, 0, 1])), (b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45_455)))
+    for kind, data in usual:
+        picture = decode(png_with(content, kind, data), "a.png")
+        np.testing.assert_array_equal(picture.pixels, smooth)
+        assert picture.notes == ()
+    for transfer, name in ((16, "PQ"), (18, "HLG")):
+        with pytest.raises(ImageError, match=rf"a\.png: .*high dynamic range \({name}\)"):
+            decode(png_with(content, b"cICP", bytes([9, transfer, 0, 1])), "a.png")
+
+
+def dtype_step(dtype: str) -> int:
+    return 257 if dtype == "uint16" else 1
+
+
+def nclx(primaries: int, transfer: int, bits: int = 8) -> bytes:
+    array = np.full((16, 16, 3), (200, 120, 60), np.uint8)
+    deep = array.astype(np.uint16) << 2 if bits == 10 else array
+    content = bytes(imagecodecs.avif_encode(deep, level=100, bitspersample=bits))
+    at = content.index(b"colrnclx") + 8
+    return content[:at] + struct.pack(">HH", primaries, transfer) + content[at + 4 :]
+
+
+def test_colours_of_avif_without_a_profile() -> None:
+    usual = decode(nclx(1, 13), "a.avif")
+    assert usual.notes == ()
+    p3 = decode(nclx(12, 13), "a.avif")
+    assert p3.notes == ("Display P3 converted to sRGB",)
+    expected = srgb_of(np.clip(light_of(levels(usual)) @ P3_TO_SRGB.T, 0, 1))
+    np.testing.assert_allclose(levels(p3), expected, atol=1.6 / 255)
+    with pytest.raises(ImageError, match="high dynamic range"):
+        decode(nclx(9, 16), "a.avif")
+
+
+def test_ten_bits_of_avif_stay() -> None:
+    picture = decode(nclx(1, 13, 10), "a.avif")
+    assert picture.pixels.dtype == np.uint16
+    assert picture.lossy
+    np.testing.assert_allclose(
+        levels(picture), np.array([800, 480, 240]) / 1023 + np.zeros((16, 16, 3)), atol=0.004
+    )
+
+
+def test_adobe_rgb_that_only_exif_tells() -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA001] = 2
+    content = pillow(Image.new("RGB", (8, 8), (100, 200, 90)), "JPEG", quality=100, exif=exif)
+    picture = decode(content, "a.jpg")
+    assert picture.notes == ("Adobe RGB converted to sRGB",)
+    profile = imagecodecs.cms_profile("adobergb")
+    deep = np.full((1, 1, 3), (100, 200, 90), np.uint16) * np.uint16(257)
+    expected = imagecodecs.cms_transform(
+        deep, profile, imagecodecs.cms_profile("srgb"), colorspace="rgb", outcolorspace="rgb"
+    )
+    assert np.abs(picture.pixels[0, 0] - expected.reshape(3) / 257).max() < 3
+
+
+def test_a_gain_map_is_not_lost_silently() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" hdrgm:Version="1.0"></x:xmpmeta>'
+    picture = decode(pillow(Image.fromarray(RGB), "JPEG", xmp=xmp), "a.jpg")
+    assert "gain map" in picture.notes[0]
+
+
+def test_grey_profiles_at_both_depths_in_every_format() -> None:
+    profile = imagecodecs.cms_profile("gray", whitepoint=[0.3127, 0.329, 1.0], gamma=1.0)
+    ramp = np.linspace(0, 255, 256).astype(np.uint8).reshape(16, 16)
+    deep = ramp.astype(np.uint16) * 257
+    files = [
+        pillow(Image.fromarray(ramp), "PNG", icc_profile=profile),
+        png_with(bytes(imagecodecs.png_encode(deep)), b"iCCP", b"p\0\0" + zipped(profile)),
+        tiff(ramp, iccprofile=profile),
+        tiff(deep, iccprofile=profile),
+    ]
+    for content in files:
+        picture = decode(content, "a")
+        assert picture.grey
+        assert picture.notes == ("grey with a colour profile converted to sRGB",)
+        np.testing.assert_allclose(levels(picture)[:, :, 0], srgb_of(ramp / 255), atol=1.1 / 255)
+
+
+def zipped(data: bytes) -> bytes:
+    return zlib.compress(data)
+
+
+def test_what_is_grey_is_grey_whatever_holds_it() -> None:
+    dither = Image.fromarray(GREY).convert("1")
+    rgb = dither.convert("RGB")
+    for content in (
+        pillow(rgb, "PNG"),
+        pillow(rgb, "WEBP", lossless=True),
+        pillow(rgb, "TIFF"),
+        pillow(rgb, "BMP"),
+    ):
+        assert decode(content, "a").grey
+    assert from_pil(rgb).grey
+    assert from_pil(rgb.quantize(2)).grey
+    array = np.asarray(rgb).copy()
+    array[-1, -1, 2] ^= 1
+    assert not from_pil(Image.fromarray(array)).grey
+
+
+# --- other files -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_jpeg_xl_and_jpeg_2000(dtype: str, channels: int) -> None:
+    array = noise(24, 40, channels, dtype)
+    for name, content in (
+        ("a.jxl", imagecodecs.jpegxl_encode(array, lossless=True)),
+        ("a.jp2", imagecodecs.jpeg2k_encode(array, level=0)),
+    ):
+        picture = decode(bytes(content), name)
+        assert header_size(bytes(content)) == (40, 24)
+        assert picture.pixels.dtype == dtype
+        assert (picture.alpha is not None) == (channels in (2, 4))
+        whole = array.reshape(24, 40, channels)
+        colours = whole[:, :, :3] if channels > 2 else whole[:, :, :1].repeat(3, axis=2)
+        np.testing.assert_array_equal(picture.pixels, colours)
+        if picture.alpha is not None:
+            np.testing.assert_array_equal(picture.alpha, whole[:, :, -1])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (24, 40), (256, 256), (37, 1), (1000, 1500), (300, 400)])
+def test_sizes_in_headers_of_jpeg_xl(size: tuple[int, int]) -> None:
+    height, width = size
+    for dtype in (np.uint8, np.uint16):  # a bare codestream, and one in boxes
+        assert header_size(imagecodecs.jpegxl_encode(np.zeros((height, width), dtype))) == (width, height)
+    with pytest.raises(ImageError, match="over the limit"):
+        decode(imagecodecs.jpegxl_encode(np.zeros(size, np.uint8)), "a.jxl", max_pixels=30)
+
+
+def test_heic_names_what_to_install() -> None:
+    if "HEIF" in Image.OPEN:
+        pytest.skip("a plugin reads it")
+    with pytest.raises(ImageError, match=r"a\.heic: .*pillow-heif"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), "a.heic")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_only_its_end(progressive: bool) -> None:
+    smooth = Image.fromarray(noise(8, 9)).resize((90, 80), Image.Resampling.BICUBIC)
+    whole = pillow(smooth, "JPEG", quality=90, progressive=progressive)
+    for cut in (whole[:-2], whole[:-1], whole[:-2] + b"\0\0"):
+        picture = decode(cut, "a.jpg")
+        np.testing.assert_array_equal(picture.pixels, decode(whole, "a.jpg").pixels)
+        if cut == whole[:-2]:
+            assert picture.notes == ("the file lacks its end; its pixels are all there",)
+    for cut in (whole[: len(whole) // 2], whole[:-40]):
+        with pytest.raises(ImageError, match="truncated"):
+            decode(cut, "a.jpg")
+
+
+# --- PIL ---------------------------------------------------------------------------------------------------
+
+GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B")
+
+
+@pytest.mark.parametrize(
+    "mode", [*GREY_MODES, "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
+)
+def test_every_mode_of_pil(mode: str) -> None:
+    colour = Image.new("RGB", (5, 4), (200, 120, 40))
+    if mode.startswith("I;16"):
+        image = Image.frombytes(
+            mode, (5, 4), np.full(20, 40_000, ">u2" if mode == "I;16B" else "<u2").tobytes()
+        )
+        picture = from_pil(image)
+        assert (picture.pixels == 40_000).all()
+    elif mode == "LAB":
+        image = ImageCms.profileToProfile(
+            colour, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+        assert image is not None
+        assert np.abs(from_pil(image).pixels.astype(int) - (200, 120, 40)).max() <= 4
+    else:
+        steps = {"La": ("LA",), "PA": ("P",), "RGBa": ("RGBA",), "I": ("L",), "F": ("L",)}.get(mode, ())
+        image = colour
+        for step in (*steps, mode):
+            image = image.convert(step)
+        picture = from_pil(image)
+        if mode not in GREY_MODES:
+            wanted = np.asarray(image.convert("RGBA" if mode in ("PA", "RGBa") else "RGB"))[:, :, :3]
+            np.testing.assert_array_equal(picture.pixels, wanted)
+        elif mode != "1":
+            assert (picture.pixels == np.asarray(colour.convert("L"))[0, 0]).all()
+    assert from_pil(image).grey == (mode in GREY_MODES)
+    assert (from_pil(image).alpha is not None) == (mode in ("LA", "La", "PA", "RGBA", "RGBa"))
+
+
+# --- strips ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return car.open("car_lite_x2", options=car.Options(tile=32))
+
+
+def _gamma() -> bytes:
+    return imagecodecs.cms_profile("gray", whitepoint=[0.3127, 0.329, 1.0], gamma=1.0)
+
+
+PLAIN = pillow(Image.fromarray(noise(70, 50)), "PNG")
+STRIPS: dict[str, bytes] = {
+    "grey.tif": tiff(noise(70, 50, 1), iccprofile=_gamma(), rowsperstrip=16),
+    "grey16.tif": tiff(noise(70, 50, 1, "uint16"), iccprofile=_gamma(), rowsperstrip=16),
+    "dither.tif": tiff(noise(70, 50, 1).repeat(3).reshape(70, 50, 3), rowsperstrip=16),
+    "white.tif": tiff(noise(70, 50, 1), photometric="miniswhite", rowsperstrip=16),
+    "twelve.tif": tiff(noise(70, 50, 3, "uint16") >> 4, bitspersample=12, rowsperstrip=16),
+    "palette.tif": tiff(
+        noise(70, 50, 1), photometric="palette", colormap=noise(3, 256, 1, "uint16"), rowsperstrip=16
+    ),
+    "cmyk.tif": tiff(noise(70, 50, 4), photometric="separated", rowsperstrip=16),
+    "alpha.tif": tiff(noise(70, 50, 4), extrasamples=["assocalpha"], photometric="rgb", rowsperstrip=16),
+    "half.tif": tiff(noise(70, 50).astype(np.float16) / 255, rowsperstrip=16),
+    "turned.tif": tiff(noise(70, 50), rowsperstrip=16, extratags=[(274, 3, 1, 3, True)]),
+    "extra.tif": tiff(noise(70, 50, 4), extrasamples=[0], photometric="rgb", rowsperstrip=16),
+    "dither.png": pillow(Image.fromarray(noise(70, 50, 1)).convert("1").convert("RGB"), "PNG"),
+    "linear.png": png_with(
+        pillow(Image.fromarray(noise(70, 50)), "PNG"), b"gAMA", struct.pack(">I", 100_000)
+    ),
+    "p3.png": png_with(PLAIN, b"cICP", bytes([12, 13, 0, 1])),
+    "grey16.png": png_with(
+        bytes(imagecodecs.png_encode(noise(70, 50, 1, "uint16"))), b"iCCP", b"p\0\0" + zipped(_gamma())
+    ),
+    "deep.avif": bytes(imagecodecs.avif_encode(noise(70, 50, 3, "uint16") >> 6, bitspersample=10)),
+    "plain.jp2": bytes(imagecodecs.jpeg2k_encode(noise(70, 50), level=0)),
+    "plain.jxl": bytes(imagecodecs.jpegxl_encode(noise(70, 50), lossless=True)),
+}
+
+
+@pytest.mark.parametrize("name", STRIPS)
+def test_strips_give_what_wholes_do(name: str, codec: Codec, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(STRIPS[name])
+    strips = shrink_file(codec, tmp_path / name, tmp_path / "strips.png", memory=0)
+    whole = shrink_file(codec, tmp_path / name, tmp_path / "whole.png", memory=10**12)
+    assert (tmp_path / "strips.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+    assert strips.source_size == whole.source_size
+    assert [note for note in strips.notes if not note.startswith("read as a whole")] == list(whole.notes)
