@@ -46,9 +46,8 @@ def _parameter(name: str) -> inspect.Parameter:
         field = next(field for field in fields(Options) if field.name == name)
         kind = str | None if name == "memory" else get_type_hints(Options)[name]
         default, about = field.default, field.metadata
-    option: Any = typer.Option(
-        f"--{name.replace('_', '-')}", help=about["help"], min=about.get("min"), max=about.get("max")
-    )
+    flags = [f"--{name.replace('_', '-')}", *(["--device-target"] if name == "device" else [])]
+    option: Any = typer.Option(*flags, help=about["help"], min=about.get("min"), max=about.get("max"))
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )
