@@ -21,7 +21,8 @@ class Geometry:
         scale: HR pixels per LR pixel along each axis.
         multiple: HR height and width must be multiples of this.
         min_size: smallest HR height and width the networks accept, a multiple of `multiple`.
-        halo_down: HR pixels on each side that an LR pixel's value depends on (receptive field), at least.
+        halo_down: HR pixels on each side that an LR pixel's value depends on (receptive field), at least;
+            with a corrector, by more than rounding.
         halo_up: LR pixels on each side that a restored pixel's value depends on, at least.
     """
 
@@ -111,14 +112,18 @@ def made_for(name: str) -> MadeFor | None:
     return known.made_for if known else None
 
 
+_CORRECTOR_HALO = 24
+
+
 def compact_geometry(scale: int, depth_down: int, depth_up: int, depth_corrector: int = 0) -> Geometry:
     """Return the geometry of compact networks with so many residual blocks."""
     # each 3x3 convolution of a trunk extends its view by one pixel: two in each block, one before, one after;
     # bicubic looks 2 LR pixels beyond the cell, which is no more
     down = 2 * depth_down + 2
     if depth_corrector:
-        # it sees what is restored and the gradient, each as far as the upscaler sees, and bilinearly one more
-        down += 2 * (2 * depth_up + 3) + 2 * depth_corrector + 2
+        # in theory it sees through the upscaler and back; in practice no further than this, which
+        # docs/research/closed_loop.md measures
+        down = max(down, _CORRECTOR_HALO)
     return Geometry(
         scale=scale,
         multiple=scale,
@@ -151,12 +156,15 @@ def _bicubic_geometry(geometry: Geometry) -> Geometry:
     return Geometry(scale=s, multiple=s, min_size=s, halo_down=2 * s, halo_up=geometry.halo_up)
 
 
-def _compact(network: str, name: str, scale: int, down: int, up: int, **traits: Any) -> Architecture:
+def _compact(
+    network: str, name: str, scale: int, down: int, up: int, corrector: int = 0, **traits: Any
+) -> Architecture:
+    sizes = {"width": 48, "depth_down": down, "depth_up": up}
     return Architecture(
         f"{name}_x{scale}",
-        compact_geometry(scale, down, up),
+        compact_geometry(scale, down, up, corrector),
         f"car.models.compact:{network}",
-        {"width": 48, "depth_down": down, "depth_up": up},
+        sizes | ({"depth_corrector": corrector} if corrector else {}),
         values=192,
         viewer=True,
         needs_torch=False,
@@ -188,7 +196,7 @@ def _architectures() -> dict[str, Architecture]:
     ]
     every = [
         _compact("plus", "car_plus", 2, 6, 6),
-        _compact("plus", "car_plus", 4, 6, 12),
+        _compact("plus", "car_plus", 4, 10, 14, corrector=6),
         _compact("plus", "car_plus_large", 4, 10, 14),
         _compact("plus", "car_codec", 2, 6, 6, made_for="lossy"),
         _compact("plus", "car_codec", 4, 6, 12, made_for="lossy"),

@@ -10,6 +10,7 @@ from car.errors import UsageError
 from car.pictures.picture import Picture, upright
 
 _PIECE, _SMALL_PIECE = 128, 64  # LR pixels a side by which it is found out how a picture was turned
+_WORTH_LOOKING = 6  # pieces that a picture must hold, or looking would take longer than restoring it
 _PLACES = 16  # along each axis, at most, where such a piece is looked for
 # by what factor, and by how many squared 8-bit levels more, the error of the next way of turning must be
 # above that of the best for the pixels to tell which it was
@@ -41,8 +42,9 @@ def found_turn(
     if picture.turned != 1:
         return picture.turned, ""
     full = (picture.width * scale, picture.height * scale)
+    small = picture.width * picture.height < _WORTH_LOOKING * _SMALL_PIECE**2
     as_said, other_way = fits(picture.info.size, full, scale), fits(swapped(picture.info.size), full, scale)
-    if not (by_pixels if as_said else other_way):
+    if not (by_pixels and not small if as_said else other_way):
         return 1, ""
     side = _SMALL_PIECE if as_said else _PIECE
     pixels = np.ascontiguousarray(_busiest_piece(picture.pixels, side))
