@@ -13,6 +13,7 @@ import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import results
 from measure_results import MANIFEST, RESULTS, SETS, record, write_manifest
@@ -62,18 +63,24 @@ def main() -> None:
     results.main()
 
 
+def _options(flag: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, list):
+        return [f"{flag} '{one}'" for one in value]
+    return [f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"]
+
+
 def command_of(run: Path, model: str, start: str | None) -> str:
     """Return the command that repeats a run: what differs from the model's recipe."""
     recipe = json.loads((run / "recipe.json").read_text())
     usual = asdict(RECIPES[model])
     said = ("model", "minutes", "init", "hold_out", "eval_minutes")  # elsewhere, or of no effect on weights
-    changed = [
-        f"--{name.replace('_', '-')} {value:g}"
-        if isinstance(value, float)
-        else f"--{name.replace('_', '-')} {value}"
-        for name, value in recipe.items()
-        if name not in said and value != usual[name]
-    ]
+    changed: list[str] = []
+    for name, value in recipe.items():
+        before = list(usual[name]) if isinstance(usual[name], tuple) else usual[name]
+        if name not in said and value != before:
+            changed += _options(f"--{name.replace('_', '-')}", value)
     parts = [f"car train {model} --data DATA --out RUN", *changed, f"--minutes {recipe['minutes']:g}"]
     return " ".join(parts) + (f" --init START ({start})" if start else "")
 
