@@ -159,7 +159,6 @@ def _accelerator(recipe: Recipe, name: str, note: Callable[[str], None]) -> "Acc
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if fast_bf16(device) else "float32"
-        note(f"precision {precision}, which is fast on this device")
     elif precision == "bf16" and not fast_bf16(device):
         note("this device has no instructions for bf16: float32 is 10 to 20 times as fast")
     if precision == "fp16" and device.type == "cpu":

@@ -179,10 +179,11 @@ class Trainer:
         """Train to the end of the budget; see `train`."""
         report = on_progress if on_progress and self.accelerator.is_main_process else None
         self._check_disk()
+        precision = {"no": "float32"}.get(self.accelerator.mixed_precision, self.accelerator.mixed_precision)
         begun = f", continuing at step {self.step}" if self.step else ""
         self.note(
             f"{self.recipe.model}: {len(self.crops.store.images)} images to train on, "
-            f"{len(self.validation.images)} to validate on, {self.accelerator.device}{begun}"
+            f"{len(self.validation.images)} to validate on, {self.accelerator.device} in {precision}{begun}"
         )
         if self.accelerator.is_main_process:
             record = json.dumps(asdict(self.recipe), indent=1)
