@@ -45,25 +45,27 @@ def test_every_entry_is_true(entry: ManifestEntry) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("model", "least"),
-    [
-        ("car_plus_x2", {"Set5": (43.2, 0.985), "Set14": (40.0, 0.974), "BSDS100": (40.0, 0.980)}),
-        ("car_plus_x4", {"Set5": (35.2, 0.932), "Set14": (31.6, 0.870), "BSDS100": (30.8, 0.855)}),
-        ("car_plus_large_x4", {"Set5": (35.8, 0.942), "Set14": (32.1, 0.891), "BSDS100": (30.9, 0.864)}),
-        ("car_lite_x2", {}),
-        ("car_lite_x4", {}),
-    ],
-)
-def test_the_weights_are_as_good_as_promised(model: str, least: dict[str, tuple[float, float]]) -> None:
+# what each set is restored to at least, by mean over images: PSNR on luma and over RGB, SSIMULACRA2
+PROMISED = {
+    "car_plus_x2": {"Set5": (43.2, 38.2, 86.0), "Set14": (40.0, 35.5, 80.0), "BSDS100": (40.0, 37.5, 80.0)},
+    "car_plus_x4": {"Set5": (35.3, 32.2, 69.0), "Set14": (31.6, 29.0, 55.5), "BSDS100": (30.6, 28.9, 53.0)},
+    "car_plus_large_x4": {"Set5": (35.8, 31.4, 65.0), "Set14": (32.1, 28.6, 50.0)},
+    "car_lite_x2": {},
+    "car_lite_x4": {},
+}
+
+
+@pytest.mark.parametrize("model", PROMISED)
+def test_the_weights_are_as_good_as_promised(model: str) -> None:
     (entry,) = (entry for entry in manifest() if entry.model == model)
     assert "Set5" in entry.metrics
     for name, metrics in entry.metrics.items():
-        psnr, ssim = least.get(name, (0.0, 0.0))
-        assert metrics["model"]["psnr"] >= psnr, name
-        assert metrics["model"]["ssim"] >= ssim, name
+        found = metrics["model"]
+        least = PROMISED[model].get(name, (0.0, 0.0, 0.0))
+        for measure, bound in zip(("psnr", "psnr_rgb", "ssimulacra2"), least, strict=True):
+            assert found[measure] >= bound, (name, measure)
         # the small picture looks like a bicubic one, and as PNG costs hardly more
-        assert metrics["model"]["lr_psnr"] >= 40, name
+        assert found["lr_psnr"] >= 40, name
         assert metrics["growth"]["lr_png"] <= 15, name
 
 
