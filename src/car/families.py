@@ -165,7 +165,8 @@ def _compact(
         compact_geometry(scale, down, up, corrector),
         f"car.models.compact:{network}",
         sizes | ({"depth_corrector": corrector} if corrector else {}),
-        values=192,
+        # with a corrector, the pass back also needs what each block of the upscaler let through
+        values=640 if corrector else 192,
         viewer=True,
         needs_torch=False,
         **traits,
