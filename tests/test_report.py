@@ -38,7 +38,7 @@ def test_the_page_tells_what_evaluate_measures(folder: Path, tmp_path: Path, bro
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(out.as_uri())
-    row = page.locator("tr.bold", has_text="car_plus_x4")
+    row = page.locator("tr.bold", has_text="car_plus_x4").first
     assert f"{mean['psnr']:.2f} / {mean['ssim']:.4f}" in row.inner_text()
 
     each = page.locator("table.sortable").last

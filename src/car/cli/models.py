@@ -33,6 +33,8 @@ def models_command(as_json: Json = False) -> None:
         )
         return
     table = Table("model", "scale", "weights", "parameters", *_SETS, title="PSNR in dB, luma / RGB")
+    for column in (0, 2):  # names are copied from here
+        table.columns[column].no_wrap = True
     entries = {entry.tag: entry for entry in manifest()}
     own = pulled_models()
     for model in list_models():

@@ -159,6 +159,8 @@ def open_source(text: str, suffixes: frozenset[str], exclude: tuple[str, ...] = 
         UsageError: there is no such thing.
         StorageError: it cannot be told.
     """
+    if not text:
+        raise UsageError("an input has an empty name")
     here = "://" not in text
     exclude = tuple(pattern.strip("/") for pattern in exclude)
     if glob.has_magic(text) and not (here and Path(text).exists()):
