@@ -122,7 +122,9 @@ def test_networks_are_as_the_data_says(name: str) -> None:
             part.register_forward_hook(watch)
     with torch.inference_mode():
         rescaler(torch.zeros(1, 3, side, side))
-    assert model.values == 2 * most / (side // g.scale) ** 2
+    least = 2 * most / (side // g.scale) ** 2
+    # the pass back through the upscaler keeps more than two layers
+    assert model.values > least if rescaler.corrector else model.values == least
 
 
 def test_traits() -> None:
@@ -288,7 +290,7 @@ def test_registry_refuses_duplicates_and_suggests() -> None:
 
 
 def test_deepened_weights_compute_what_they_did() -> None:
-    old, new = car.load("car_plus_x4").rescaler, create("car_plus_large_x4")
+    old, new = car.load("car_codec_x4").rescaler, create("car_plus_x4")
     weights = old.state_dict()
     names = set(weights)
     new.load_state_dict(deepened(weights, new))

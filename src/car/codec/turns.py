@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from car.errors import UsageError
 from car.pictures.picture import Picture, upright
 
-_PIECE, _SMALL_PIECE = 128, 64  # LR pixels a side by which it is found out how a picture was turned
-_WORTH_LOOKING = 6  # pieces that a picture must hold, or looking would take longer than restoring it
+_PIECE, _SMALL_PIECE = 128, 32  # LR pixels a side by which it is found out how a picture was turned
+_WORTH_LOOKING = 1  # pieces that a picture must hold, or looking takes many times as long as restoring
 _PLACES = 16  # along each axis, at most, where such a piece is looked for
 # by what factor, and by how many squared 8-bit levels more, the error of the next way of turning must be
 # above that of the best for the pixels to tell which it was

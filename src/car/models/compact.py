@@ -71,9 +71,9 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
             }
             between = [f"{half}.trunk.{n}." for n in range(ends[0], ends[1])]
             weights |= {key: value for key, value in state.items() if key.startswith(tuple(between))}
-    if not any(key.startswith("corrector.") for key in weights):
-        weights = weights | {key: value for key, value in state.items() if key.startswith("corrector.")}
-    return weights
+    corrector = {key: value for key, value in state.items() if key.startswith("corrector.")}
+    fits_with_it = weights.keys() | corrector.keys() == state.keys() and not weights.keys() & corrector.keys()
+    return weights | corrector if fits_with_it else weights
 
 
 class CompactUpscaler(nn.Module):
