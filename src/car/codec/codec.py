@@ -25,6 +25,8 @@ from car.weights import LoadedModel, default_model
 if TYPE_CHECKING:
     import torch
 
+_CORRECTED_TILE = 256  # LR pixels
+
 Rows = Callable[[int, int], NDArray[Any]]
 """Gives the rows from the first to before the second of a picture."""
 
@@ -244,7 +246,10 @@ class Codec:
         """
         s, g = self.scale, self.loaded.geometry
         padded = [max(g.min_size, -(-n // g.multiple) * g.multiple) for n in (height, width)]
-        tiles = split(padded[0], padded[1], self.tile * s, g.halo_down, g.multiple)
+        # the pass back of a corrector takes several times the memory of restoring
+        corrects = "depth_corrector" in self.loaded.architecture.sizes
+        tile = min(self.tile, _CORRECTED_TILE) if corrects else self.tile
+        tiles = split(padded[0], padded[1], tile * s, g.halo_down, g.multiple)
         for _, row in groupby(tiles, lambda tile: tile.core.top):
             row_of_tiles = list(row)
             core, window = row_of_tiles[0].core, row_of_tiles[0].window
