@@ -439,3 +439,23 @@ def test_every_setting_is_checked_or_cannot_be_wrong() -> None:
 def test_recipe_is_hashable_data() -> None:
     assert len({*RECIPES.values()}) == len(RECIPES)
     assert Recipe("car_plus_x4", minutes=1) == Recipe("car_plus_x4", minutes=1)
+
+
+def test_the_first_small_picture_of_a_corrected_model_is_trained_too() -> None:
+    recipe = recipe_for(
+        "car_plus_x4", first_weight=0.5, fidelity_weight=0.0, range_weight=0.0, rate_weight=0.0
+    )
+    hr = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    model = create("car_plus_x4").eval()
+    assert model.corrector is not None
+    with torch.no_grad():  # a new corrector changes nothing
+        model.corrector.get_parameter("trunk.7.weight").normal_(std=0.1)
+    with_first, without = (
+        Objective(model, replace(recipe, first_weight=weight))(hr).item() for weight in (0.5, 0.0)
+    )
+    # a third of four crops is two; their LR is that of the downscaler alone
+    restored = model.upscale(quantize(model.downscaler(hr[:2])))
+    alone = restoration_decibels(restored, hr[:2], Shares(recipe.luma_weight, recipe.chroma_weight))
+    assert with_first - without == pytest.approx(0.5 * alone.item(), rel=1e-4)
+    with pytest.raises(UsageError, match="no corrector"):
+        recipe_for("car_lite_x4", first_weight=0.5)

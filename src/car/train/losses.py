@@ -142,6 +142,9 @@ def coded_bits(lr: torch.Tensor) -> torch.Tensor:
     return torch.log2(spread / _LEVEL + 1).mean(dim=1)
 
 
+Sampling = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
 class Objective(nn.Module):
     """A pair of networks with its loss, ``[B, 3, H, W] -> scalar``, as one module to wrap or compile."""
 
@@ -156,38 +159,49 @@ class Objective(nn.Module):
 
     def forward(self, hr: torch.Tensor) -> torch.Tensor:
         """Return the recipe's loss for a round trip of RGB ``[B, 3, H, W]`` in [0, 1]."""
-        recipe, down, scale = self.recipe, self.model.downscaler, self.model.geometry.scale
-        sampling: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        recipe, model = self.recipe, self.model
+        sampling: Sampling | None = None
+        first: torch.Tensor | None = None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learn_downscaler):
-            if isinstance(down, ResamplingDownscaler) and (recipe.tv_weight or recipe.offset_weight):
-                sampling = down.kernels_and_offsets(hr)
-                lr = adaptive_resample(hr, *sampling, scale)
+            if isinstance(model.downscaler, ResamplingDownscaler) and (
+                recipe.tv_weight or recipe.offset_weight
+            ):
+                sampling = model.downscaler.kernels_and_offsets(hr)
+                lr = adaptive_resample(hr, *sampling, model.geometry.scale)
+            elif recipe.first_weight and model.corrector is not None:
+                first = model.downscaler(hr)
+                lr = model.corrector(hr, first, model.upscaler)
             else:
-                lr = self.model.downscale(hr)
-        small = quantize(lr, gradient=recipe.rounding)
+                lr = model.downscale(hr)
         if self.coding is not None:
-            return self._coded(hr, lr, small, self.coding)
-        restored = self.model.upscale(small)
+            return self._coded(hr, lr, quantize(lr, gradient=recipe.rounding), self.coding)
+        loss = self._round_trip(hr, lr)
+        if first is not None:
+            part = -(-len(hr) // 3)
+            loss = loss + recipe.first_weight * self._round_trip(hr[:part], first[:part])
+        if sampling:
+            with torch.autocast(hr.device.type, enabled=False):
+                loss = loss + recipe.tv_weight * offset_variation(*sampling)
+                loss = loss + recipe.offset_weight * offset_distance(*sampling[1:])
+        return loss
+
+    def _round_trip(self, hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        """Return the loss of what is restored from an LR, and that of the LR itself."""
+        recipe, model = self.recipe, self.model
+        restored = model.upscale(quantize(lr, gradient=recipe.rounding))
         with torch.autocast(hr.device.type, enabled=False):
             lr, restored = lr.float(), restored.float()
             measure = restoration_l1 if self.restoration == "l1" else restoration_decibels
             loss = measure(restored, hr, self.shares)
-            if isinstance(down, BicubicDownscaler):
+            if isinstance(model.downscaler, BicubicDownscaler):
                 return loss
-            if recipe.fidelity_weight or recipe.gradient_weight:
-                change = lr - bicubic_downscale(hr, scale)
-                loss = loss + recipe.fidelity_weight * change.abs().mean()
-                loss = loss + recipe.gradient_weight * total_variation(change)
+            bicubic = bicubic_downscale(hr, model.geometry.scale)
+            loss = loss + recipe.fidelity_weight * (lr - bicubic).abs().mean()
+            if recipe.gradient_weight:
+                loss = loss + recipe.gradient_weight * total_variation(lr - bicubic)
             if recipe.rate_weight:
-                extra = coded_bits(lr) - coded_bits(bicubic_downscale(hr, scale))
-                loss = loss + recipe.rate_weight * F.relu(extra).mean()
-            if recipe.range_weight:
-                loss = loss + recipe.range_weight * out_of_range(lr)
-            if sampling and recipe.tv_weight:
-                loss = loss + recipe.tv_weight * offset_variation(*sampling)
-            if sampling and recipe.offset_weight:
-                loss = loss + recipe.offset_weight * offset_distance(*sampling[1:])
-            return loss
+                loss = loss + recipe.rate_weight * F.relu(coded_bits(lr) - coded_bits(bicubic)).mean()
+            return loss + recipe.range_weight * out_of_range(lr)
 
     def _coded(self, hr: torch.Tensor, lr: torch.Tensor, small: torch.Tensor, coding: Coding) -> torch.Tensor:
         """Return the loss for an LR that a lossy codec encodes: decibels + rate_weight * log R + ...

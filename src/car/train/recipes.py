@@ -69,6 +69,11 @@ class Recipe:
         "--rate-weight then weighs the logarithm of the bits in that unit.",
     )
     range_weight: float = _setting(1.0, "Weight of small picture values outside [0, 1].")
+    first_weight: float = _setting(
+        0.0,
+        "Weight of the same losses for the small picture before its correction, on a third of the crops; "
+        "needs a corrector. It is the small picture that --fast makes.",
+    )
     tv_weight: float = _setting(
         0.0, "Weight of the total variation of the offsets (families car, car_small)."
     )
@@ -143,7 +148,8 @@ class Recipe:
 
     def validate(self) -> None:
         """Raise `UsageError` if a value makes no sense."""
-        geometry = create(self.model).geometry
+        model = create(self.model)
+        geometry = model.geometry
         least = max(8 * geometry.scale, geometry.min_size)
         rules = {
             "minutes": (0 <= self.minutes <= _MOST, f"0 to {_MOST:.0g}"),
@@ -189,7 +195,7 @@ class Recipe:
             "tv_weight",
             "offset_weight",
         )
-        names += ("weight_decay", "clip", "eval_epochs", "eval_images")
+        names += ("weight_decay", "clip", "eval_epochs", "eval_images", "first_weight")
         rules |= {name: (0 <= getattr(self, name) <= _MOST, "0 or more") for name in names}
         for name, (good, rule) in rules.items():
             if not good:
@@ -197,6 +203,8 @@ class Recipe:
         self.emphasis_of("")
         if self.coded and self.restoration != "decibels":
             raise UsageError("--coded needs --restoration decibels")
+        if self.first_weight and (self.coded or model.corrector is None):
+            raise UsageError(f"first_weight: {self.model} has no corrector, or is trained --coded")
         if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
             raise UsageError("give exactly one of minutes, steps and epochs")
 
