@@ -253,7 +253,7 @@ def test_decibels_are_the_mean_of_the_crops_psnr() -> None:
         assert restoration_decibels(restored, hr, Shares(luma=share)).item() == pytest.approx(
             expected, rel=1e-4
         )
-    assert restoration_decibels(hr, hr, Shares(0.5, 0.2)).item() == 0
+    assert restoration_decibels(hr, hr, Shares(0.5, 0.2)).item() == pytest.approx(0, abs=1e-6)
     # a per cent less error is worth the same in each crop
     restored.requires_grad_()
     restoration_decibels(restored, hr, Shares()).backward()
@@ -268,9 +268,24 @@ def test_shares_of_luma_chroma_and_rgb_add_up() -> None:
     one = [restoration_decibels(restored, hr, s).item() for s in (Shares(), Shares(1, 0), Shares(0, 1))]
     mixed = restoration_decibels(restored, hr, Shares(luma=0.4, chroma=0.2)).item()
     assert mixed == pytest.approx(0.4 * one[0] + 0.4 * one[1] + 0.2 * one[2], rel=1e-5)
-    # what is measured while training is what the loss is made of
-    for value, loss in zip(decibels(restored, hr), one, strict=True):
-        assert 60 - value == pytest.approx(1000 * loss, abs=0.1)
+    # what is measured while training is what the loss is made of, but for the marks
+    rgb, luma, _ = decibels(restored, hr)
+    assert [60 - rgb, 60 - luma] == pytest.approx([1000 * one[0], 1000 * one[1]], abs=0.1)
+
+
+def test_half_of_the_chroma_share_is_for_small_coloured_marks() -> None:
+    hr = torch.full((1, 3, 64, 64), 0.5)
+    spread, mark = hr.clone(), hr.clone()
+    spread[:, 0] += 0.02
+    mark[:, 0, :8, :8] += 0.16  # a 64th of the pixels, with as much squared error
+    sums = [restoration_decibels(x, hr, Shares(0, 1)).item() for x in (spread, mark)]
+    # independently: Cb and Cr of a change of red, their mean square, and the root of the mean fourth power
+    chroma = np.array([-37.797, 112]) / 255
+    for total, change, share in zip(sums, (0.02, 0.16), (1, 1 / 64), strict=True):
+        square = share * (chroma**2).mean() * change**2
+        fourth = math.sqrt(share * (chroma**4).mean()) * change**2
+        expected = sum(10 * math.log10(1 + x / 1e-6) for x in (square, fourth)) / 2000
+        assert total == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_share_of_chroma_that_leaves_nothing_for_rgb_is_refused() -> None:

@@ -53,7 +53,10 @@ class Recipe:
         "Share of the training that starts with l1, before --restoration; ignored with --init or --coded.",
     )
     luma_weight: float = _setting(0.5, "Share of luma in the loss of the restored picture, 0 to 1.")
-    chroma_weight: float = _setting(0.0, "Share of chroma (Cb and Cr) in the same loss; RGB has the rest.")
+    chroma_weight: float = _setting(
+        0.0,
+        "Share of chroma (Cb and Cr) in the same loss, half of it for small marks; RGB has the rest.",
+    )
     fidelity_weight: float = _setting(
         0.05, "Weight of the difference between the small picture and the bicubic one (L1)."
     )
