@@ -108,7 +108,7 @@ def main() -> None:
         made = {path.relative_to(target).as_posix().removesuffix(".x4.png"): path for path in results(target)}
         unreadable = sum(read(path).info is None for path in made.values())
         checks = {
-            "the last run leaves with 1, for the broken ones": os.waitstatus_to_exitcode(status) == 1,
+            "the last run exits with 1, for the broken ones": os.waitstatus_to_exitcode(status) == 1,
             "all good ones are there": set(made) == good,
             "all carry their metadata": unreadable == 0,
             "exactly the broken ones failed": {f["source"] for f in summary["failures"]} == broken,
