@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from measure_results import MANIFEST, ROOT, SETS, means
-from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from car.families import made_for
 from car.measure.evaluate import DATASETS, told
@@ -24,7 +24,9 @@ from car.weights import ManifestEntry, manifest
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
 SHOWN = {name: {"DIV2KHR": "DIV2K val"}.get(name, name) for name in DATASETS}
 FAMILIES = ("car_plus", "car_plus_large", "car_lite", "car_codec")
-SWAPPED = "(*) Its Set14 and BSDS100 look swapped at 4x, against the paper's own."
+SWAPPED = (
+    "(*) Compared with the paper, this row's figures of Set14 and BSDS100 look as if they had been exchanged."
+)
 PLAIN = "bicubic down + bicubic up"
 
 Row = tuple[float, list[str]]
@@ -47,16 +49,19 @@ def page() -> str:
     machine = json.loads((ROOT / "benchmarks" / "results.json").read_text())["machine"]
     lines = f"""# Results
 
-Written by `make results` (`tools/results.py`); do not edit. Measured by the protocol of the papers
-([usage.md](usage.md)): our rows by `car evaluate`, image by image in [results/](../results), the others as
-published; "-" is what nobody published or measured. Urban100 and DIV2K were not at hand: `car evaluate
---img-dir datasets --target-dataset Urban100 --scale 4` (or `DIV2KHR`) measures them. Speed: 2040x1356 pixels
-on {machine["cores"]} cores of {machine["cpu"]}, float32, PyTorch, last run {machine["date"]}
-([benchmarks.md](benchmarks.md)). Multiply-adds are those of convolutions.
+`make results` (`tools/results.py`) writes this page; do not edit it. All figures follow the protocol of the
+papers ([usage.md](usage.md#measuring)). `car evaluate` measured our rows; [results/](../results) has the
+figures of each image. The other rows are as published. "-" means that nobody published or measured the figure.
+
+We had no Urban100 and no DIV2K. To measure them, use `car evaluate --img-dir datasets --target-dataset
+Urban100 --scale 4` (or `DIV2KHR`).
+
+Speeds are those of 2040x1356 pixels on {machine["cores"]} cores of {machine["cpu"]}, in float32, with PyTorch,
+last run {machine["date"]} ([benchmarks.md](benchmarks.md)). Multiply-adds are those of the convolutions.
 
 ## Luma
 
-PSNR in dB / SSIM on luma, as all papers have it.
+Each cell has PSNR in dB and SSIM, both on luma, as in all papers.
 
 {SWAPPED}""".split("\n")
     for scale in (4, 2):
@@ -73,19 +78,21 @@ PSNR in dB / SSIM on luma, as all papers have it.
 
 
 COLOUR = """\
-Luma is a weighted mean of red, green and blue. What a small picture saves on colour, luma does not show: of
-two models with the same luma, one may give back pale or blotched colours. So here are the others: PSNR in
-dB over RGB, of Cb and Cr, and SSIMULACRA2, which agrees with observers better than PSNR does: 90 is
-visually lossless, 70 high quality, 50 medium, 30 low. Cb and Cr of grey images (`bridge` and `man` of
-Set14) are left out, as there is nothing to restore."""
+Luma is a weighted mean of red, green and blue, so it does not show errors of colour. Of two models with the
+same PSNR on luma, one may restore pale or blotched colours. Each cell below has PSNR in dB over RGB, of Cb and
+of Cr, and SSIMULACRA2. SSIMULACRA2 agrees with observers better than PSNR does: 90 is visually lossless, 70
+high quality, 50 medium and 30 low quality. The means of Cb and Cr leave out the grey images (`bridge` and
+`man` of Set14), which have no colour to restore."""
 
 SIZES = """\
-Bytes are means over images of how much larger each file is. The small picture of a grey image is in colour,
-as that restores better: as WebP, those of the two in Set14 have 2.6 times the bytes of grey bicubic ones."""
+Bytes are compared image by image, and the percentages are means over the images. The small picture of a grey
+image is in colour, because it then restores better. For the two grey images of Set14, it has 2.6 times the
+bytes of a grey bicubic picture, as WebP."""
 
 OTHERS = """\
-What others published of colour and of their small pictures, restored and small each as luma / RGB in dB,
-the small picture against the bicubic one:"""
+Some papers published figures of colour, and of their small pictures. Each cell has PSNR on luma and over RGB in
+dB. "Restored" compares the restored picture with the original, and "small picture" compares the small picture
+with the bicubic one:"""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -224,7 +231,7 @@ def card(entry: ManifestEntry) -> list[str]:
         lines.append("- known failures, with pictures: [models.md](models.md#what-goes-wrong)")
     if made_for(entry.model) == "lossy":
         lines.append(
-            "- for lossy small files, whose figures are in [rate.md](rate.md); below is what PNG gives"
+            "- made for lossy small files, see [rate.md](rate.md); the figures below are those of PNG files"
         )
     command = f"car evaluate --img-dir datasets --target-dataset Set5 --model {entry.tag}"
     lines += [f"- measured by `{command}`:", ""]
@@ -256,24 +263,20 @@ def card(entry: ManifestEntry) -> list[str]:
 
 @cache
 def multiply_adds(model: str) -> tuple[float, float]:
-    """Return multiplications of shrinking and of restoring, for each HR pixel, in the convolutions."""
-    rescaler, counts = create(model), [0, 0]
-    g = rescaler.geometry
-    side = 64 * g.scale
+    """Return multiply-adds of shrinking and of restoring, for each HR pixel, in the convolutions."""
+    rescaler = create(model)
+    side = 64 * rescaler.geometry.scale
 
-    def watch(half: int) -> Any:
-        def count(conv: nn.Conv2d, _: Any, out: torch.Tensor) -> None:
-            counts[half] += out[0].numel() * conv.weight[0].numel()
+    def counted(half: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> tuple[float, torch.Tensor]:
+        with FlopCounterMode(display=False) as counter:
+            y = half(x)
+        flops = counter.get_flop_counts()["Global"]
+        return sum(n for op, n in flops.items() if "convolution" in str(op)) / 2 / side**2, y
 
-        return count
-
-    for half, network in enumerate((rescaler.downscaler, rescaler.upscaler)):
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(watch(half))
-    with torch.inference_mode():
-        rescaler.upscale(rescaler.downscale(torch.zeros(1, 3, side, side)))
-    return counts[0] / side**2, counts[1] / side**2
+    with torch.no_grad():
+        down, small = counted(rescaler.downscale, torch.zeros(1, 3, side, side))
+        up, _ = counted(rescaler.upscale, small)
+    return down, up
 
 
 def costs(model: str | None) -> list[str]:
