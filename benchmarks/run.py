@@ -163,11 +163,11 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench` (`benchmarks/run.py`); do not edit. How each number was taken stands "
-        "in the script's header.",
+        "`make bench` (`benchmarks/run.py`) writes this page; do not edit it. The beginning of the script "
+        "describes how each number is measured.",
         "",
         f"Machine: {m['cpu']}, {m['cores']} cores, {m['threads']} threads; Python {m['python']}, "
-        f"PyTorch {m['torch']}; last run {m['date']}, rows that it did not measure are of earlier ones.",
+        f"PyTorch {m['torch']}; last run {m['date']}. Rows that this run did not measure come from earlier runs.",
         "",
         f"## Models, {WIDTH}x{HEIGHT} HR, float32",
         "",
@@ -183,9 +183,9 @@ def table(results: dict[str, Any]) -> str:
             )
     lines += [
         "",
-        "Restoring with the paper's EDSR takes, as a multiple of the time with `car_plus`: at 4x "
-        f"{ratio('car_x4 upscale', 'car_plus_x4 upscale')}, at 2x "
-        f"{ratio('car_x2 upscale', 'car_plus_x2 upscale')}.",
+        "Time of restoring with the paper's EDSR, divided by the time with `car_plus`: "
+        f"{ratio('car_x4 upscale', 'car_plus_x4 upscale')} at 4x, "
+        f"{ratio('car_x2 upscale', 'car_plus_x2 upscale')} at 2x.",
         "",
         "## Adaptive resampling op, 1x3x1356x2040, k = 13, scale 4",
         "",

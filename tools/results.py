@@ -57,7 +57,8 @@ We had no Urban100 and no DIV2K. To measure them, use `car evaluate --img-dir da
 Urban100 --scale 4` (or `DIV2KHR`).
 
 Speeds are those of 2040x1356 pixels on {machine["cores"]} cores of {machine["cpu"]}, in float32, with
-PyTorch, last run {machine["date"]} ([benchmarks.md](benchmarks.md)). Multiply-adds are those of the convolutions.
+PyTorch, last run {machine["date"]} ([benchmarks.md](benchmarks.md)). Multiply-adds are those of the
+convolutions.
 
 ## Luma
 
@@ -80,8 +81,8 @@ Each cell has PSNR in dB and SSIM, both on luma, as in all papers.
 COLOUR = """\
 Luma is a weighted mean of red, green and blue, so it does not show errors of colour. Of two models with the
 same PSNR on luma, one may restore pale or blotched colours. Each cell below has PSNR in dB over RGB, of Cb
-and of Cr, and SSIMULACRA2. SSIMULACRA2 agrees with observers better than PSNR does: 90 is visually lossless, 70
-high quality, 50 medium and 30 low quality. The means of Cb and Cr leave out the grey images (`bridge` and
+and of Cr, and SSIMULACRA2. SSIMULACRA2 agrees with observers better than PSNR does: 90 is visually lossless,
+70 high quality, 50 medium and 30 low quality. The means of Cb and Cr leave out the grey images (`bridge` and
 `man` of Set14), which have no colour to restore."""
 
 SIZES = """\
@@ -91,8 +92,8 @@ bytes of a grey bicubic picture, as WebP."""
 
 OTHERS = """\
 Some papers published figures of colour, and of their small pictures. Each cell has PSNR on luma and over RGB
-in dB. "Restored" compares the restored picture with the original, and "small picture" compares the small picture
-with the bicubic one:"""
+in dB. "Restored" compares the restored picture with the original, and "small picture" compares the small
+picture with the bicubic one:"""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
