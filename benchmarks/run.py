@@ -167,7 +167,8 @@ def table(results: dict[str, Any]) -> str:
         "describes how each number is measured.",
         "",
         f"Machine: {m['cpu']}, {m['cores']} cores, {m['threads']} threads; Python {m['python']}, "
-        f"PyTorch {m['torch']}; last run {m['date']}. Rows that this run did not measure come from earlier runs.",
+        f"PyTorch {m['torch']}; last run {m['date']}. Rows that this run did not measure come from earlier "
+        "runs.",
         "",
         f"## Models, {WIDTH}x{HEIGHT} HR, float32",
         "",
