@@ -508,7 +508,7 @@ def test_front_page(browser: Any, service: str, photo: Path) -> None:
     assert "160 × 192" in numbers or "192 × 160" in numbers
     assert numbers.count("dB") == 2
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save the restored one").click()
+        page.get_by_role("button", name="Save the restored picture").click()
     assert Image.open(download.value.path()).size == Image.open(photo).size
     page.locator("#pictures car-image[alt='deeper/b.png']").click()
     page.locator("#pictures car-image[alt='deeper/b.png'][data-state='restored']").wait_for(

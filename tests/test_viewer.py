@@ -543,22 +543,22 @@ def failing(page: Any, site: Site, content: bytes | None) -> str:
     page.wait_for_timeout(100)
     text = note(page)
     shown = page.evaluate("document.querySelector('car-image').small.naturalWidth > 0")
-    assert text.startswith("Enlarged by the browser: " if shown else "Nothing to show: ")
+    assert text.startswith("Not restored, only enlarged: " if shown else "Cannot be shown: ")
     return text
 
 
 def test_broken_files_are_said_to_be(page: Any, viewer: Site, photo: Path) -> None:
     good = small_file(photo)
-    assert "does not say how" in failing(page, viewer, png(picture(photo)))
-    assert failing(page, viewer, None).startswith("Nothing to show: the picture cannot be")
-    assert "cut off" in failing(page, viewer, good[: len(good) // 2])
+    assert "has no metadata" in failing(page, viewer, png(picture(photo)))
+    assert failing(page, viewer, None).startswith("Cannot be shown: the picture cannot be")
+    assert "end of the file is missing" in failing(page, viewer, good[: len(good) // 2])
     middle = good.index(b"IDAT") + 300
     failing(page, viewer, good[:middle] + bytes(200) + good[middle + 200 :])
     lying = good.replace(b",4,", b",2,", 1)  # the scale; the chunk's checksum no longer fits
     assert lying != good
     assert "metadata is damaged" in failing(page, viewer, lying)
     failing(page, viewer, good.replace(b"car:[", b"car:{", 1))
-    assert failing(page, viewer, b"").startswith("Nothing to show: ")
+    assert failing(page, viewer, b"").startswith("Cannot be shown: ")
 
 
 def test_missing_wrong_and_damaged_weights(page: Any, viewer: Site, photo: Path) -> None:

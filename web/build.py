@@ -2,7 +2,7 @@
 
 pip install ziglang==0.13.0
 python web/build.py            # writes src/car/viewer/network.wasm
-python web/build.py --check    # fails where the committed file is not what the source gives
+python web/build.py --check    # fails if the committed file does not match the source
 """
 
 import argparse

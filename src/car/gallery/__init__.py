@@ -273,8 +273,8 @@ def _page(title: str, description: str, shown: Iterable[Shown], site_bytes: int)
     pictures = list(shown)
     total = sum(picture.bytes for picture in pictures)
     weight = (
-        f"{len(pictures)} photograph{'s' * (len(pictures) != 1)}: {megabytes(site_bytes)} in all, "
-        f"the originals are {megabytes(total)}"
+        f"{len(pictures)} photograph{'s' * (len(pictures) != 1)}: the site has {megabytes(site_bytes)}, "
+        f"the originals have {megabytes(total)}"
     )
     figures = "\n".join(_figure(picture) for picture in pictures)
     values = {"title": title, "description": description, "weight": weight}

@@ -14,16 +14,16 @@ export type State = "preview" | "loading" | "restoring" | "restored" | "failed";
 export declare class CarImage extends HTMLElement {
   /** Address of the small picture. */
   src: string;
-  /** What the small picture says about itself; null until it is read. */
+  /** Metadata of the small picture; null until it is read. */
   readonly info: Info | null;
   readonly state: State;
-  /** What may have the focus, and takes the keys. */
+  /** The element that takes the focus and receives the keys. */
   readonly frame: HTMLElement;
-  /** Restore as soon as it is in view. */
+  /** Restore as soon as the picture is in view. */
   restore(): void;
-  /** Stop restoring; what is painted stays. */
+  /** Stop restoring; the tiles that are painted stay. */
   cancel(): void;
-  /** The restored picture as a file; fails until all of it is restored. */
+  /** Return the restored picture as a file; fails until all of it is restored. */
   toBlob(type?: string): Promise<Blob>;
 }
 

@@ -145,7 +145,7 @@ export class CarImage extends HTMLElement {
     this.originalImage.addEventListener("error", () => {
       this.#drawSlider();
       if (this.#state === "failed") return; // the note says why
-      this.note.textContent = "The original cannot be shown: compared with the small picture";
+      this.note.textContent = "The original cannot be shown. The slider compares with the small picture.";
       this.note.hidden = false;
     });
     this.small.addEventListener("error", () => this.#fail(new Error("the picture cannot be shown")));
@@ -233,12 +233,12 @@ export class CarImage extends HTMLElement {
    */
   async toBlob(type = "image/png") {
     if (!this.info || !this.#tiles.length || !this.#tiles.every((tile) => tile.done))
-      throw new Error("the picture is not restored");
+      throw new Error("the picture is not fully restored");
     const [width, height] = this.#size();
     if (width * height > MAX_SAVED_PIXELS) throw new Error("the picture is too large for the browser to write");
     const canvas = new OffscreenCanvas(width, height);
     const context = canvas.getContext("2d");
-    if (!context) throw new Error("no canvas");
+    if (!context) throw new Error("the browser gives no canvas");
     for (const pane of this.#panes)
       context.drawImage(pane.canvas, pane.region.left * this.info.scale, pane.region.top * this.info.scale);
     return canvas.convertToBlob({ type });
@@ -281,7 +281,7 @@ export class CarImage extends HTMLElement {
       if (!response.ok) throw new Error(`the picture cannot be fetched (${response.status})`);
       const file = new Uint8Array(await response.arrayBuffer());
       const info = readInfo(file);
-      if (!info) throw new Error("the picture does not say how it was made small");
+      if (!info) throw new Error("the picture has no metadata that names its model");
       const pool = this.#pool();
       const address = new URL(`${info.weights}.safetensors`, new URL(this.getAttribute("models") ?? "models/", this.hasAttribute("models") ? document.baseURI : import.meta.url));
       const opening = pool.network(info.weights, address).catch(async (error) => {
@@ -475,7 +475,7 @@ export class CarImage extends HTMLElement {
     canvas.style.width = `${(100 * canvas.width) / width}%`;
     canvas.style.height = `${(100 * canvas.height) / height}%`;
     const context = canvas.getContext("2d");
-    if (!context) throw new Error("no canvas");
+    if (!context) throw new Error("the browser gives no canvas");
     this.layer.append(canvas);
     const pane = { region, canvas, context };
     this.#panes.push(pane);
@@ -558,7 +558,7 @@ export class CarImage extends HTMLElement {
     this.#tiles = [];
     this.#first = null;
     const reason = error.message.replace(/^(Error: )+/, "");
-    this.note.textContent = nothing ? `Nothing to show: ${reason}` : `Enlarged by the browser: ${reason}`;
+    this.note.textContent = nothing ? `Cannot be shown: ${reason}` : `Not restored, only enlarged: ${reason}`;
     this.note.hidden = false;
     this.#say("failed", this.note.textContent);
   }

@@ -26,7 +26,7 @@ const MAX_PIXELS = 50_000_000; // of the small picture
  * The text lies in the file as it is, whatever the format.
  * @param {Uint8Array} file
  * @returns {Info | null} null where the file says nothing
- * @throws where it says something impossible
+ * @throws if a value in the metadata is impossible
  */
 export function readInfo(file) {
   const at = find(file, 'car:["', 0);
@@ -68,7 +68,7 @@ async function decodeByBrowser(file) {
   const { width, height } = bitmap;
   check(width, height);
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-  if (!context) throw new Error("no canvas");
+  if (!context) throw new Error("the browser gives no canvas");
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
   const pixels = context.getImageData(0, 0, width, height).data;
@@ -177,7 +177,7 @@ function* chunks(file) {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   for (let at = 8; at + 12 <= file.length; ) {
     const length = view.getUint32(at);
-    if (at + 12 + length > file.length) throw new Error("the picture is cut off");
+    if (at + 12 + length > file.length) throw new Error("the end of the file is missing");
     yield { kind: latin1(file.subarray(at + 4, at + 8)), data: file.subarray(at + 8, at + 8 + length) };
     at += 12 + length;
   }

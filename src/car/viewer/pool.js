@@ -111,7 +111,7 @@ export class Pool {
     );
     for (const answer of answers) {
       if (answer.error) throw new Error(answer.error);
-      if (answer.weights !== weights) throw new Error("the server's weights are not those of the picture");
+      if (answer.weights !== weights) throw new Error("the weights on the server are not those that made the picture");
     }
     return answers[0];
   }

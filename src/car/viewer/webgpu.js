@@ -85,10 +85,10 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   pixels[at] = level.x | (level.y << 8u) | (level.z << 16u) | (255u << 24u);
 }`;
 
-/** Ask for a device; fails where there is none. */
+/** Ask for a device; fails if there is none. */
 export async function openGpu() {
   const adapter = await navigator.gpu?.requestAdapter();
-  if (!adapter) throw new Error("no GPU");
+  if (!adapter) throw new Error("there is no GPU");
   const { maxStorageBufferBindingSize, maxBufferSize } = adapter.limits;
   return adapter.requestDevice({ requiredLimits: { maxStorageBufferBindingSize, maxBufferSize } });
 }

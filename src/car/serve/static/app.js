@@ -85,8 +85,8 @@ async function shrink(photograph) {
     link.download = `${photograph.name.replace(/\.\w+$/, "")}.x${scale}.png`;
     /** @type {Array<[string, string]>} */
     const rows = [
-      ["The photograph", size(photograph.size)],
-      ["The small picture", size(small.size)],
+      ["Photograph", size(photograph.size)],
+      ["Small picture", size(small.size)],
     ];
     show(rows);
     byId("result").hidden = false;
@@ -96,8 +96,8 @@ async function shrink(photograph) {
     const decibels = (/** @type {number | null} */ value) => (value === null ? "identical" : `${value.toFixed(2)} dB`);
     rows[0][1] += `, ${measured.width} × ${measured.height}`;
     rows[1][1] += `, ${measured.small_width} × ${measured.small_height}`;
-    rows.push(["Restored, PSNR", decibels(measured.restored.psnr)]);
-    rows.push(["From a bicubic one, PSNR", decibels(measured.bicubic.psnr)]);
+    rows.push(["PSNR of the restored picture", decibels(measured.restored.psnr)]);
+    rows.push(["PSNR of bicubic shrinking and restoring", decibels(measured.bicubic.psnr)]);
     show(rows);
   } catch (error) {
     if (mine === turn) byId("message").textContent = error instanceof Error ? error.message : String(error);
