@@ -82,7 +82,7 @@ class Memory:
 def main() -> None:
     import car
     from browser import Site, chromium
-    from car.export import to_onnx
+    from car.export.onnx import to_onnx
     from car.viewer import assets, shipped_web_models
 
     parser = argparse.ArgumentParser(

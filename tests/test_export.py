@@ -13,7 +13,8 @@ from PIL import Image
 
 import car
 from car.errors import UsageError
-from car.export import ExportError, Half, Storage, check, compare, metadata, to_onnx
+from car.export import Half, Storage
+from car.export.onnx import ExportError, check, compare, metadata, to_onnx
 from car.models import create
 from car.ops import adaptive_resample
 from car.ops.reference import resample_at_once

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import onnx
 
-from car.export import Half, network_graph
+from car.export import Half
+from car.export.onnx import network_graph
 from car.families import architecture, model_names
 from car.models import create
 from car.weights.convert import built_shapes

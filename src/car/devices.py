@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from car.errors import UsageError
+from car.errors import UsageError, needs
 
 if TYPE_CHECKING:
     import torch
@@ -43,9 +43,7 @@ def needs_torch(what: str) -> None:
     try:
         import torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
-        raise UsageError(
-            f"{what}, PyTorch is needed: pip install 'content-adaptive-resampler[torch]'"
-        ) from error
+        raise needs(f"{what}, PyTorch is needed", "torch") from error
 
 
 _threads: int | None = None

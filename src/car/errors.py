@@ -36,6 +36,11 @@ class TrainingError(CarError):
     """Training cannot start or go on (no usable images, diverged, unwritable folder)."""
 
 
+def needs(what: str, extra: str) -> UsageError:
+    """Return the error that says how to install `extra`, one of the package's, which `what` needs."""
+    return UsageError(f"{what}: pip install '.[{extra}]'")
+
+
 def reason(error: BaseException) -> str:
     """Say in one line why an error of the system, or one of ours, happened."""
     if isinstance(error, MemoryError):

@@ -15,7 +15,7 @@ from car.batch.plan import Plan
 from car.batch.records import Record
 from car.batch.work import Item, Work
 from car.batch.worker import Worker
-from car.errors import StorageError, UsageError
+from car.errors import StorageError, UsageError, needs
 from car.files.storage import Place
 from car.weights import absolute_name
 
@@ -58,7 +58,7 @@ def run_on_ray(
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
     except ImportError as error:
-        raise UsageError("the engine ray needs: pip install 'content-adaptive-resampler[ray]'") from error
+        raise needs("--engine ray needs ray", "ray") from error
     started = not ray.is_initialized()
     if started:
         try:

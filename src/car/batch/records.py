@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from car.errors import UsageError
+from car.errors import UsageError, needs
 from car.files.atomic import atomic_write
 from car.files.storage import Kind, Place
 
@@ -281,9 +281,7 @@ def check_manifest_name(path: Path) -> None:
         try:
             import pyarrow  # noqa: F401  # pyright: ignore[reportUnusedImport]
         except ImportError as error:
-            raise UsageError(
-                f"{path}: Parquet needs pyarrow: pip install 'content-adaptive-resampler[bulk]'"
-            ) from error
+            raise needs(f"{path}: Parquet needs pyarrow", "bulk") from error
 
 
 def check_no_other_file(path: Path) -> None:

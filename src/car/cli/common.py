@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from car.cli.commands import LazyGroup
-from car.errors import UsageError
+from car.errors import UsageError, needs
 from car.errors import reason as reason
 
 ModelName = str | Path | tuple[str | Path, str | Path]
@@ -59,6 +60,9 @@ class FileFormat(str, Enum):
     jpg = "jpg"
     bmp = "bmp"
 
+
+REPORT = ("matplotlib", "bjontegaard", "torchmetrics")
+"""Modules of the extra [report]."""
 
 Inputs = Annotated[
     list[str],
@@ -157,6 +161,13 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} seconds"
+
+
+def check_installed(what: str, extra: str, *modules: str) -> None:
+    """Raise `UsageError`, which names the extra to install, where one of these modules is missing."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise needs(f"{what} needs {module}", extra)
 
 
 def error_line(message: str) -> None:

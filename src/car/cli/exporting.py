@@ -8,11 +8,11 @@ import typer
 from numpy.typing import NDArray
 
 from car.batch.names import Job, check_target, find_images
-from car.cli.common import Json, Overwrite, Quiet, app, print_json, stdout
+from car.cli.common import Json, Overwrite, Quiet, app, check_installed, print_json, stdout
 from car.codec.codec import Codec
 from car.codec.options import Options
 from car.errors import UsageError
-from car.export import DEFAULT_OPSET, OPSETS, Half, Storage, check, to_onnx
+from car.export import DEFAULT_OPSET, OPSETS, Half, Storage
 from car.files.atomic import atomic_write
 from car.pictures.read import read
 from car.weights import load
@@ -63,6 +63,9 @@ def export_onnx_command(
         raise UsageError(f"{output}: name an .onnx file")
     if images and not checked:
         raise UsageError("--images are for the comparison, which --no-check skips")
+    check_installed("export", "export", "torch", "onnx", "onnxscript")
+    from car.export.onnx import check, to_onnx
+
     check_target(Job(Path(model), output), overwrite)
     samples = _photographs(images) if images else [_pattern()]
     loaded = load(model)

@@ -8,10 +8,20 @@ import typer
 from rich.table import Table
 
 from car.batch.names import Job, check_target
-from car.cli.common import Json, Kgn, Model, Overwrite, Usn, app, chosen_model, print_json, stdout
+from car.cli.common import (
+    Json,
+    Kgn,
+    Model,
+    Overwrite,
+    Usn,
+    app,
+    check_installed,
+    chosen_model,
+    print_json,
+    stdout,
+)
 from car.cli.options import with_options
 from car.codec.options import Options
-from car.measure.kernels import inspect_kernels, kernels_picture
 from car.pictures.formats import check_suffix
 from car.pictures.read import from_pil
 from car.pictures.write import write
@@ -49,6 +59,9 @@ def inspect_kernels_command(
     car inspect kernels photo.jpg --model runs/small/model.safetensors -o kernels.png
     ```
     """
+    check_installed("inspect kernels", "train", "torch", "matplotlib")
+    from car.measure.kernels import inspect_kernels, kernels_picture
+
     check_suffix(output)
     check_target(Job(image, output), overwrite)
     loaded = load(chosen_model(model, kgn, usn) or default_model(4))

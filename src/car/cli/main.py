@@ -16,7 +16,7 @@ import typer
 from car._version import __version__
 from car.cli.common import app, error_line, reason, stdout
 from car.devices import set_cpu_threads
-from car.errors import CarError, UsageError
+from car.errors import CarError, UsageError, needs
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,7 +70,7 @@ def _main() -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "numba"):
             raise
-        return _fail("this needs PyTorch: pip install 'content-adaptive-resampler[torch]'", 2)
+        return _fail(str(needs("this needs PyTorch", "torch")), 2)
     except (OSError, MemoryError) as error:
         return _fail(f"{getattr(error, 'filename', None) or ''} {reason(error)}".strip(), 1)
     except typer.Abort:

@@ -14,11 +14,13 @@ from rich.table import Table
 from car.batch.loop import Failure, each
 from car.batch.names import find_images
 from car.cli.common import (
+    REPORT,
     Exclude,
     Json,
     Overwrite,
     Quiet,
     app,
+    check_installed,
     error_line,
     print_json,
     progress,
@@ -91,6 +93,7 @@ def rate_command(
     car rate --img-dir datasets --target-dataset Set5 --scale 2 --coder JPEG -o rate/
     ```
     """
+    check_installed("rate", "report", *REPORT)
     chosen = tuple(name.upper().replace("JPG", "JPEG") for name in coder or installed_coders())
     unknown = [name for name in chosen if name not in installed_coders()]
     if "JXL" in unknown:

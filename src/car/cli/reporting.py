@@ -9,9 +9,11 @@ import typer
 
 from car.batch.names import Job, check_target, find_images
 from car.cli.common import (
+    REPORT,
     Overwrite,
     Quiet,
     app,
+    check_installed,
     error_line,
     progress,
     stdout,
@@ -85,6 +87,7 @@ def report_command(
     car report car_plus_x4 runs/mine/model.safetensors --images photos/ -o report.html
     ```
     """
+    check_installed("report", "report", *REPORT)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output}: the page is an .html file")
     failures: list[str] = []

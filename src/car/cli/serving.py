@@ -23,6 +23,7 @@ from car.cli.common import (
     Quiet,
     Scale,
     app,
+    check_installed,
     chosen_bytes,
     error_line,
     print_json,
@@ -81,9 +82,9 @@ def serve_command(
 ) -> None:
     """Serve shrinking and restoring over HTTP, with a page to try it.
 
-    Needs `pip install 'content-adaptive-resampler[serve]'`. By default it listens to this computer
-    only. It has no users or passwords: put a proxy that has them in front of it before others reach it.
-    SIGTERM or Ctrl-C finishes the work that clients wait for; a second one stops at once.
+    Needs `pip install '.[serve]'`. By default it listens to this computer only. It has no users or
+    passwords: put a proxy that has them in front of it before others reach it. SIGTERM or Ctrl-C finishes the
+    work that clients wait for; a second one stops at once.
 
     For example:
 
@@ -93,14 +94,11 @@ def serve_command(
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/v1/downscale?scale=4' -o small.png
     ```
     """
-    try:
-        import uvicorn
+    check_installed("serving", "serve", "fastapi", "uvicorn", "prometheus_client")
+    import uvicorn
 
-        from car.serve import Settings, create_app
-    except ImportError as error:
-        raise UsageError(
-            f"serving needs {error.name}: pip install 'content-adaptive-resampler[serve]'"
-        ) from error
+    from car.serve import Settings, create_app
+
     if folder is not None and not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     default_model(scale)  # otherwise only the first request would find a bad scale

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +17,7 @@ from car.cli.common import (
     Quiet,
     Scale,
     app,
+    check_installed,
     chosen_device,
     duration,
     error_line,
@@ -25,12 +26,12 @@ from car.cli.common import (
     stdout,
 )
 from car.errors import UsageError
-from car.train import run as training
-from car.train.data import TRAINING_SETS, find_training_set
-from car.train.log import CURVES, read_log
+from car.families import architecture
 from car.train.recipes import RECIPES, Recipe, recipe_for, settings
-from car.train.trainer import STATE, RunPlan
-from car.train.trainer import Progress as TrainingProgress
+
+if TYPE_CHECKING:
+    from car.train.trainer import Progress as TrainingProgress
+    from car.train.trainer import RunPlan
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,7 +76,7 @@ def train_command(
         ),
     ] = None,
     target_dataset: Annotated[
-        str, typer.Option("--target-dataset", help=f"With --image-path: {', '.join(TRAINING_SETS)}.")
+        str, typer.Option("--target-dataset", help="With --image-path: the set to train on.")
     ] = "DIV2KHR",
     valid: Annotated[
         Path | None,
@@ -125,85 +126,105 @@ def train_command(
     torchrun --nproc-per-node 8 -m car train car_x4 --image-path datasets --out runs/published
     ```
     """
+    recipe = _recipe(model, scale, changes)
+    check_installed("training", "train", "torch", "accelerate", "tensorboard")
+    from car.train import run as training
+    from car.train.data import find_training_set
+
+    if not data:
+        if image_path is None:
+            raise UsageError("name a folder of images with --data, or the folder of DIV2K/ with --image-path")
+        data, valid = find_training_set(image_path, target_dataset, valid)
+    show = _Show(quiet or as_json)
+    place: dict[str, Any] = {
+        "valid": valid,
+        "cache": cache,
+        "device": chosen_device(device, device_id),
+        "workers": workers,
+        "on_decode": show.decoded,
+        "on_note": show.note,
+    }
+    if dry_run:
+        with show.bar:
+            found = training.plan_run(recipe, data, out, **place)
+        _print_plan(recipe, found, as_json)
+        return
+    try:
+        with show.bar:
+            path = training.train(
+                recipe, data, out, save_seconds=save_seconds, on_progress=show.progress, **place
+            )
+    except KeyboardInterrupt:
+        from car.train.trainer import STATE
+
+        if (out / STATE).exists():
+            error_line(f"the state is saved in {out}; the same command continues from there")
+        raise
+    if os.environ.get("RANK", "0") == "0":  # only the first process prints
+        _print_result(path, out, as_json, quiet)
+
+
+def _recipe(model: str | None, scale: int | None, changes: dict[str, Any]) -> Recipe:
+    """Return the recipe that was asked for, with its changed settings."""
     if model is None:
         if scale is None:
             raise UsageError("name a model, or --scale for the published recipe")
         model = f"car_x{scale}"
     lists = {name: tuple(changes.pop(name, None) or ()) or None for name in ("hold_out", "emphasis")}
     recipe = recipe_for(model, **lists, **changes)
-    if scale is not None and not model.endswith(f"_x{scale}"):
+    if scale is not None and architecture(model).scale != scale:
         raise UsageError(f"{model} is not a model of scale {scale}")
-    if not data:
-        if image_path is None:
-            raise UsageError("name a folder of images with --data, or the folder of DIV2K/ with --image-path")
-        data, valid = find_training_set(image_path, target_dataset, valid)
-    hidden = quiet or as_json
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=hidden or not stderr.is_terminal,
-    )
-    decoding = bar.add_task("reading images", total=None)
+    return recipe
 
-    def on_decode(done: int, total: int) -> None:
-        bar.update(decoding, completed=done, total=total)
 
-    def on_note(line: str) -> None:
-        bar.console.print(f"car: note: {' '.join(line.split())}")
+class _Show:
+    """Shows on a terminal how a training goes on, and prints a line for each validation."""
 
-    place: dict[str, Any] = {
-        "valid": valid,
-        "cache": cache,
-        "device": chosen_device(device, device_id),
-        "workers": workers,
-        "on_decode": on_decode,
-        "on_note": on_note,
-    }
-    if dry_run:
-        with bar:
-            found = training.plan_run(recipe, data, out, **place)
-        _print_plan(recipe, found, as_json)
-        return
-    running = bar.add_task("training", total=1, visible=False)
-    newest = ""
+    def __init__(self, hidden: bool) -> None:
+        self._hidden, self._newest = hidden, ""
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=stderr,
+            disable=hidden or not stderr.is_terminal,
+        )
+        self._decoding = self.bar.add_task("reading images", total=None)
+        self._running = self.bar.add_task("training", total=1, visible=False)
 
-    def on_progress(state: TrainingProgress) -> None:
-        nonlocal newest
-        bar.update(decoding, visible=False)
+    def decoded(self, done: int, total: int) -> None:
+        self.bar.update(self._decoding, completed=done, total=total)
+
+    def note(self, line: str) -> None:
+        self.bar.console.print(f"car: note: {' '.join(line.split())}")
+
+    def progress(self, state: "TrainingProgress") -> None:
+        self.bar.update(self._decoding, visible=False)
         found = state.validation
         if found is not None:
-            newest = f", {found.psnr:.2f} dB"
-            if not hidden:
-                bar.console.print(
+            self._newest = f", {found.psnr:.2f} dB"
+            if not self._hidden:
+                self.bar.console.print(
                     f"{state.seconds / 60:.1f} min, step {state.step}: loss {state.loss:.4f}, "
                     f"validation PSNR on luma {found.psnr:.2f}, RGB {found.psnr_rgb:.2f}, chroma "
                     f"{found.psnr_chroma:.2f} dB; small picture to bicubic, luma {found.lr_psnr:.2f}, RGB "
                     f"{found.lr_psnr_rgb:.2f} dB"
                 )
         speed = f"{state.images_per_second:.1f} images/s"
-        text = f"step {state.step}, loss {state.loss:.4f}{newest}, {speed}"
-        bar.update(running, visible=True, completed=state.done, description=text)
+        text = f"step {state.step}, loss {state.loss:.4f}{self._newest}, {speed}"
+        self.bar.update(self._running, visible=True, completed=state.done, description=text)
 
-    try:
-        with bar:
-            path = training.train(
-                recipe, data, out, save_seconds=save_seconds, on_progress=on_progress, **place
-            )
-    except KeyboardInterrupt:
-        if (out / STATE).exists():
-            error_line(f"the state is saved in {out}; the same command continues from there")
-        raise
-    if os.environ.get("RANK", "0") != "0":
-        return  # only the first process prints
+
+def _print_result(weights: Path, out: Path, as_json: bool, quiet: bool) -> None:
+    from car.train.log import CURVES, read_log
+
     if as_json:
-        print_json({"weights": str(path), "log": read_log(out)})
+        print_json({"weights": str(weights), "log": read_log(out)})
     elif not quiet:
-        stdout.print(f"weights: {path}; curves: {out / CURVES}")
+        stdout.print(f"weights: {weights}; curves: {out / CURVES}")
 
 
-def _print_plan(recipe: Recipe, found: RunPlan, as_json: bool) -> None:
+def _print_plan(recipe: Recipe, found: "RunPlan", as_json: bool) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:

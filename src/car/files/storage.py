@@ -17,11 +17,16 @@ from typing import Any, BinaryIO
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from car.errors import ImageError, StorageError, UsageError
+from car.errors import ImageError, StorageError, UsageError, needs
 from car.files.atomic import MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular
 
 # a write to these shows at once or not at all; elsewhere it goes under a temporary name first
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
+# packages for kinds of places, and which of our extras brings each
+_EXTRAS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("s3", "s3a"), ("s3fs", "bulk")),
+    **dict.fromkeys(("gs", "gcs"), ("gcsfs", "gcs")),
+}
 # after one of these nothing else can be written to the place either
 _FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 _LINE_BYTES = 2**20
@@ -77,6 +82,9 @@ class Place:
         try:
             fs, root = url_to_fs(url)
         except ImportError as error:
+            extra = _EXTRAS.get(url.partition("://")[0])
+            if extra:
+                raise needs(f"{url}: {extra[0]} is needed", extra[1]) from error
             raise UsageError(f"{url}: {' '.join(str(error).split())}") from error
         except ValueError as error:
             raise UsageError(f"{url}: no such kind of place ({error})") from error

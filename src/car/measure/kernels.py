@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.errors import ImageError, UsageError
+from car.errors import ImageError, UsageError, needs
 from car.models import KernelDownscaler, Rescaler
 from car.pictures.read import read
 
@@ -127,9 +127,7 @@ def kernels_picture(view: KernelView, statistics: KernelStatistics) -> Image.Ima
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UsageError(
-            "pictures of kernels need matplotlib: pip install 'content-adaptive-resampler[train]'"
-        ) from error
+        raise needs("pictures of kernels need matplotlib", "train") from error
     scale, side = view.scale, statistics.side
     figure = Figure(figsize=(16, 8.4), layout="constrained")
     canvas = FigureCanvasAgg(figure)

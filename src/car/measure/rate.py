@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from car.codec.codec import Codec
-from car.errors import ImageError, UsageError
+from car.errors import ImageError, needs
 from car.metrics import luma, psnr, ssim
 from car.pictures.formats import coding_options
 from car.pictures.picture import Picture
@@ -39,6 +39,10 @@ _SUFFIX = {"JPEG": ".jpg", "WEBP": ".webp", "AVIF": ".avif", "PNG": ".png", "JXL
 _TUNED = ("JPEG", "AVIF")  # which our small pictures are coded as with settings of their own
 _COMMON = 0.25  # share of a curve's PSNR that another must cover for a comparison
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+CLASSICAL = ("direct", "tuned", "bicubic")
+"""Methods that are none of ours; see `Point`."""
 
 
 @dataclass(frozen=True)
@@ -345,9 +349,7 @@ def bd_rate(
     try:
         import bjontegaard
     except ImportError as error:
-        raise UsageError(
-            "this needs bjontegaard: pip install 'content-adaptive-resampler[report]'"
-        ) from error
+        raise needs("this needs bjontegaard", "report") from error
     rows = [rising([(r, q) for r, q in curve if least <= r <= most]) for curve in (anchor, test)]
     if min(map(len, rows)) < 4:
         return math.nan

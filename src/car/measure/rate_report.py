@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from car.errors import UsageError
+from car.errors import needs
 from car.measure import pages
 from car.measure.comparison import most_telling_crop
 from car.measure.pages import Crops
-from car.measure.rate import Curve, Decoded, Point, bd_rate, below, gain_at_equal_bytes, hull
+from car.measure.rate import CLASSICAL, Curve, Decoded, Point, bd_rate, below, gain_at_equal_bytes, hull
 
 _CROP = 192
 _UNKNOWN = "not known, as too few points lie there or too little PSNR is common to both"
@@ -50,7 +50,7 @@ def summary_of(curves: Sequence[Curve]) -> dict[str, Any]:
         )
     hulls: list[dict[str, Any]] = []
     for coder, anchor in direct.items():
-        ours = [c for c in curves if c.coder == coder and c.method.startswith("car_codec") and len(c.bpp) > 1]
+        ours = [c for c in curves if c.coder == coder and c.method not in CLASSICAL and len(c.bpp) > 1]
         if ours:
             least, most = (0.1, 0.5) if coder == "JPEG" else (0.05, 0.3)
             line = tuple(zip(anchor.bpp, anchor.psnr, strict=True))
@@ -77,7 +77,7 @@ def equal_bytes_crops(decoded: Sequence[Decoded], hr: NDArray[np.uint8]) -> tupl
         # what spends much less is not at equal bytes
         best = {label: one for label, one in best.items() if one.point.bpp > 0.6 * rate}
         ours = max(
-            (one for label, one in best.items() if label.startswith("car")),
+            (one for one in best.values() if one.point.method not in CLASSICAL),
             key=lambda one: (one.point.coder == "JPEG", one.point.psnr),
             default=None,
         )
@@ -102,7 +102,7 @@ def plot(curves: Sequence[Curve], measure: str, title: str) -> bytes:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UsageError("this needs matplotlib: pip install 'content-adaptive-resampler[report]'") from error
+        raise needs("this needs matplotlib", "report") from error
     figure: Any = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     colours = {"JPEG": "#d62728", "WEBP": "#1f77b4", "AVIF": "#2ca02c", "JXL": "#9467bd", "PNG": "#555555"}

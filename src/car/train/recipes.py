@@ -5,8 +5,7 @@ from fnmatch import fnmatch
 from typing import Any, Literal, TypeVar
 
 from car.errors import UsageError, did_you_mean
-from car.families import model_names
-from car.models import ResamplingDownscaler, create
+from car.families import architecture, model_names
 
 _T = TypeVar("_T")
 
@@ -151,7 +150,7 @@ class Recipe:
 
     def validate(self) -> None:
         """Raise `UsageError` if a value makes no sense."""
-        model = create(self.model)
+        model = architecture(self.model)
         geometry = model.geometry
         least = max(8 * geometry.scale, geometry.min_size)
         rules = {
@@ -206,7 +205,7 @@ class Recipe:
         self.emphasis_of("")
         if self.coded and self.restoration != "decibels":
             raise UsageError("--coded needs --restoration decibels")
-        if self.first_weight and (self.coded or model.corrector is None):
+        if self.first_weight and (self.coded or "depth_corrector" not in model.sizes):
             raise UsageError(f"first_weight: {self.model} has no corrector, or is trained --coded")
         if sum(budget > 0 for budget in (self.minutes, self.steps, self.epochs)) != 1:
             raise UsageError("give exactly one of minutes, steps and epochs")
@@ -341,7 +340,7 @@ _SAMPLING_ONLY = {"tv_weight", "offset_weight", "kernel_start"}
 
 
 def _resamples(model: str) -> bool:
-    return isinstance(create(model).downscaler, ResamplingDownscaler)
+    return "features" in architecture(model).sizes  # channels of the generator of kernels and offsets
 
 
 def _control(recipe: Recipe) -> Recipe:

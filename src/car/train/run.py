@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from car.devices import fast_bf16, resolve_device
-from car.errors import ImageError, TrainingError, UsageError
+from car.errors import ImageError, TrainingError, UsageError, needs
 from car.models import create
 from car.train.data import ImageStore, load_store, split_held_out
 from car.train.recipes import Recipe
@@ -14,8 +14,6 @@ from car.train.trainer import Progress, RunPlan, Trainer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_EXTRA = "training needs more packages: pip install 'content-adaptive-resampler[train]'"
 
 
 def train(
@@ -118,7 +116,7 @@ def _trainer(
         from accelerate.state import AcceleratorState, is_initialized
         from filelock import FileLock, Timeout
     except ImportError as error:
-        raise TrainingError(f"{_EXTRA} ({error})") from error
+        raise needs(f"training needs {error.name}", "train") from error
     del _tensorboard
     own_state = not is_initialized()
     lock = FileLock(out / ".lock", timeout=0)

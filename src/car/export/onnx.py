@@ -1,4 +1,4 @@
-"""Models for other programs: ONNX, checked against PyTorch."""
+"""ONNX, checked against PyTorch."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from car._version import __version__
-from car.errors import CarError, UsageError
+from car.errors import CarError, UsageError, needs
+from car.export import DEFAULT_OPSET, OPSETS, Half, Storage
 from car.models import Rescaler, quantize
 from car.ops.reference import resample_at_once
 from car.weights import LoadedModel
@@ -23,11 +24,6 @@ from car.weights import LoadedModel
 if TYPE_CHECKING:
     import onnx
 
-Half = Literal["up", "down"]
-Storage = Literal["float32", "float16"]
-
-DEFAULT_OPSET = 20
-OPSETS = range(18, 24)  # what the exporter of PyTorch writes
 _SMALLEST_HALVED = 64  # values; smaller tensors, such as biases, stay float32
 
 
@@ -220,7 +216,7 @@ def _needed(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise UsageError(f"this needs {name}: pip install 'content-adaptive-resampler[export]'") from error
+        raise needs(f"this needs {name}", "export") from error
 
 
 class _silence:  # noqa: N801 - used like a function
