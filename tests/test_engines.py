@@ -20,6 +20,7 @@ from car.codec.options import Options
 from car.codec.torch_engine import TorchEngine
 from car.errors import UsageError
 from car.families import architecture, model_names
+from car.models import quantize
 from car.ops import bicubic_resize as bicubic_of_tensors
 from car.pictures.resize import bicubic_resize
 from car.weights import manifest, parameter_shapes
@@ -28,11 +29,18 @@ from car.weights.convert import built_shapes
 TOOLS = Path(__file__).parent.parent / "tools"
 
 
-@pytest.mark.parametrize("tag", [entry.tag for entry in manifest()])
-def test_engines_agree(tag: str, photo: Path) -> None:
+CORRECTED = [entry.tag for entry in manifest() if architecture(entry.model).uncorrected]
+
+
+@pytest.mark.parametrize(
+    ("tag", "fast"), [(entry.tag, False) for entry in manifest()] + [(tag, True) for tag in CORRECTED]
+)
+def test_engines_agree(tag: str, fast: bool, photo: Path) -> None:
     """Also that graphs are up to date: another network would restore something else."""
     hr = np.asarray(Image.open(photo).convert("RGB"))
-    codecs = [Codec(car.load(tag), Options(device="cpu", backend=b)) for b in ("onnxruntime", "torch")]
+    codecs = [
+        Codec(car.load(tag), Options(device="cpu", backend=b, fast=fast)) for b in ("onnxruntime", "torch")
+    ]
     assert isinstance(codecs[0].engine, OnnxEngine)
     assert isinstance(codecs[1].engine, TorchEngine)
     small = [codec.downscale(hr) for codec in codecs]
@@ -41,6 +49,28 @@ def test_engines_agree(tag: str, photo: Path) -> None:
         levels = np.abs(ours.astype(int) - theirs)
         assert levels.max() <= 1
         assert (levels > 0).mean() < 1e-4
+
+
+@pytest.mark.parametrize("tag", CORRECTED)
+def test_fast_is_the_downscaler_alone(tag: str, photo: Path) -> None:
+    loaded, hr = car.load(tag), np.asarray(Image.open(photo).convert("RGB"))
+    picture = torch.from_numpy(hr / np.float32(255)).permute(2, 0, 1)[None]
+    first = quantize(loaded.rescaler.downscaler(picture))[0].permute(1, 2, 0).mul(255).round().numpy()
+    codec = Codec(loaded, Options(device="cpu", fast=True))
+    small = codec.downscale(hr)
+    assert np.abs(small - first).max() <= 1
+    assert (small != first).mean() < 1e-4
+    corrected = Codec(loaded, Options(device="cpu"))
+    assert (small != corrected.downscale(hr)).mean() > 0.1
+    assert codec.info(160, 192) == corrected.info(160, 192)
+    assert np.array_equal(codec.upscale(small), corrected.upscale(small))
+
+
+def test_fast_changes_nothing_without_a_corrector() -> None:
+    for entry in manifest():
+        if entry.tag not in CORRECTED:
+            loaded = car.load(entry.tag)
+            assert loaded.uncorrected() is loaded
 
 
 @pytest.mark.parametrize("name", [name for name in model_names() if not architecture(name).needs_torch])
@@ -59,7 +89,7 @@ def test_graphs_are_what_the_tool_writes() -> None:
     shapes = json.loads(made.pop("parameters.json"))
     kept = json.loads((tool.FOLDER / "parameters.json").read_text())
     assert shapes.items() <= kept.items()
-    assert set(kept) == {a.graph for a in map(architecture, model_names()) if not a.needs_torch}
+    assert set(kept) == {a.shape for a in map(architecture, model_names()) if not a.needs_torch}
     for name, content in made.items():
         assert (tool.FOLDER / name).read_bytes() == content, f"{name} is old: python tools/make_graphs.py"
     assert sum(path.stat().st_size for path in tool.FOLDER.iterdir()) < 200_000

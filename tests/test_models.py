@@ -106,8 +106,11 @@ def test_published_kernels_are_non_negative_and_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_networks_are_as_the_data_says(name: str) -> None:
-    model, rescaler, most = architecture(name), create(name), 0
+@pytest.mark.parametrize("corrected", [True, False])
+def test_networks_are_as_the_data_says(name: str, corrected: bool) -> None:
+    model = architecture(name)
+    model = model if corrected else model.uncorrected or model
+    rescaler, most = create(model), 0
     assert rescaler.geometry == model.geometry
     assert isinstance(rescaler.downscaler, KernelDownscaler) == model.kernels
     g = model.geometry

@@ -232,6 +232,16 @@ def test_models_are_names_and_never_files(client: Any, photo: Path, tmp_path: Pa
     one_line(client.post("/v1/downscale?effort=10", content=small), 422)
 
 
+def test_fast(client: Any, photo: Path) -> None:
+    fast, corrected = (
+        client.post(f"/v1/downscale?model=car_plus_x4&fast={fast}", content=photo.read_bytes()).content
+        for fast in ("true", "false")
+    )
+    expected = car.downscale(photo, model="car_plus_x4", options=car.Options(device="cpu", fast=True))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(fast))), np.asarray(expected))
+    assert fast != corrected
+
+
 def test_what_a_small_picture_says_is_not_contradicted(client: Any, photo: Path) -> None:
     small = client.post("/v1/downscale?scale=4", content=photo.read_bytes()).content
     for query in ("scale=2", "model=car_plus_x2", "model=car_codec_x2"):

@@ -3,7 +3,8 @@
     python tools/make_graphs.py            # after a change to a network, or a new entry in car.families
     python tools/make_graphs.py --check    # say which are not up to date
 
-There is a pair for each shape of networks, and one file with the names and shapes of their weights.
+There is a pair for each shape of networks, and one file with the names and shapes of their weights. A shape
+with a corrector has a graph of its own for shrinking; for the rest, it uses those of the shape without.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import onnx
 
 from car.export import Half
 from car.export.onnx import network_graph
-from car.families import architecture, model_names
+from car.families import Architecture, architecture, model_names
 from car.models import create
 from car.weights.convert import built_shapes
 
@@ -53,18 +54,18 @@ def without_weights(model: onnx.ModelProto) -> bytes:
 
 def graphs(names: Iterable[str] = model_names()) -> dict[str, bytes]:
     """Return the files by name."""
-    files: dict[str, bytes] = {}
-    shapes: dict[str, dict[str, list[int]]] = {}
-    for name in names:
-        model = architecture(name)
-        if model.needs_torch or model.graph in shapes:
-            continue
-        expected = built_shapes(model)
-        shapes[model.graph] = {key: list(shape) for key, shape in expected.items()}
-        halves: tuple[Half, Half] = ("down", "up")
-        for half in halves:
-            content = network_graph(create(model), half, weightless=True)
-            files[f"{model.graph}.{half}.onnx"] = without_weights(content)
+    models = [model for model in map(architecture, names) if not model.needs_torch]
+    shapes = {
+        model.shape: {key: list(shape) for key, shape in built_shapes(model).items()} for model in models
+    }
+    needed: dict[tuple[str, Half], Architecture] = {}
+    for model in models:
+        plain = model.uncorrected or model
+        needed |= {(model.shape, "down"): model, (plain.shape, "down"): plain, (plain.shape, "up"): plain}
+    files = {
+        f"{shape}.{half}.onnx": without_weights(network_graph(create(model), half, weightless=True))
+        for (shape, half), model in needed.items()
+    }
     files["parameters.json"] = (json.dumps(shapes, sort_keys=True) + "\n").encode()
     return files
 

@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--cache", type=Path, required=True, help="decoded images, as of car train")
     parser.add_argument("--plot", type=Path, help="PNG; points are called as the folders of the weights")
-    parser.add_argument("--fast", action="store_true", help="leave SSIMULACRA2 out")
+    parser.add_argument("--no-ssimulacra2", action="store_true", help="leave SSIMULACRA2 out")
+    parser.add_argument("--fast", action="store_true", help="shrink without the corrector")
     options = parser.parse_args()
     store = load_store(options.data, options.cache, min_size=128)
     heads = ("luma, dB", "RGB", "chroma", "SSIMULACRA2", "small: luma", "RGB", "SSIMULACRA2", "PNG", "WebP")
@@ -101,12 +102,12 @@ def main() -> None:
     plain: dict[str, tuple[float, ...]] = {}
     told: set[tuple[int, str]] = set()
     for name in options.weights:
-        model = load(name)
+        model = load(name).uncorrected() if options.fast else load(name)
         _, held_out = split_held_out(store, RECIPES[model.name].hold_out)
         rows: dict[str, list[ImageRecord]] = {}
         for image in held_out.images:
             for view, pixels in views(image).items():
-                record = measured(model.rescaler, pixels, perceptual=not options.fast)
+                record = measured(model.rescaler, pixels, perceptual=not options.no_ssimulacra2)
                 rows.setdefault(view, []).append(record)
         scale = model.rescaler.geometry.scale
         for view, found in rows.items():

@@ -5,7 +5,7 @@ A model is one entry here. One that runs without PyTorch also has a pair of grap
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from car.errors import UsageError, did_you_mean
@@ -49,6 +49,7 @@ class Architecture:
         kernels: whether each LR pixel is a weighted mean of HR pixels, so that there are kernels to look at.
         needs_torch: whether it runs on PyTorch alone.
         control: it exists to be compared with, not to be used: lists of models leave it out.
+        uncorrected: the same model without its corrector, if it has one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Architecture:
     kernels: bool = False
     needs_torch: bool = True
     control: bool = False
+    uncorrected: "Architecture | None" = None
 
     @property
     def family(self) -> str:
@@ -73,8 +75,11 @@ class Architecture:
         return self.geometry.scale
 
     @property
-    def graph(self) -> str:
-        """The name of its graphs, which models of the same shape share."""
+    def shape(self) -> str:
+        """The network and its sizes, which models may share: the name of the graph that shrinks.
+
+        What restores knows no corrector, so its graph is called by the shape of `uncorrected`.
+        """
         network = self.network if isinstance(self.network, str) else self.network.__name__
         return "-".join([network.rpartition(":")[2], str(self.scale), *map(str, self.sizes.values())])
 
@@ -159,17 +164,25 @@ def _bicubic_geometry(geometry: Geometry) -> Geometry:
 def _compact(
     network: str, name: str, scale: int, down: int, up: int, corrector: int = 0, **traits: Any
 ) -> Architecture:
-    sizes = {"width": 48, "depth_down": down, "depth_up": up}
-    return Architecture(
+    plain = Architecture(
         f"{name}_x{scale}",
-        compact_geometry(scale, down, up, corrector),
+        compact_geometry(scale, down, up),
         f"car.models.compact:{network}",
-        sizes | ({"depth_corrector": corrector} if corrector else {}),
-        # with a corrector, the pass back also needs what each block of the upscaler let through
-        values=640 if corrector else 192,
+        {"width": 48, "depth_down": down, "depth_up": up},
+        values=192,
         viewer=True,
         needs_torch=False,
         **traits,
+    )
+    if not corrector:
+        return plain
+    return replace(
+        plain,
+        geometry=compact_geometry(scale, down, up, corrector),
+        sizes={**plain.sizes, "depth_corrector": corrector},
+        # the pass back also needs what each block of the upscaler let through
+        values=640,
+        uncorrected=plain,
     )
 
 

@@ -55,7 +55,7 @@ class Work:
         The backend is not among it: it moves single values by a level, no reason to do a million again.
         """
         names = ("kind", "scale", "format", "quality", "psnr")
-        how = {"precision": self.options.precision, "effort": self.options.effort}
+        how = {name: getattr(self.options, name) for name in ("precision", "effort", "fast")}
         model = [str(part) for part in self.model] if isinstance(self.model, tuple) else self.model
         return {name: getattr(self, name) for name in names} | how | {"model": model}
 

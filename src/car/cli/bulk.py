@@ -77,7 +77,7 @@ ManifestFile = Annotated[
 
 
 @bulk_app.command("downscale")
-@with_options("device", "precision", "effort", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
 def bulk_downscale_command(
     source: Source,
     target: Target,
@@ -171,7 +171,7 @@ def bulk_upscale_command(
 
 
 @bulk_app.command("evaluate")
-@with_options("device", "precision", "effort", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
 def bulk_evaluate_command(
     source: Source,
     target: Target,

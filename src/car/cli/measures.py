@@ -63,7 +63,7 @@ _ROWS = (
 
 
 @app.command("compare")
-@with_options("device", "precision", "effort", "tile", "backend", "max_pixels")
+@with_options("device", "precision", "effort", "fast", "tile", "backend", "max_pixels")
 def compare_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     output: Annotated[
@@ -156,7 +156,7 @@ def compare_command(
 
 
 @app.command("evaluate")
-@with_options("device", "device_id", "precision", "effort", "tile", "backend", "max_pixels")
+@with_options("device", "device_id", "precision", "effort", "fast", "tile", "backend", "max_pixels")
 def evaluate_command(
     inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None,
     scale: Scale = None,
@@ -177,7 +177,9 @@ def evaluate_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Leave SSIMULACRA2 out, which takes time.")] = False,
+    no_ssimulacra2: Annotated[
+        bool, typer.Option("--no-ssimulacra2", help="Leave SSIMULACRA2 out, which takes time.")
+    ] = False,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -211,7 +213,7 @@ def evaluate_command(
     codec = open_codec(chosen_model(model, kgn, usn), scale, options)
     images = find_images(inputs, exclude or ())
     failures = [Failure("", problem) for problem in images.problems]
-    how: dict[str, Any] = {"perceptual": not fast, "max_pixels": options.max_pixels}
+    how: dict[str, Any] = {"perceptual": not no_ssimulacra2, "max_pixels": options.max_pixels}
     with progress(len(images.names), "measuring", as_json or quiet) as advance:
 
         def measure(path: Path) -> evaluation.ImageRecord:

@@ -37,7 +37,7 @@ from car.weights import default_model
 
 
 @app.command("downscale")
-@with_options("device", "precision", "effort", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
 def downscale_command(
     inputs: Inputs,
     output: Output = None,

@@ -166,7 +166,7 @@ class SiteFormat(str, Enum):
 
 
 @app.command("gallery")
-@with_options("device", "precision", "effort", "max_pixels")
+@with_options("device", "precision", "effort", "fast", "max_pixels")
 def gallery_command(
     folder: Annotated[str, typer.Argument(help="Photographs: a folder (searched recursively) or a glob.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the site.")],

@@ -54,9 +54,10 @@ class Codec:
 
     def __init__(self, loaded: LoadedModel, options: Options = Options()) -> None:
         coding = options.coding.of(loaded.name) if options.coding else None
-        self.loaded, self.options = loaded, replace(options, coding=coding)
-        self.tile = options.tile_for(loaded.architecture)
-        self.engine: Engine = open_engine(loaded, options)
+        self.loaded = loaded.uncorrected() if options.fast else loaded
+        self.options = replace(options, coding=coding)
+        self.tile = options.tile_for(self.loaded.architecture)
+        self.engine: Engine = open_engine(self.loaded, options)
 
     @property
     def device(self) -> str:

@@ -19,7 +19,8 @@ Half = Literal["down", "up"]
 
 def graph(model: Architecture, half: Half) -> bytes:
     """Return the graph of one half of a model: ONNX, its weights named and left out."""
-    return resources.files("car.weights").joinpath(f"graphs/{model.graph}.{half}.onnx").read_bytes()
+    shape = (model if half == "down" else model.uncorrected or model).shape
+    return resources.files("car.weights").joinpath(f"graphs/{shape}.{half}.onnx").read_bytes()
 
 
 def _needed_by(half: Half, tensors: "Mapping[str, Any]") -> "dict[str, Any]":

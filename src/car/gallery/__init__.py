@@ -135,7 +135,7 @@ def build(
     known = {entry["source"]: entry for entry in (before or {}).get("pictures", ())}
     ours = set((before or {}).get("files", ()))
     settings: dict[str, Any] = {"model": codec.loaded.name, "weights": codec.loaded.sha256}
-    settings |= {"effort": codec.options.effort, "quality": quality}
+    settings |= {"effort": codec.options.effort, "fast": codec.options.fast, "quality": quality}
     same = before is not None and all(before.get(key) == value for key, value in settings.items())
     about: dict[str, Any] = {"made_by": f"car {__version__}", "title": title, **settings}
     root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()

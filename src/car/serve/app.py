@@ -228,10 +228,13 @@ def create_app(settings: Settings) -> FastAPI:
         effort: Annotated[
             int, Query(ge=0, le=9, description="Above 0: slower to shrink, restores better.")
         ] = 0,
+        fast: Annotated[
+            bool, Query(description="Shrink without the corrector of models that have one.")
+        ] = False,
         format: SmallFormat = "png",
     ) -> Response:
         """Shrink a photograph."""
-        codec = pictures.codec(model, scale, effort)
+        codec = pictures.codec(model, scale, effort, fast=fast)
         content = await body(request)
         result = await work(request, lambda: pictures.shrink(content, codec, format))
         return file(result, f"small.x{codec.scale}.{format}")

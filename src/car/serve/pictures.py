@@ -58,7 +58,7 @@ class Pictures:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.cache_hits = 0
-        self._codecs: dict[tuple[str, int], Codec] = {}
+        self._codecs: dict[tuple[str, int, bool], Codec] = {}
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
         self.root = settings.folder.resolve() if settings.folder else None
@@ -68,7 +68,7 @@ class Pictures:
         names = {name: m.scale for m in list_models() if m.tags for name in (m.name, *m.tags)}
         return names | {record.name: load(record.name).geometry.scale for record in pulled_models()}
 
-    def codec(self, model: str | None, scale: int | None, effort: int = 0) -> Codec:
+    def codec(self, model: str | None, scale: int | None, effort: int = 0, *, fast: bool = False) -> Codec:
         """Return the codec for a model name, or for a scale.
 
         Raises:
@@ -81,9 +81,9 @@ class Pictures:
         if scale is not None and self.known()[model] != scale:
             raise UsageError(f"{model} works at scale {self.known()[model]}, not {scale}")
         with self._lock:
-            key = (model, effort)
+            key = (model, effort, fast)
             if key not in self._codecs:
-                options = Options(device="cpu", effort=effort, threads=self.settings.threads)
+                options = Options(device="cpu", effort=effort, fast=fast, threads=self.settings.threads)
                 self._codecs[key] = open_codec(model, None, options)
             return self._codecs[key]
 
@@ -205,6 +205,7 @@ class Pictures:
             status.st_mtime_ns,
             codec.loaded.sha256,
             codec.options.effort,
+            codec.options.fast,
             format,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

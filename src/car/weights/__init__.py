@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
@@ -150,6 +150,14 @@ class LoadedModel:
         from car.weights.convert import rescaler_of
 
         return rescaler_of(self.architecture, self.tensors)
+
+    def uncorrected(self) -> "LoadedModel":
+        """Return the same without its corrector; names and hashes stay. Itself, if it has none."""
+        plain = self.architecture.uncorrected
+        if plain is None:
+            return self
+        kept = {key: values for key, values in self.tensors.items() if not key.startswith("corrector.")}
+        return replace(self, architecture=plain, tensors=kept)
 
 
 @cache
@@ -352,7 +360,7 @@ def parameter_shapes(model: Architecture) -> dict[str, tuple[int, ...]]:
         UsageError: only PyTorch could tell them, and it is not installed.
     """
     if not model.needs_torch:
-        return {key: tuple(shape) for key, shape in _shapes()[model.graph].items()}
+        return {key: tuple(shape) for key, shape in _shapes()[model.shape].items()}
     needs_torch(f"to load {model.name}")
     from car.weights.convert import built_shapes
 
