@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car.codec.tiling import split
+from car.codec.tiling import TINY, Axis, split
 
 sizes = st.integers(1, 60)
 
@@ -42,6 +42,28 @@ def test_joining_gives_the_whole(height: int, width: int, tile: int, halo: int, 
 def test_small_images_are_one_tile() -> None:
     (only,) = split(100, 80, tile=512, halo=20)
     assert only.core == only.window
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 40))
+def test_only_tiny_axes_are_continued_on_both_sides_and_what_is_kept_is_the_image(
+    length: int, cell: int, tile: int
+) -> None:
+    cells = -(-length // cell)
+    axis = Axis.of(length, cells * cell, cell)
+    assert (axis.before > 0) == (cells < TINY)
+    seen = np.concatenate(
+        [
+            axis.places(top, min(top + tile * cell, axis.padded))[axis.kept(top, top + tile * cell, 1, 1)]
+            for top in range(0, axis.padded, tile * cell)
+        ]
+    )
+    assert (seen == np.minimum(np.arange(cells * cell), length - 1)).all()
+    around = axis.places(0, axis.padded)
+    assert around[0] == 0
+    assert around[-1] == length - 1
+    # LR pixels that continue an LR picture are those that the continued cells make
+    small = Axis.of(cells, cells, 1)
+    assert (around[::cell] // cell == small.places(0, small.padded)).all()
 
 
 def test_misuse_is_refused() -> None:

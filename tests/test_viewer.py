@@ -204,6 +204,30 @@ def test_other_kinds_of_picture(page: Any, viewer: Site, photo: Path) -> None:
     assert page.problems == []
 
 
+def test_tiny_pictures_are_those_of_python(page: Any, viewer: Site, photo: Path) -> None:
+    sizes = [(1, 1), (5, 3), (8, 8), (16, 4), (3, 40), (150, 9), (17, 16)]
+    wanted = []
+    for number, (width, height) in enumerate(sizes):
+        image = picture(photo, width, height)
+        if number % 2:  # opacity is not continued
+            image.putalpha(
+                Image.linear_gradient("L").resize(image.size).point(lambda level: 128 + level // 2)
+            )
+        small = car.downscale(image, 4)
+        viewer.files[f"/{number}.png"] = png(small)
+        wanted.append(np.asarray(car.upscale(small).convert("RGBA")))
+    count = len(sizes)
+    show(page, viewer, "".join(f'<car-image src="{n}.png" restore="now"></car-image>' for n in range(count)))
+    for number, want in enumerate(wanted):
+        page.evaluate(f"document.querySelectorAll('car-image')[{number}].scrollIntoView()")
+        assert settled(page, number) == "restored", note(page)
+        got = painted(page, number)
+        assert got.shape == want.shape
+        # colours under half of the opacity come back from a canvas with half of the levels
+        assert np.abs(got.astype(int) - want).max() <= (2 if number % 2 else 1), sizes[number]
+    assert page.problems == []
+
+
 def test_lossy_small_pictures(page: Any, viewer: Site, photo: Path, tmp_path: Path) -> None:
     """The browser decodes them, with a rounding of its own, which restoring magnifies a little."""
     names = ("a.jpg", "a.webp", "a.avif")

@@ -58,7 +58,7 @@ def downscale(
         The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
         (16-bit for uint16), in colour even if `image` is grey. A PIL image carries metadata that its
         ``save`` writes into PNG and other files; an array or tensor cannot, so `upscale` will want to
-        know the model and the size.
+        know the model and the size, and what was grey comes back nearly so.
 
     Raises:
         UsageError: neither or both of `scale` and `model` fit, or the input is of another kind.

@@ -13,7 +13,8 @@ from PIL import Image
 from car.codec.engine import Engine, Tile, open_engine
 from car.codec.kinds import apply
 from car.codec.options import Options
-from car.codec.tiling import split
+from car.codec.tiling import TINY, Axis, split
+from car.codec.tiling import Tile as Region
 from car.codec.turns import BACK, fits, found_turn, swapped
 from car.errors import UsageError
 from car.pictures.alpha import without_hidden
@@ -216,7 +217,7 @@ class Codec:
     def downscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Shrink RGB ``[H, W, 3]``, uint8 or uint16, to ``[ceil(H/s), ceil(W/s), 3]`` of the same dtype."""
         small = self._plainly_shrunk(pixels)
-        if not self.options.effort:
+        if not self.options.effort or min(small.shape[:2]) < TINY:  # effort does not continue edges
             return small
         from car.codec.torch_engine import TorchEngine
 
@@ -246,26 +247,14 @@ class Codec:
             width: of the picture.
         """
         s, g = self.scale, self.loaded.geometry
-        padded = [max(g.min_size, -(-n // g.multiple) * g.multiple) for n in (height, width)]
+        down, across = (
+            Axis.of(n, max(g.min_size, -(-n // g.multiple) * g.multiple), s) for n in (height, width)
+        )
         # the pass back of a corrector takes several times the memory of restoring
         corrects = "depth_corrector" in self.loaded.architecture.sizes
         tile = min(self.tile, _CORRECTED_TILE) if corrects else self.tile
-        tiles = split(padded[0], padded[1], tile * s, g.halo_down, g.multiple)
-        for _, row in groupby(tiles, lambda tile: tile.core.top):
-            row_of_tiles = list(row)
-            core, window = row_of_tiles[0].core, row_of_tiles[0].window
-            if core.top >= height:
-                return  # nothing but what fills up to the model's smallest size
-            source = rows(window.top, min(window.bottom, height))
-            # indices beyond the picture repeat its last row and column
-            down = np.minimum(np.arange(window.top, window.bottom), height - 1) - window.top
-            strip = np.empty(((core.bottom - core.top) // s, padded[1] // s, 3), source.dtype)
-            for tile in row_of_tiles:
-                across = np.minimum(np.arange(tile.window.left, tile.window.right), width - 1)
-                lr = self.engine.downscale(_tile(source[down[:, None], across]))
-                result = _rounded(lr[tile.core_in_window(1, s).slices], source.dtype)
-                strip[:, tile.core.left // s : tile.core.right // s] = result
-            yield strip[: -(-height // s) - core.top // s, : -(-width // s)]
+        tiles = split(down.padded, across.padded, tile * s, g.halo_down, g.multiple)
+        return _strips(rows, (down, across), tiles, self.engine.downscale, (1, s))
 
     def upscale_strips(self, rows: Rows, height: int, width: int) -> Iterator[NDArray[Any]]:
         """Yield what is restored from an LR of `height` x `width`, s times as large, strip by strip.
@@ -275,17 +264,41 @@ class Codec:
             height: of the LR.
             width: of the LR.
         """
-        s, g = self.scale, self.loaded.geometry
-        for _, row in groupby(split(height, width, self.tile, g.halo_up), lambda tile: tile.core.top):
-            row_of_tiles = list(row)
-            core, window = row_of_tiles[0].core, row_of_tiles[0].window
-            source = rows(window.top, window.bottom)
-            strip = np.empty(((core.bottom - core.top) * s, width * s, 3), source.dtype)
-            for tile in row_of_tiles:
-                hr = self.engine.upscale(_tile(source[:, tile.window.left : tile.window.right]))
-                result = _rounded(hr[tile.core_in_window(s, 1).slices], source.dtype)
-                strip[:, tile.core.left * s : tile.core.right * s] = result
-            yield strip
+        down, across = (Axis.of(n, n, 1) for n in (height, width))
+        tiles = split(down.padded, across.padded, self.tile, self.loaded.geometry.halo_up)
+        return _strips(rows, (down, across), tiles, self.engine.upscale, (self.scale, 1))
+
+
+def _strips(
+    rows: Rows,
+    axes: tuple[Axis, Axis],
+    tiles: Iterable[Region],
+    run: Callable[[Tile], Tile],
+    ratio: tuple[int, int],
+) -> Iterator[NDArray[Any]]:
+    """Yield what `run` makes of a picture, strip by strip; its results are larger by `ratio`, a fraction."""
+    down, across = axes
+    numerator, denominator = ratio
+    for (top, bottom), row in groupby(tiles, lambda tile: (tile.core.top, tile.core.bottom)):
+        kept = down.kept(top, bottom, *ratio)
+        if kept.start == kept.stop:
+            continue  # nothing but what fills up
+        row_of_tiles = list(row)
+        window = row_of_tiles[0].window
+        lines = down.places(window.top, window.bottom)
+        first, last = int(lines.min()), int(lines.max())
+        source = rows(first, last + 1)
+        strip = np.empty(
+            ((bottom - top) * numerator // denominator, across.padded * numerator // denominator, 3),
+            source.dtype,
+        )
+        for tile in row_of_tiles:
+            columns = across.places(tile.window.left, tile.window.right)
+            result = run(_tile(source[(lines - first)[:, None], columns]))
+            core = tile.core_scaled(numerator, denominator)
+            inside = tile.core_in_window(numerator, denominator).slices
+            strip[:, core.left : core.right] = _rounded(result[inside], source.dtype)
+        yield strip[kept, across.kept(0, across.padded, *ratio)]
 
 
 def _fill(whole: NDArray[Any], strips: Iterable[NDArray[Any]]) -> None:

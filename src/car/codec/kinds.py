@@ -12,7 +12,7 @@ from PIL import Image
 
 from car.errors import ImageError, UsageError
 from car.pictures.metadata import LRInfo
-from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture
+from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, is_grey
 from car.pictures.read import from_pil, read
 from car.pictures.write import to_pil
 
@@ -73,22 +73,26 @@ def _picture_from_array(array: NDArray[Any]) -> Picture:
         array = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
     elif array.dtype.name not in ("uint8", "uint16"):
         raise UsageError(f"expected uint8, uint16 or floating values in [0, 1], got {array.dtype}")
-    grey = array.ndim == 2 or shape[2] == 1
-    colour = np.repeat(array.reshape(*shape[:2], 1), 3, axis=2) if grey else array[:, :, :3]
-    alpha = array[:, :, 3] if not grey and shape[2] == 4 else None
+    one = _has_one_channel(array)
+    colour = np.repeat(array.reshape(*shape[:2], 1), 3, axis=2) if one else array[:, :, :3]
+    alpha = array[:, :, 3] if not one and shape[2] == 4 else None
     return Picture(
         np.ascontiguousarray(colour),
         None if alpha is None else np.ascontiguousarray(alpha),
-        grey,
+        one or is_grey(colour),
         None,
         None,
         (),
     )
 
 
+def _has_one_channel(array: NDArray[Any]) -> bool:
+    return array.ndim == 2 or array.shape[2] == 1
+
+
 def _array_like(picture: Picture, like: NDArray[Any]) -> NDArray[Any]:
     pixels = picture.pixels
-    if picture.grey:
+    if picture.grey and _has_one_channel(like):
         pixels = pixels[:, :, 0] if like.ndim == 2 else pixels[:, :, :1]
     if picture.alpha is not None:
         pixels = np.concatenate([pixels, picture.alpha[:, :, None]], axis=2)

@@ -3,6 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+TINY = 5
+"""Sides of fewer LR pixels are continued before a network sees them."""
+
+_CONTINUED = 24  # to so many LR pixels
+
 
 @dataclass(frozen=True)
 class Box:
@@ -42,6 +50,57 @@ class Tile:
         """Return the core in the whole result, scaled by ``numerator / denominator``."""
         box = self.core
         return Box(*(edge * numerator // denominator for edge in (box.top, box.bottom, box.left, box.right)))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of an image as a network sees it: continued beyond its ends.
+
+    Where it was filled up to what a model takes, its last pixel is repeated. A tiny one is continued on both
+    sides by its first and last cell, of as many pixels as one LR pixel stands for: so what continues an LR
+    picture is what the downscaler saw there.
+
+    Attributes:
+        length: pixels of the image.
+        padded: pixels that the network sees.
+        cell: pixels of it that make, or are, one LR pixel.
+        before: pixels that come before it.
+    """
+
+    length: int
+    padded: int
+    cell: int
+    before: int = 0
+
+    @classmethod
+    def of(cls, length: int, padded: int, cell: int) -> "Axis":
+        """Return the axis of an image of `length` pixels, of which a model needs at least `padded`.
+
+        Networks pad with zeros. Around very few pixels they would see little else, and give wrong colours.
+        From `TINY` LR pixels on, zeros do less harm than repetition, by which photographs lose some dB.
+        """
+        small = -(-length // cell)
+        if small >= TINY:
+            return cls(length, padded, cell)
+        return cls(length, _CONTINUED * cell, cell, (_CONTINUED - small) // 2 * cell)
+
+    def places(self, start: int, stop: int) -> NDArray[np.intp]:
+        """Return which pixels of the image are seen at `start` to before `stop`."""
+        places = np.arange(start, stop) - self.before
+        if self.before:
+            cells, within = np.divmod(places, self.cell)
+            places = np.clip(cells, 0, (self.length - 1) // self.cell) * self.cell + within
+        return np.minimum(places, self.length - 1)
+
+    def kept(self, start: int, stop: int, numerator: int, denominator: int) -> slice:
+        """Return what of a result for `start` to before `stop` is of the image.
+
+        The result is larger than what was seen by ``numerator / denominator``.
+        """
+        end = self.before + -(-self.length // self.cell) * self.cell
+        first, last = max(self.before, start), min(end, stop)
+        edges = ((edge - start) * numerator // denominator for edge in (first, max(first, last)))
+        return slice(*edges)
 
 
 def split(height: int, width: int, tile: int, halo: int, align: int = 1) -> Iterator[Tile]:

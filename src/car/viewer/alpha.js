@@ -11,16 +11,17 @@ function cubic(distance) {
 
 /**
  * For each output place of one axis, its first source place and the weights from there on.
- * @param {number} length of the source
+ * @param {number} begin of the source; what continues a tiny picture does not count
+ * @param {number} stop of it
  * @param {number} scale
  * @param {number} start of the wanted part, in the source
  * @param {number} end
  */
-function taps(length, scale, start, end) {
+function taps(begin, stop, scale, start, end) {
   return Array.from({ length: (end - start) * scale }, (_, n) => {
     const centre = start + (n + 0.5) / scale - 0.5;
-    const first = Math.max(0, Math.ceil(centre - 2));
-    const last = Math.min(length - 1, Math.floor(centre + 2));
+    const first = Math.max(begin, Math.ceil(centre - 2));
+    const last = Math.min(stop - 1, Math.floor(centre + 2));
     const weights = Array.from({ length: last - first + 1 }, (_, tap) => cubic(first + tap - centre));
     const sum = weights.reduce((a, b) => a + b, 0);
     return { first, weights: weights.map((weight) => weight / sum) };
@@ -31,17 +32,17 @@ function taps(length, scale, start, end) {
  * Write the opacity of the core into what was restored of it.
  * @param {Uint8ClampedArray} restored RGBA
  * @param {Uint8Array} pixels RGBA of the window
- * @param {number} height of the window
- * @param {number} width
+ * @param {number} width of the window
  * @param {import("./tiles.js").Region} core
+ * @param {import("./tiles.js").Region} inside what of the window is of the picture
  * @param {number} scale
  */
-export function enlargeAlpha(restored, pixels, height, width, core, scale) {
-  const across = taps(width, scale, core.left, core.right);
-  const down = taps(height, scale, core.top, core.bottom);
+export function enlargeAlpha(restored, pixels, width, core, inside, scale) {
+  const across = taps(inside.left, inside.right, scale, core.left, core.right);
+  const down = taps(inside.top, inside.bottom, scale, core.top, core.bottom);
   const columns = across.length;
-  const wide = new Float64Array(height * columns);
-  for (let y = 0; y < height; y++)
+  const wide = new Float64Array(inside.bottom * columns);
+  for (let y = inside.top; y < inside.bottom; y++)
     across.forEach(({ first, weights }, x) => {
       wide[y * columns + x] = weights.reduce((sum, weight, tap) => sum + weight * pixels[(y * width + first + tap) * 4 + 3], 0);
     });

@@ -4,7 +4,7 @@
 import { withProfile } from "./png.js";
 import { decode, readInfo } from "./picture.js";
 import { forgetWeights, Pool } from "./pool.js";
-import { cropped, grown, overlaps, split } from "./tiles.js";
+import { cropped, grown, moved, overlaps, split, windowOf } from "./tiles.js";
 
 /** @typedef {import("./tiles.js").Region} Region */
 /** @typedef {import("./pool.js").Job} Job */
@@ -389,21 +389,17 @@ export class CarImage extends HTMLElement {
       // what is in view comes first, whichever picture it is of
       return head * 1e9 + away + (overlaps(region, view) ? 0 : 1e6);
     };
-    const window = grown(region, this.#halo, picture.height, picture.width);
+    const window = windowOf(region, this.#halo, picture.height, picture.width);
     /** @type {Job} */
     const job = {
       network: info.weights,
       rank,
       tile: () => ({
-        pixels: cropped(picture.pixels, picture.width, window),
+        pixels: cropped(picture.pixels, picture.height, picture.width, window),
         height: window.bottom - window.top,
         width: window.right - window.left,
-        core: {
-          top: region.top - window.top,
-          bottom: region.bottom - window.top,
-          left: region.left - window.left,
-          right: region.right - window.left,
-        },
+        core: moved(region, window),
+        inside: moved(grown(window, 0, picture.height, picture.width), window),
         grey: info.grey,
         alpha: picture.alpha,
       }),

@@ -6,7 +6,7 @@ import { GpuNetwork, openGpu } from "./webgpu.js";
 import { readNetwork } from "./weights.js";
 
 /** @typedef {{ kind: "network", id: string, file: ArrayBuffer }} NetworkMessage */
-/** @typedef {{ kind: "tile", job: number, id: string, pixels: Uint8Array, height: number, width: number, core: import("./tiles.js").Region, grey: boolean, alpha: boolean }} TileMessage */
+/** @typedef {{ kind: "tile", job: number, id: string, pixels: Uint8Array, height: number, width: number, core: import("./tiles.js").Region, inside: import("./tiles.js").Region, grey: boolean, alpha: boolean }} TileMessage */
 
 /** @type {Map<string, Promise<WasmNetwork | GpuNetwork>>} */
 const networks = new Map();
@@ -39,9 +39,9 @@ self.onmessage = async (/** @type {MessageEvent<NetworkMessage | TileMessage>} *
   try {
     const network = await networks.get(message.id);
     if (!network) throw new Error("the network is missing");
-    const { pixels, height, width, core, grey } = message;
+    const { pixels, height, width, core, inside, grey } = message;
     const restored = await network.run(pixels, height, width, core, grey);
-    if (message.alpha) enlargeAlpha(restored, pixels, height, width, core, network.network.scale);
+    if (message.alpha) enlargeAlpha(restored, pixels, width, core, inside, network.network.scale);
     self.postMessage({ kind: "tile", job: message.job, restored }, { transfer: [restored.buffer] });
   } catch (error) {
     self.postMessage({ kind: "tile", job: message.job, error: String(error) });
