@@ -22,7 +22,7 @@ from car.batch import names
 from car.batch.names import Job, Naming, check_target, plan
 from car.errors import ImageError, UsageError
 from car.models import create
-from car.pictures.read import inspect_info, read
+from car.pictures.read import read, read_header
 from commandline import run_car as run
 from processes import LIMIT, start_car, wait_until
 
@@ -55,7 +55,7 @@ def test_shrink_and_restore_a_file(tmp_path: Path, photo: Path) -> None:
     assert Image.open(tmp_path / "photo.restored.png").size == (101, 75)
 
     shown = json.loads(run("info", small, "--json").stdout)
-    assert shown["size"] == [101, 75]
+    assert (shown["size"], shown["bits"], shown["made"]["size"]) == ([26, 19], 8, [101, 75])
     # the small file as any other tool would rewrite it, without its metadata
     bare = tmp_path / "bare.png"
     Image.fromarray(np.asarray(Image.open(small))).save(bare)
@@ -120,6 +120,111 @@ def test_repeating_a_run_beside_the_sources_changes_nothing(folder: Path) -> Non
     assert digest(folder) == first
 
 
+def test_a_folder_is_shrunk_and_later_restored_in_place(folder: Path) -> None:
+    for bad in ("cut.png", "empty.png"):
+        (folder / bad).unlink()
+    originals = digest(folder)
+    assert run("downscale", folder, "-s", 4).returncode == 0
+    fails(2, "x.png: no such file", "upscale", folder / "x.png")
+    for option in ((), ("--scale", 4), ("--model", "car_plus_x4")):
+        done = run("upscale", folder, "--json", "--overwrite", *option)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        restored = {Path(r["target"]).relative_to(folder).as_posix() for r in told["results"]}
+        assert restored == {"a.restored.png", "trip/b.restored.png", "trip/c.restored.png"}
+        assert told["left_out"]["pictures that are no small ones of car"] in (3, 6)
+    assert Image.open(folder / "trip" / "b.restored.png").size == (31, 64)
+    # nothing that was made is a source, at any scale
+    for scale in (4, 2):
+        done = run("downscale", folder, "-s", scale)
+        assert done.returncode == 0, done.stderr
+        assert "left out: 3 restored pictures, 3 small pictures" in done.stdout
+    assert {"a.x2.png", "a.x4.png"} <= set(digest(folder))
+    assert not [name for name in digest(folder) if "restored.x" in name or "x4.x" in name]
+    assert digest(folder).items() >= originals.items()
+    # as a shell hands them over
+    (folder / "a.x2.png").unlink()
+    done = run("upscale", *folder.glob("*.png"), "-o", folder / "out")
+    assert done.returncode == 0, done.stderr
+    assert "left out: 2 pictures that are no small ones of car" in done.stdout
+    fails(
+        2, "no pictures to restore here; left out: 1 picture that is no", "upscale", folder / "trip" / "*.jpg"
+    )
+    # one that is named alone is used
+    assert run("downscale", folder / "a.x4.png", "-s", 2, "-o", folder / "smaller.png").returncode == 0
+
+
+def test_one_file_cannot_hold_several_pictures(folder: Path, tmp_path: Path) -> None:
+    for inputs in ((folder / "a.png", folder / "trip" / "b.jpg"), (folder,)):
+        fails(
+            2, "q4.png is the name of one picture", "downscale", *inputs, "-s", 4, "-o", tmp_path / "q4.png"
+        )
+    assert not (tmp_path / "q4.png").exists()
+
+
+def test_the_first_cause_is_told_first(folder: Path) -> None:
+    (folder / "a.restored.png").write_bytes(b"")
+    fails(2, "does not say which model made it", "upscale", folder / "a.png")
+    fails(1, "exists; --overwrite replaces it, --output names another", "upscale", folder / "a.png", "-s", 2)
+
+
+def test_a_note_of_many_pictures_is_printed_once(folder: Path) -> None:
+    for name in ("a.png", "trip/b.jpg"):
+        shutil.copy(folder / name, folder / f"copy-{Path(name).name}")
+    done = run("downscale", folder / "*a.png", folder / "*b.jpg", "-s", 2, "-m", "car_plus_x2", "-f", "jpg")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("car: note: ")
+    assert line.endswith(" (3 images)")
+    done = run("downscale", folder / "a.png", "-s", 2, "-m", "car_plus_x2", "-f", "jpg", "--overwrite")
+    assert done.stderr.startswith(f"car: note: {folder / 'a.png'}: ")
+
+
+def test_info_of_any_picture(folder: Path, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.open(folder / "a.png").save(tmp_path / "turned.jpg", exif=turned)
+    Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "deep.png")
+    for path, size, bits in ((tmp_path / "turned.jpg", [30, 50], 8), (tmp_path / "deep.png", [6, 4], 16)):
+        done = run("info", path, "--json")
+        told = {"size": size, "bits": bits, "made": None, "damage": None}
+        assert (done.returncode, json.loads(done.stdout)) == (0, told)
+        done = run("info", path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"{size[0]}x{size[1]}, {bits} bit; not made by `car downscale`" in done.stdout
+    fails(1, "the file is empty", "info", folder / "empty.png")
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("--scale wants a whole number", ("downscale", "x.png", "-s", "four")),
+        ("--format gif: no such choice; there are png, webp", ("downscale", "x.png", "-f", "gif")),
+        (
+            "--precision f8: no such choice; there are auto, float32",
+            ("upscale", "x.png", "--precision", "f8"),
+        ),
+        ("--effort must be at most 9", ("downscale", "x.png", "--effort", 12)),
+        ("--threads must be at least 1", ("--threads", 0, "models")),
+        ("--lr wants a number", ("train", "car_plus_x4", "--lr", "fast")),
+        ("INPUTS is missing; car downscale --help", ("downscale",)),
+    ],
+)
+def test_bad_values_are_refused_in_our_words(message: str, arguments: tuple[object, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"car: {message}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_models_fit_a_terminal() -> None:
+    lines = run("models", env={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if "car_plus_x4.v" in line)
+    assert row.count("/") >= 2
+    assert "…" not in "".join(lines)
+
+
 def test_own_weights_named_in_the_file_are_not_replaced_silently(tmp_path: Path, photo: Path) -> None:
     own = tmp_path / "own.safetensors"
     torch.manual_seed(1)
@@ -155,7 +260,7 @@ def test_every_format_that_carries_metadata_restores_without_options(suffix: str
     done = run("downscale", folder / "a.png", "-s", 4, "-f", suffix)
     assert done.returncode == 0, done.stderr
     assert "lossy" not in done.stderr
-    info = inspect_info(small)
+    info = read_header(small).info
     assert info is not None
     assert info.size == (50, 30)
     # what a lossy file holds was made by the model that is trained for that
@@ -178,7 +283,7 @@ def test_quality_of_small_pictures(folder: Path) -> None:
         done = run("downscale", folder / "a.png", "-s", 2, "--overwrite", *options)
         assert done.returncode == 0, done.stderr
         path = folder / ("a.x2.webp" if "webp" in options else "a.x2.jpg")
-        info = inspect_info(path)
+        info = read_header(path).info
         assert info is not None
         return path.stat().st_size, info.model + (" lossy" if "lossy" in done.stderr else "")
 

@@ -272,6 +272,10 @@ def test_standard_input_and_output(
     code, out, _ = piped(small, "upscale", "-", "-o", tmp_path / "large.png")
     assert (code, b"standard input 12x10" in out) == (0, True)
     assert (tmp_path / "large.png").read_bytes() == large
+    target = str(tmp_path / "again.png")
+    code, out, _ = piped(small, "upscale", "-", "-o", target, "--json")
+    (result,) = json.loads(out)["results"]
+    assert (code, result["source"], result["target"]) == (0, "standard input", target)
     (tmp_path / "s.webp").write_bytes(small)
     assert piped(b"", "upscale", tmp_path / "s.webp", "-o", "-")[1] == large
     for content, arguments, code, message in (
@@ -284,6 +288,12 @@ def test_standard_input_and_output(
         (b"", ("downscale", "-", "-s", 4), 1, "standard input: the file is empty"),
         (small, ("downscale", "-", tmp_path / "s.webp", "-s", 4), 2, "- stands for one picture"),
         (small, ("downscale", tmp_path, "-s", 4, "-o", "-"), 2, "- stands for one picture"),
+        (
+            small,
+            ("upscale", "-", "-o", tmp_path),
+            2,
+            f"{tmp_path}: name a file, as a picture from standard input",
+        ),
         (small, ("upscale", "-", "--json"), 2, "--json and the picture cannot both"),
     ):
         ended, out, err = piped(content, *arguments)

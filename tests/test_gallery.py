@@ -20,7 +20,7 @@ import car
 from browser import Site
 from car.errors import UsageError
 from car.gallery import plan_gallery
-from car.pictures.read import inspect_info
+from car.pictures.read import read_header
 from commandline import run_car
 from processes import start_car, wait_until
 
@@ -154,7 +154,7 @@ def test_lighter_formats(photographs: Path, tmp_path: Path) -> None:
     files = sorted(path.name for path in (site / "pictures").rglob("*.*"))
     assert len(files) == len(lighter["pictures"]) == 3
     assert all(name.endswith(".x4.avif") for name in files)
-    infos = [inspect_info(site / picture["file"]) for picture in lighter["pictures"]]
+    infos = [read_header(site / picture["file"]).info for picture in lighter["pictures"]]
     assert {info.model for info in infos if info} == {"car_codec_x4"}
     assert made(photographs, "-o", site, "--format", "avif", "--quality", 50)["made"] == 0
     assert made(photographs, "-o", site, "--format", "avif", "--quality", 60)["made"] == 3

@@ -29,7 +29,7 @@ from car.files.atomic import atomic_write
 from car.pictures.formats import png_chunk
 from car.pictures.metadata import MAX_METADATA_BYTES, LRInfo
 from car.pictures.picture import Picture
-from car.pictures.read import decode, from_pil, header_size, inspect_info, read
+from car.pictures.read import decode, from_pil, header_size, read, read_header
 from car.pictures.write import to_pil, write
 
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
@@ -77,7 +77,7 @@ def test_lossless_formats_give_back_what_they_got(tmp_path, form, size, alpha, g
     else:
         assert back.alpha is None
     assert back.grey == (picture.pixels == picture.pixels[:, :, :1]).all()  # whatever holds it
-    assert back.info == info == inspect_info(path)
+    assert back.info == info == read_header(path).info
     assert not [name for name in files_in(tmp_path) if name.startswith(".")]
 
 
@@ -86,7 +86,7 @@ def test_metadata_survives_and_other_readers_see_the_picture(suffix: str, tmp_pa
     path = tmp_path / f"a.{suffix}"
     smooth = np.full((24, 32, 3), (200, 120, 40), np.uint8)
     notes = write(path, replace(colour(24, 32), pixels=smooth), info=INFO)
-    assert read(path).info == inspect_info(path) == INFO
+    assert read(path).info == read_header(path).info == INFO
     assert any("lossy" in note for note in notes) == (suffix in ("jpg", "avif"))
     assert np.abs(np.asarray(Image.open(path).convert("RGB")).astype(int) - smooth).max() <= 3
 
@@ -287,7 +287,7 @@ def test_bombs_are_refused_on_their_header(make, tmp_path: Path) -> None:
     ):
         read(path)
     assert before == Image.MAX_IMAGE_PIXELS
-    assert inspect_info(path) is None
+    assert read_header(path).info is None
     write(tmp_path / "a.png", colour(10, 10))
     with pytest.raises(ImageError, match="over the limit of 99"):
         read(tmp_path / "a.png", max_pixels=99)
@@ -359,7 +359,7 @@ def test_hopeless_inputs_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="is a folder"):
         read(tmp_path)
     (tmp_path / "empty.png").write_bytes(b"")
-    for function in (read, inspect_info):
+    for function in (read, read_header):
         with pytest.raises(ImageError, match="the file is empty"):
             function(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("hello")
@@ -410,13 +410,13 @@ def test_metadata_behind_the_pixels_is_found_without_decoding_them(
     assert read(path).info == INFO
     decoded: list[object] = []
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decoded.append)
-    assert inspect_info(path) == INFO
+    assert read_header(path).info == INFO
     path.write_bytes(content[:start] + content[end:])
-    assert inspect_info(path) is None
+    assert read_header(path).info is None
     # without an end, or with chunks that claim more than there is
     for damaged in (content[:-20], content[:end] + struct.pack(">I", 2**31 - 1) + b"IDAT" + content[end:]):
         path.write_bytes(damaged)
-        assert inspect_info(path) == INFO
+        assert read_header(path).info == INFO
     assert decoded == []
 
 
@@ -455,7 +455,7 @@ def test_one_text_of_metadata_in_all_formats(suffix: str, tmp_path: Path) -> Non
     for info in (INFO, replace(INFO, grey=False)):
         assert LRInfo.from_text(info.to_text()) == LRInfo.from_text(info.to_text().encode()) == info
         write(path, colour(24, 32), info=info)
-        assert read(path).info == inspect_info(path) == info
+        assert read(path).info == read_header(path).info == info
         assert path.read_bytes().count(info.to_text().encode()) == 1
     write(plain, colour(24, 32))
     assert path.stat().st_size < plain.stat().st_size + 200
@@ -550,7 +550,7 @@ def test_devices_and_pipes_are_neither_read_nor_replaced(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "null.png").symlink_to("/dev/null")
     for path in (tmp_path / "pipe.png", tmp_path / "null.png"):
-        for work in (read, inspect_info, lambda p: write(p, colour(4, 4))):
+        for work in (read, read_header, lambda p: write(p, colour(4, 4))):
             with pytest.raises(ImageError, match="is not a regular file"):
                 work(path)
     assert files_in(tmp_path) == ["null.png", "pipe.png"]
@@ -728,7 +728,7 @@ def test_warnings_of_other_threads_are_not_lost_while_a_file_is_read(
         thread.join()
         during.append(list(warnings.filters))
 
-    works = (read, inspect_info, lambda path: write(path, colour(4, 4)))
+    works = (read, read_header, lambda path: write(path, colour(4, 4)))
     for module in (sys.modules[read.__module__], atomic):
         monkeypatch.setattr(module, "check_regular", warn_elsewhere)
     for work in works:
@@ -778,7 +778,7 @@ def test_names_of_any_length_are_written_or_refused_in_one_line(tmp_path: Path) 
         write(tmp_path / name, colour(4, 4))
         assert read(tmp_path / name).width == 4
     long = tmp_path / ("a" * 300 + ".png")
-    works = (read, inspect_info, lambda p: write(p, colour(4, 4), overwrite=False))
+    works = (read, read_header, lambda p: write(p, colour(4, 4), overwrite=False))
     for work in works:
         for path in (long, tmp_path / "a\0.png"):
             with pytest.raises(ImageError, match=r"cannot be (read|written)"):

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import car
-from car.pictures.read import inspect_info
+from car.pictures.read import read_header
 from car.weights import load, manifest
 from commandline import run_car
 from processes import LIMIT, Process, start_car, wait_until
@@ -91,7 +91,7 @@ def test_there_and_back(client: Any, photo: Path, tmp_path: Path, scale: int) ->
     assert answer.headers["content-type"] == "image/png"
     small = tmp_path / "small.png"
     small.write_bytes(answer.content)
-    info = inspect_info(small)
+    info = read_header(small).info
     assert info is not None
     assert (info.model, info.size) == (f"car_plus_x{scale}", Image.open(photo).size)
     want = np.asarray(car.downscale(photo, scale))

@@ -4,12 +4,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from car.errors import ImageError, UsageError
-from car.files.places import Passed, counted, open_source
+from car.files.places import Passed, counted, open_source, suffix_of
 from car.pictures.formats import INPUT_SUFFIXES
+from car.pictures.read import read_header
+
+RESTORED = ".restored"
+"""What the names of restored pictures end with that lie beside their small ones."""
 
 _SHRUNK = re.compile(r"(.+)\.x[2-8]", re.DOTALL)
 
@@ -100,24 +104,42 @@ def find_images(inputs: Sequence[str], exclude: Sequence[str] = ()) -> Images:
     return Images(names, many, passed.left_out, tuple(passed.problems))
 
 
-def plan(inputs: Sequence[str], output: str | None, naming: Naming, exclude: Sequence[str] = ()) -> Plan:
+def plan(
+    inputs: Sequence[str],
+    output: str | None,
+    naming: Naming,
+    exclude: Sequence[str] = (),
+    *,
+    foreign: bool = False,
+) -> Plan:
     """Pair every input image with its target.
+
+    Of several pictures, those are restored that are small pictures of ours, and the others are shrunk, except
+    for what was restored from a small picture beside it. So both can be done to one folder.
 
     Args:
         inputs: files, folders and globs.
         output: a file (for one input), a folder (made where missing), or None: beside each input.
         naming: gives the target's name where `output` is not a file.
         exclude: patterns of names to leave out, see `car.files.places.Source`.
+        foreign: small pictures that others made are restored too; not those that have a small picture of
+            ours beside them.
 
     Raises:
-        UsageError: an input does not exist, or one output file is named for several inputs.
+        UsageError: an input does not exist, no picture is left, or one output file is named for several
+            inputs.
         StorageError: a folder that was named cannot be read.
     """
     images = find_images(inputs, exclude)
     if output is not None and not images.many and not means_folder(output):
         return Plan((Job(next(iter(images.names)), Path(output)),), (), images.many)
-    if output is not None and images.many and Path(output).is_file():
-        raise UsageError(f"{output} is a file; several inputs need a folder")
+    if output is not None and images.many and not Path(output).is_dir() and output[-1:] not in ("/", os.sep):
+        if Path(output).is_file():
+            raise UsageError(f"{output} is a file; several inputs need a folder")
+        if suffix_of(output) in INPUT_SUFFIXES:
+            raise UsageError(f"{output} is the name of one picture; several inputs need a folder")
+    if images.many:
+        images = _sieved(images, naming, foreign)
     jobs: list[Job] = []
     problems = list(images.problems)
     taken: dict[Path, Path] = {}
@@ -133,6 +155,37 @@ def plan(inputs: Sequence[str], output: str | None, naming: Naming, exclude: Seq
     return Plan(tuple(jobs), tuple(problems), images.many, images.left_out)
 
 
+def _sieved(images: Images, naming: Naming, foreign: bool) -> Images:
+    """Leave out what is not to be shrunk or restored, as `plan` says."""
+    plain, small = Naming(""), Naming("", restores=True)
+    ours = {file for file in images.names if _is_small(file)}
+    originals = {file.with_name(small.stem(file.name)) for file in ours}
+    restored = {stem.with_name(stem.name + RESTORED) for stem in originals}
+
+    def why_not(file: Path) -> str:
+        stem = file.with_name(plain.stem(file.name))
+        if not naming.restores:
+            return "small pictures" if file in ours else "restored pictures" if stem in restored else ""
+        if file in ours or (foreign and stem not in originals | restored):
+            return ""
+        return "pictures that are no small ones of car"
+
+    kinds = {file: why_not(file) for file in images.names}
+    left_out = images.left_out + Counter(kind for kind in kinds.values() if kind)
+    names = {file: name for file, name in images.names.items() if not kinds[file]}
+    if not names:
+        work = "restore" if naming.restores else "shrink"
+        raise UsageError(f"no pictures to {work} here; {counted(left_out)}")
+    return replace(images, names=names, left_out=left_out)
+
+
+def _is_small(file: Path) -> bool:
+    try:
+        return read_header(file).made_here
+    except (ImageError, OSError):
+        return False  # it is told of when it is worked on
+
+
 def check_target(job: Job, overwrite: bool) -> None:
     """Refuse a target that is its own source or, unless `overwrite`, exists; make its folder.
 
@@ -146,7 +199,7 @@ def check_target(job: Job, overwrite: bool) -> None:
         if job.source.exists() and target.samefile(job.source):
             raise ImageError(f"{target}: source and target are the same file")
         if not overwrite:
-            raise ImageError(f"{target} exists; --overwrite replaces it")
+            raise ImageError(f"{target} exists; --overwrite replaces it, --output names another")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

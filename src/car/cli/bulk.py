@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -21,15 +21,15 @@ from car.batch.work import Work
 from car.cli.common import (
     Exclude,
     FileFormat,
-    Json,
     Model,
     Overwrite,
-    Quiet,
     Scale,
+    Showing,
     app,
     duration,
     error_line,
     print_json,
+    print_notes,
     stderr,
     stdout,
 )
@@ -63,17 +63,53 @@ Quality = Annotated[
 Verify = Annotated[
     bool, typer.Option("--verify", help="Compare the content of what is done, not sizes and times only.")
 ]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Images at a time. Default: one a CPU core.")
-]
-EngineOption = Annotated[EngineName, typer.Option("--engine", help="This machine, or a Ray cluster.")]
-Address = Annotated[
-    str | None, typer.Option("--address", help="Of the Ray cluster; without it, one is started here.")
-]
 ManifestFile = Annotated[
     Path | None,
     typer.Option("--manifest", help="Also write the records of all images to this .jsonl or .parquet file."),
 ]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files that are written, and which of them are not written again."""
+
+    format: FileFormatOption = FileFormat.png
+    quality: Quality = None
+    verify: Verify = False
+
+    @property
+    def of_work(self) -> dict[str, Any]:
+        """The same as arguments of `Work`."""
+        return {"format": self.format.value, "quality": self.quality, "verify": self.verify}
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run goes over its images, and where it tells of them."""
+
+    exclude: Exclude = None
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Images at a time. Default: one a CPU core.")
+    ] = None
+    engine: Annotated[EngineName, typer.Option("--engine", help="This machine, or a Ray cluster.")] = (
+        EngineName.local
+    )
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of the Ray cluster; without it, one is started here.")
+    ] = None
+    manifest: ManifestFile = None
+
+    def chosen_engine(self) -> Engine:
+        """Return the engine with its settings.
+
+        Raises:
+            UsageError: they contradict each other.
+        """
+        if self.engine is EngineName.ray:
+            return functools.partial(run_on_ray, address=self.address, workers=self.workers or 0)
+        if self.address is not None:
+            raise UsageError("--address goes with --engine ray")
+        return functools.partial(run_here, workers=self.workers or cpu_threads())
 
 
 @bulk_app.command("downscale")
@@ -83,19 +119,12 @@ def bulk_downscale_command(
     target: Target,
     scale: Scale = None,
     model: Model = None,
-    format: FileFormatOption = FileFormat.png,
-    quality: Quality = None,
-    psnr: Annotated[bool, typer.Option("--psnr", help="Also restore and record the PSNR.")] = False,
-    exclude: Exclude = None,
-    overwrite: Overwrite = False,
-    verify: Verify = False,
-    workers: Workers = None,
-    engine: EngineOption = EngineName.local,
-    address: Address = None,
-    manifest: ManifestFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
     *,
+    results: Results,
+    psnr: Annotated[bool, typer.Option("--psnr", help="Also restore and record the PSNR.")] = False,
+    overwrite: Overwrite = False,
+    how: How,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Shrink every image below a folder or URL.
@@ -111,19 +140,9 @@ def bulk_downscale_command(
     car bulk downscale /mnt/photos /mnt/small --scale 2 --engine ray --address auto
     ```
     """
-    work = Work(
-        "downscale",
-        scale,
-        model,
-        format.value,
-        quality,
-        psnr,
-        overwrite,
-        verify,
-        options,
-    )
-    how = _How(_engine(engine, address, workers), manifest, tuple(exclude or ()), as_json, quiet)
-    _run(source, target, work, how)
+    made = results.of_work
+    work = Work("downscale", scale, model, psnr=psnr, overwrite=overwrite, options=options, **made)
+    _run(source, target, work, how, showing)
 
 
 @bulk_app.command("upscale")
@@ -133,18 +152,11 @@ def bulk_upscale_command(
     target: Target,
     scale: Scale = None,
     model: Model = None,
-    format: FileFormatOption = FileFormat.png,
-    quality: Quality = None,
-    exclude: Exclude = None,
-    overwrite: Overwrite = False,
-    verify: Verify = False,
-    workers: Workers = None,
-    engine: EngineOption = EngineName.local,
-    address: Address = None,
-    manifest: ManifestFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
     *,
+    results: Results,
+    overwrite: Overwrite = False,
+    how: How,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Restore every small picture below a folder or URL.
@@ -155,19 +167,8 @@ def bulk_upscale_command(
     car bulk upscale small/ restored/ --format jpg --quality 92
     ```
     """
-    work = Work(
-        "upscale",
-        scale,
-        model,
-        format.value,
-        quality,
-        False,
-        overwrite,
-        verify,
-        options,
-    )
-    how = _How(_engine(engine, address, workers), manifest, tuple(exclude or ()), as_json, quiet)
-    _run(source, target, work, how)
+    work = Work("upscale", scale, model, overwrite=overwrite, options=options, **results.of_work)
+    _run(source, target, work, how, showing)
 
 
 @bulk_app.command("evaluate")
@@ -177,15 +178,10 @@ def bulk_evaluate_command(
     target: Target,
     scale: Scale = None,
     model: Model = None,
-    exclude: Exclude = None,
     overwrite: Overwrite = False,
-    workers: Workers = None,
-    engine: EngineOption = EngineName.local,
-    address: Address = None,
-    manifest: ManifestFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
     *,
+    how: How,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Measure the round trip of every image below a folder or URL; the target holds nothing but the records.
@@ -196,46 +192,21 @@ def bulk_evaluate_command(
     car bulk evaluate photos/ measured/ --scale 4 --manifest measured.parquet
     ```
     """
-    work = Work(
-        "evaluate",
-        scale,
-        model,
-        overwrite=overwrite,
-        options=options,
-    )
-    how = _How(_engine(engine, address, workers), manifest, tuple(exclude or ()), as_json, quiet)
-    _run(source, target, work, how)
+    work = Work("evaluate", scale, model, overwrite=overwrite, options=options)
+    _run(source, target, work, how, showing)
 
 
-def _engine(name: EngineName, address: str | None, workers: int | None) -> Engine:
-    if name is EngineName.ray:
-        return functools.partial(run_on_ray, address=address, workers=workers or 0)
-    if address is not None:
-        raise UsageError("--address goes with --engine ray")
-    return functools.partial(run_here, workers=workers or cpu_threads())
-
-
-@dataclass(frozen=True)
-class _How:
-    """How a run is done and told of."""
-
-    engine: Engine
-    manifest: Path | None
-    exclude: tuple[str, ...]
-    as_json: bool
-    quiet: bool
-
-
-def _run(source: str, target: str, work: Work, how: _How) -> None:
+def _run(source: str, target: str, work: Work, how: How, showing: Showing) -> None:
     """Plan, work, report; leave with 1 where an image failed."""
+    engine = how.chosen_engine()
     export = None
     if how.manifest is not None:
         check_manifest_name(how.manifest)
         if not work.overwrite:
             check_no_other_file(how.manifest)
         export = Export(how.manifest)
-    todo = plan(source, target, work, how.exclude)
-    with _progress(work.kind, how.as_json or how.quiet) as show:
+    todo = plan(source, target, work, tuple(how.exclude or ()))
+    with _progress(work.kind, showing.text) as show:
 
         def tell(record: Record) -> None:
             show(record)
@@ -243,10 +214,10 @@ def _run(source: str, target: str, work: Work, how: _How) -> None:
                 export.add(record)
 
         told = Told(tell) if export is None else Told(tell, export.add_unchanged)
-        summary = run(todo, engine=how.engine, told=told)
-    if how.as_json:
+        summary = run(todo, engine=engine, told=told)
+    if showing.as_json:
         print_json(asdict(summary))
-    elif not how.quiet:
+    elif showing.text:
         _print_summary(summary)
     _print_errors(summary)
     if export is not None:  # last, as it may fail
@@ -280,19 +251,18 @@ def _print_summary(summary: Summary) -> None:
         stdout.print(counted(summary.left_out))
     if summary.mean_psnr is not None:
         stdout.print(f"mean PSNR {summary.mean_psnr:.2f} dB of {summary.measured} images")
-    for note, count in sorted(summary.notes.items()):
-        stderr.print(f"car: note: {note} ({count} images)")
+    print_notes(dict(sorted(summary.notes.items())))
 
 
 @contextmanager
-def _progress(verb: str, hidden: bool) -> Generator[Callable[[Record], None], None, None]:
+def _progress(verb: str, shown: bool) -> Generator[Callable[[Record], None], None, None]:
     """Show on a terminal what is done, elsewhere a line a minute; give the function that takes in a record.
 
     How many images there are is not known before the last one is listed.
     """
     images = size = failed = 0
     said = begin = time.monotonic()
-    live = stderr.is_terminal and not hidden
+    live = stderr.is_terminal and shown
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not live) as bar:
         task = bar.add_task(verb, total=None)
@@ -310,7 +280,7 @@ def _progress(verb: str, hidden: bool) -> Generator[Callable[[Record], None], No
             text += f", {failed} failed" if failed else ""
             if live:
                 bar.update(task, description=f"{verb}: {text}")
-            elif not hidden:
+            elif shown:
                 stderr.print(f"car: {text}")
 
         yield on_record

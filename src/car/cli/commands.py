@@ -14,7 +14,7 @@ _HELP = {
         "upscale": "Restore large images from small ones, to the exact size of the original.",
     },
     "info": {
-        "info": "Show the metadata of a small picture: model, weights, scale and original size.",
+        "info": "Show size and depth of a picture, and the metadata of a small picture.",
     },
     "inspection": {
         "inspect": "Look inside a model.",

@@ -3,11 +3,13 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -80,8 +82,8 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(
         "--exclude",
-        help="Leave out files and folders of this name, as '*_raw.*'; with a slash it is the whole name "
-        "below the folder, as 'trip/*.png'. Repeatable.",
+        help="Leave out files and folders of this name, as `*_raw.*`; with a slash it is the whole name "
+        "below the folder, as `trip/*.png`. Repeatable.",
     ),
 ]
 Scale = Annotated[int | None, typer.Option("--scale", "-s", help="2 or 4; picks the default model.")]
@@ -109,6 +111,51 @@ Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
+@dataclass(frozen=True)
+class Named:
+    """The model that was named, or the files of a published pair."""
+
+    model: Model = None
+    kgn: Kgn = None
+    usn: Usn = None
+
+    @property
+    def name(self) -> ModelName | None:
+        """What the options stand for together.
+
+        Raises:
+            UsageError: they contradict each other, or half of a pair is missing.
+        """
+        if self.kgn is None and self.usn is None:
+            return self.model
+        if self.model is not None:
+            raise UsageError("give either --model or --kgn and --usn")
+        if self.kgn is None or self.usn is None:
+            missing = "--kgn" if self.kgn is None else "--usn"
+            raise UsageError(f"--kgn and --usn go together; {missing} is missing")
+        return self.kgn, self.usn
+
+
+@dataclass(frozen=True)
+class Chosen(Named):
+    """The model that was named, or the scale whose default it is."""
+
+    scale: Scale = None
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What the user wants to see."""
+
+    as_json: Json = False
+    quiet: Quiet = False
+
+    @property
+    def text(self) -> bool:
+        """Whether results and progress are told in words."""
+        return not (self.as_json or self.quiet)
+
+
 def chosen_device(device: str, device_id: int | None) -> str:
     """Return what --device and the MindSpore code's --device-id stand for together."""
     if device_id is None or (device_id == 0 and device.lower() in ("auto", "cpu")):
@@ -118,21 +165,6 @@ def chosen_device(device: str, device_id: int | None) -> str:
             f"--device-id {device_id} goes with a kind of device, as --device cuda, not {device}"
         )
     return f"{device}:{device_id}"
-
-
-def chosen_model(model: str | None, kgn: Path | None, usn: Path | None) -> ModelName | None:
-    """Return what --model, or --kgn and --usn, stand for.
-
-    Raises:
-        UsageError: they contradict each other, or half of a pair is missing.
-    """
-    if kgn is None and usn is None:
-        return model
-    if model is not None:
-        raise UsageError("give either --model or --kgn and --usn")
-    if kgn is None or usn is None:
-        raise UsageError(f"--kgn and --usn go together; {'--kgn' if kgn is None else '--usn'} is missing")
-    return kgn, usn
 
 
 def chosen_memory(text: str | None) -> int:
@@ -170,6 +202,14 @@ def check_installed(what: str, extra: str, *modules: str) -> None:
             raise needs(f"{what} needs {module}", extra)
 
 
+def print_notes(notes: Mapping[str, int], names: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Print each note once: with the name of the picture that has it, or with how many have it."""
+    for note, count in notes.items():
+        of_one = count == 1 and names.get(note)
+        many = "" if of_one else f" ({count} image{'s' * (count != 1)})"
+        stderr.print(f"car: note: {f'{of_one}: ' if of_one else ''}{note}{many}")
+
+
 def error_line(message: str) -> None:
     """Print one line on standard error."""
     stderr.print(f"car: {' '.join(message.split())}")
@@ -181,9 +221,9 @@ def shown(text: str) -> str:
 
 
 @contextmanager
-def progress(total: int, verb: str, hidden: bool) -> Generator[Callable[[], None], None, None]:
+def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None], None, None]:
     """Show a bar on a terminal; give the function that moves it on by one."""
-    if hidden or not stderr.is_terminal:
+    if not (shown and stderr.is_terminal):
         yield lambda: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

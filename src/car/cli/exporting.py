@@ -8,7 +8,8 @@ import typer
 from numpy.typing import NDArray
 
 from car.batch.names import Job, check_target, find_images
-from car.cli.common import Json, Overwrite, Quiet, app, check_installed, print_json, stdout
+from car.cli.common import Overwrite, Showing, app, check_installed, print_json, stdout
+from car.cli.options import with_options
 from car.codec.codec import Codec
 from car.codec.options import Options
 from car.errors import UsageError
@@ -30,6 +31,7 @@ def _export() -> None:
 
 
 @export_app.command("onnx")
+@with_options()
 def export_onnx_command(
     model: Annotated[str, typer.Argument(help="Name, tag or .safetensors file; see `car models`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file.")],
@@ -47,8 +49,8 @@ def export_onnx_command(
         list[str] | None, typer.Option("--images", help="Photographs to compare on: files, folders, globs.")
     ] = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    *,
+    showing: Showing,
 ) -> None:
     """Write one half of a model as ONNX, with free sizes, standard operators and metadata.
 
@@ -78,9 +80,9 @@ def export_onnx_command(
         levels = check(content, loaded, half, samples)
     atomic_write(output, content)
     result: dict[str, Any] = {"file": str(output), "bytes": len(content), "model": loaded.name, "half": half}
-    if as_json:
+    if showing.as_json:
         print_json(result | {"opset": opset, "weights": storage, "levels": list(levels)})
-    elif not quiet:
+    elif showing.text:
         stdout.print(f"{output}: {half}scaler of {loaded.name}, opset {opset}, {len(content):,} bytes")
         for level, count in enumerate(levels):
             told = f"differ from PyTorch by {level} of 255 levels" if level else "are those of PyTorch"

@@ -7,21 +7,30 @@ from typing import Annotated
 import typer
 
 from car.cli.common import Json, app, print_json, stdout
-from car.pictures.read import inspect_info
+from car.pictures.read import read_header
 
 
 @app.command("info")
 def info_command(
     image: Annotated[Path, typer.Argument(help="An image file.")], as_json: Json = False
 ) -> None:
-    """Show the metadata of a small picture: model, weights, scale and original size."""
-    info = inspect_info(image)
+    """Show size and depth of a picture, and the metadata of a small picture.
+
+    The metadata has model, weights, scale and original size. --json has it as `made`, which is null for a
+    picture that `car downscale` did not make, or that has lost its metadata; `damage` says what is wrong with
+    metadata that cannot be read. The exit code is 0 in all these cases.
+    """
+    header = read_header(image)
+    info = header.info
     if as_json:
-        print_json(None if info is None else asdict(info))
-    elif info is None:
-        stdout.print(f"{image}: not made by `car downscale`, or its metadata was lost or damaged")
+        made = None if info is None else asdict(info)
+        print_json({"size": header.size, "bits": header.bits, "made": made, "damage": header.damage})
+        return
+    if info is None:
+        origin = header.damage or "not made by `car downscale`, or its metadata was lost"
     else:
-        stdout.print(
-            f"{image}: made by {info.model} (weights {info.weights or 'unknown'}) at {info.scale}x "
-            f"from {info.size[0]}x{info.size[1]}",
+        origin = (
+            f"made by {info.model} (weights {info.weights or 'unknown'}) at {info.scale}x "
+            f"from {info.size[0]}x{info.size[1]}"
         )
+    stdout.print(f"{image}: {header.size[0]}x{header.size[1]}, {header.bits} bit; {origin}")

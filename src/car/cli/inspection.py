@@ -8,18 +8,7 @@ import typer
 from rich.table import Table
 
 from car.batch.names import Job, check_target
-from car.cli.common import (
-    Json,
-    Kgn,
-    Model,
-    Overwrite,
-    Usn,
-    app,
-    check_installed,
-    chosen_model,
-    print_json,
-    stdout,
-)
+from car.cli.common import Json, Named, Overwrite, app, check_installed, print_json, stdout
 from car.cli.options import with_options
 from car.codec.options import Options
 from car.pictures.formats import check_suffix
@@ -40,15 +29,13 @@ def _inspect() -> None:
 @with_options("max_pixels")
 def inspect_kernels_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    model: Model = None,
-    kgn: Kgn = None,
-    usn: Usn = None,
+    *,
+    named: Named,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path(
         "kernels.png"
     ),
     overwrite: Overwrite = False,
     as_json: Json = False,
-    *,
     options: Options,
 ) -> None:
     """Show the kernels and offsets with which a model resamples the middle of an image.
@@ -64,7 +51,7 @@ def inspect_kernels_command(
 
     check_suffix(output)
     check_target(Job(image, output), overwrite)
-    loaded = load(chosen_model(model, kgn, usn) or default_model(4))
+    loaded = load(named.name or default_model(4))
     statistics, view = inspect_kernels(loaded.name, loaded.rescaler, image, max_pixels=options.max_pixels)
     write(output, from_pil(kernels_picture(view, statistics)), overwrite=overwrite)
     if as_json:

@@ -9,28 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from car.batch.loop import Failure, each
-from car.batch.names import Job, Plan, check_target
-from car.cli.common import error_line, print_json, progress, stderr, stdout
+from car.batch.names import Job, Plan, means_folder
+from car.cli.common import Showing, error_line, print_json, print_notes, progress, stdout
 from car.errors import CarError, UsageError
 from car.files.atomic import MAX_FILE_BYTES
 from car.files.places import counted
 
 _ALONE = "- stands for one picture, without others beside it"
-
-
-@dataclass(frozen=True)
-class Showing:
-    """What the user sees of a run: the word for the work, and which options say how."""
-
-    verb: str
-    as_json: bool
-    quiet: bool
+_STDIN = "standard input"
 
 
 @dataclass(frozen=True)
@@ -64,14 +57,16 @@ def piped(
     if "-" not in inputs and output != "-":
         yield Pipe(inputs, output, showing)
         return
-    if len(inputs) > 1:
+    if len(inputs) > 1 or Path(inputs[0]).is_dir() or (has_magic(inputs[0]) and not Path(inputs[0]).exists()):
         raise UsageError(_ALONE)
+    if output is not None and output != "-" and means_folder(output):
+        raise UsageError(f"{output}: name a file, as a picture from standard input has no name of its own")
     if output == "-" and showing.as_json:
         raise UsageError("--json and the picture cannot both go to standard output")
     if output == "-" and sys.stdout.isatty():
         raise UsageError("standard output is a terminal; send it to a file, or name one with --output")
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "standard input"), Path(folder, f"standard output{suffix}")
+        source, target = Path(folder, _STDIN), Path(folder, f"standard output{suffix}")
         if "-" in inputs:
             _take_in(source)
             inputs = [str(source)]
@@ -96,20 +91,18 @@ def _take_in(path: Path) -> None:
             left -= len(block)
 
 
-def run_jobs(todo: Plan, work: Callable[[Job], dict[str, Any]], pipe: Pipe, *, overwrite: bool) -> None:
+def run_jobs(
+    verb: str, todo: Plan, work: Callable[[Job], dict[str, Any]], pipe: Pipe, *, overwrite: bool
+) -> None:
     """Do every job and report, however it ends; leave with 1 where something failed."""
-    if todo.many and pipe.folder:
-        raise UsageError(_ALONE)
     results: list[dict[str, Any]] = []
     failures = [Failure("", problem) for problem in todo.problems]
-    showing = pipe.showing
-    hidden = showing.as_json or showing.quiet or not todo.many
     try:
-        with progress(len(todo.jobs), showing.verb, hidden) as advance:
+        with progress(len(todo.jobs), verb, todo.many and pipe.showing.text) as advance:
 
             def one(job: Job) -> dict[str, Any]:
                 try:
-                    return _done(job, work, skips=todo.many and not overwrite, overwrite=overwrite)
+                    return _done(job, work, skips=todo.many and not overwrite)
                 finally:
                     advance()
 
@@ -125,39 +118,39 @@ def run_jobs(todo: Plan, work: Callable[[Job], dict[str, Any]], pipe: Pipe, *, o
         raise typer.Exit(1)
 
 
-def _done(job: Job, work: Callable[[Job], dict[str, Any]], *, skips: bool, overwrite: bool) -> dict[str, Any]:
+def _done(job: Job, work: Callable[[Job], dict[str, Any]], *, skips: bool) -> dict[str, Any]:
     names = {"source": str(job.source), "target": str(job.target)}
     if skips and job.target.exists() and not job.target.is_dir():
         return names | {"skipped": "exists"}
     start = time.perf_counter()
-    check_target(job, overwrite)
-    done = work(job)
-    return names | done | {"seconds": round(time.perf_counter() - start, 3)}
+    return names | work(job) | {"seconds": round(time.perf_counter() - start, 3)}
 
 
 def _report(
     results: list[dict[str, Any]], failures: Sequence[Failure], left_out: Counter[str], pipe: Pipe
 ) -> None:
-    for result in results:
-        for note in result.get("notes", ()) if not (pipe.showing.as_json or pipe.showing.quiet) else ():
-            stderr.print(f"car: note: {pipe.named(result['source'])}: {note}")
+    results = [r | {name: pipe.named(r[name]) for name in ("source", "target")} for r in results]
+    failures = [Failure(pipe.named(failure.source), pipe.named(failure.error)) for failure in failures]
     if pipe.showing.as_json:
         told = [asdict(failure) for failure in failures]
         print_json({"results": results, "failures": told, "left_out": dict(left_out)})
-    elif not (pipe.showing.quiet or pipe.to_output):
-        _print_results(results, left_out, pipe)
+    elif not pipe.showing.quiet:
+        names = {note: r["source"] for r in results for note in r.get("notes", ())}
+        print_notes(Counter(note for r in results for note in r.get("notes", ())), names)
+        if not pipe.to_output:
+            _print_results(results, left_out)
     for failure in failures:
-        error_line(pipe.named(failure.error))
+        error_line(failure.error)
 
 
-def _print_results(results: list[dict[str, Any]], left_out: Counter[str], pipe: Pipe) -> None:
+def _print_results(results: list[dict[str, Any]], left_out: Counter[str]) -> None:
     skipped = sum("skipped" in result for result in results)
     for result in results:
         if "skipped" in result:
             continue
         (width, height), (new_width, new_height) = result["source_size"], result["target_size"]
         stdout.print(
-            f"{pipe.named(result['source'])} {width}x{height} ({result['source_bytes']:,} bytes) -> "
+            f"{result['source']} {width}x{height} ({result['source_bytes']:,} bytes) -> "
             f"{result['target']} {new_width}x{new_height} ({result['target_bytes']:,} bytes), "
             f"{result['seconds']:.1f} s",
         )

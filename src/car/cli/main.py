@@ -6,10 +6,11 @@ Exit codes: 0 all done, 1 something could not be done, 2 the request makes no se
 import io
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,7 +56,7 @@ def _main() -> int:
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # file names may be no valid text
-        code = typer.main.get_command(app).main(standalone_mode=False)
+        code = typer.main.get_command(app).main(standalone_mode=False, prog_name="car")
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
@@ -79,12 +80,38 @@ def _main() -> int:
         # typer brings its own copy of click from 0.20 on, so the class of its errors has no stable name
         message: Callable[[], str] | None = getattr(error, "format_message", None)
         if message is not None:
-            return _fail(message(), 2) if message() else 2
+            return _fail(_told(error, message()), 2) if message() else 2
         if os.environ.get("CAR_DEBUG"):
             raise
         return _fail(f"internal error: {type(error).__name__}: {error}; CAR_DEBUG=1 shows where", 1)
     # typer turns an interrupt into this exit code without a word
     return _fail("interrupted", 130) if code == 130 else code if isinstance(code, int) else 0
+
+
+# what typer and pydantic say, and how we say it
+_WORDS = (
+    (r"(?:Value error, )?'?(.*?)'? is not one of (.*?)\.?", r"{name} {0}: no such choice; there are {1}"),
+    (r"Input should be a valid integer.*|.* is not a valid integer.*", "{name} wants a whole number"),
+    (r"Input should be a valid number.*|.* is not a valid float.*", "{name} wants a number"),
+    (r"Input should be greater than or equal to (.*)", "{name} must be at least {0}"),
+    (r"Input should be less than or equal to (.*)", "{name} must be at most {0}"),
+    (r"(.*) is not in the range (.*)\.", "{name} must be in the range {1}"),
+)
+
+
+def _told(error: Any, message: str) -> str:
+    """Say in our own words what typer objects to."""
+    param = getattr(error, "param", None)
+    if param is None:
+        return message
+    name = param.opts[0] if param.opts[0].startswith("-") else param.name.upper()
+    if message.startswith("Missing"):
+        return f"{name} is missing; {error.ctx.command_path} --help shows how it is used"
+    for pattern, words in _WORDS:
+        found = re.fullmatch(pattern, error.message)
+        if found:
+            return words.format(*(part and part.replace("'", "") for part in found.groups()), name=name)
+    return message
 
 
 def _fail(message: str, code: int) -> int:

@@ -15,16 +15,10 @@ from rich.table import Table
 from car.batch.loop import Failure, each
 from car.batch.names import Job, check_target, find_images, means_folder
 from car.cli.common import (
-    Exclude,
-    Json,
-    Kgn,
-    Model,
+    Chosen,
     Overwrite,
-    Quiet,
-    Scale,
-    Usn,
+    Showing,
     app,
-    chosen_model,
     error_line,
     print_json,
     progress,
@@ -32,6 +26,7 @@ from car.cli.common import (
     stdout,
 )
 from car.cli.options import with_options
+from car.cli.sources import ToMeasure
 from car.codec.choose import open_codec
 from car.codec.codec import Codec
 from car.codec.options import Options
@@ -74,14 +69,10 @@ def compare_command(
             help="A folder for small picture, restored picture and comparison, or a picture file.",
         ),
     ] = "comparison.png",
-    scale: Scale = None,
-    model: Model = None,
-    kgn: Kgn = None,
-    usn: Usn = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
     *,
+    chosen: Chosen,
+    overwrite: Overwrite = False,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Shrink and restore one image, measure it against bicubic and draw the comparison.
@@ -95,96 +86,71 @@ def compare_command(
     car compare photo.png --model car_plus_x2 -o out/
     ```
     """
-    codec = open_codec(chosen_model(model, kgn, usn), scale, options)
+    codec = open_codec(chosen.name, chosen.scale, options)
     if not image.is_file():
         raise UsageError(
             f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
         )
-    folder, place = means_folder(output), Path(output)
-    stem = image.stem
-    names = {
-        "comparison": place / f"{stem}.comparison.png" if folder else place,
-        **(
-            {"small": place / f"{stem}.x{codec.scale}.png", "restored": place / f"{stem}.restored.png"}
-            if folder
-            else {}
-        ),
-    }
-    for target in names.values():
+    files = _compared_files(image, output, codec.scale)
+    for target in files.values():
         check_target(Job(image, target), overwrite)
     trip = evaluation.round_trip(codec, image, max_pixels=options.max_pixels)
     record = trip.record
-    if folder:
+    if "small" in files:
         info = codec.info(record.width, record.height)
-        write(names["small"], Picture(trip.lr, None, False, None, None, ()), info=info)
-        write(names["restored"], Picture(trip.restored, None, False, None, None, ()))
-    bytes_of = {name: path.stat().st_size for name, path in names.items() if path.exists() and folder}
-    ours, theirs = record.model, record.bicubic
-    picture = comparison_picture(
-        trip.hr,
-        trip.lr,
-        trip.bicubic,
-        trip.restored,
-        (
-            Caption("Original"),
-            Caption("Small picture"),
-            Caption("Bicubic, from a bicubic small picture", f"{theirs.psnr:.2f} dB, SSIM {theirs.ssim:.4f}"),
-            Caption(f"{codec.loaded.name}", f"{ours.psnr:.2f} dB, SSIM {ours.ssim:.4f}"),
-        ),
-    )
-    write(names["comparison"], from_pil(picture))
-    files = {name: str(path) for name, path in names.items()}
-    if as_json:
-        source = {
-            "source": str(image),
-            "source_bytes": image.stat().st_size,
-            "bytes": bytes_of,
-            "files": files,
-        }
+        write(files["small"], Picture(trip.lr, None, False, None, None, ()), info=info)
+        write(files["restored"], Picture(trip.restored, None, False, None, None, ()))
+    write(files["comparison"], _comparison(trip, codec))
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    if showing.as_json:
+        source: dict[str, Any] = {"source": str(image), "source_bytes": image.stat().st_size}
+        source |= {"bytes": sizes, "files": {name: str(path) for name, path in files.items()}}
         print_json(record.to_dict() | source | {"name": codec.loaded.name, "scale": codec.scale})
-        return
-    if quiet:
-        return
-    stdout.print(
-        _quality_table(
-            f"{shown(image.name)}, {record.width}x{record.height}", codec.loaded.name, ours, theirs
-        )
+    elif showing.text:
+        title = f"{shown(image.name)}, {record.width}x{record.height}"
+        stdout.print(_quality_table(title, codec.loaded.name, record.model, record.bicubic))
+        stdout.print(f"original: {image.stat().st_size:,} bytes")
+        for name, path in files.items():
+            stdout.print(f"{name}: {path} ({sizes[name]:,} bytes)")
+
+
+def _compared_files(image: Path, output: str, scale: int) -> dict[str, Path]:
+    """Return the files that `compare` writes: one picture, or three in a folder."""
+    place, stem = Path(output), image.stem
+    if not means_folder(output):
+        return {"comparison": place}
+    names = {"comparison": ".comparison", "small": f".x{scale}", "restored": ".restored"}
+    return {name: place / f"{stem}{ending}.png" for name, ending in names.items()}
+
+
+def _comparison(trip: evaluation.RoundTrip, codec: Codec) -> Picture:
+    ours, theirs = (
+        f"{quality.psnr:.2f} dB, SSIM {quality.ssim:.4f}"
+        for quality in (trip.record.model, trip.record.bicubic)
     )
-    stdout.print(f"original: {image.stat().st_size:,} bytes")
-    for name, path in names.items():
-        stdout.print(f"{name}: {path} ({path.stat().st_size:,} bytes)")
+    captions = (
+        Caption("Original"),
+        Caption("Small picture"),
+        Caption("Bicubic, from a bicubic small picture", theirs),
+        Caption(codec.loaded.name, ours),
+    )
+    return from_pil(comparison_picture(trip.hr, trip.lr, trip.bicubic, trip.restored, captions))
 
 
 @app.command("evaluate")
 @with_options("device", "device_id", "precision", "effort", "fast", "tile", "backend", "max_pixels")
 def evaluate_command(
-    inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None,
-    scale: Scale = None,
-    model: Model = None,
-    kgn: Kgn = None,
-    usn: Usn = None,
-    img_dir: Annotated[
-        Path | None,
-        typer.Option("--img-dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"),
-    ] = None,
-    target_dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--target-dataset",
-            help=f"Test set below --img-dir: {', '.join(evaluation.DATASETS)}.",
-        ),
-    ] = None,
+    *,
+    pictures: ToMeasure,
+    chosen: Chosen,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
     ] = None,
     no_ssimulacra2: Annotated[
         bool, typer.Option("--no-ssimulacra2", help="Leave SSIMULACRA2 out, which takes time.")
     ] = False,
-    exclude: Exclude = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    *,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Measure round trips by the protocol of the published tables, beside bicubic down + bicubic up.
@@ -202,19 +168,14 @@ def evaluate_command(
     """
     if output is not None and output.suffix not in (".json", ".csv"):
         raise UsageError(f"{output}: records are written as .json or .csv")
-    if target_dataset:
-        if inputs:
-            raise UsageError("give either inputs or --target-dataset")
-        inputs = [str(evaluation.find_dataset(img_dir or Path("datasets"), target_dataset))]
-    if not inputs:
-        raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
+    inputs = pictures.named()
     if output is not None:
         check_target(Job(Path(inputs[0]), output), overwrite)
-    codec = open_codec(chosen_model(model, kgn, usn), scale, options)
-    images = find_images(inputs, exclude or ())
+    codec = open_codec(chosen.name, chosen.scale, options)
+    images = find_images(inputs, pictures.exclude or ())
     failures = [Failure("", problem) for problem in images.problems]
     how: dict[str, Any] = {"perceptual": not no_ssimulacra2, "max_pixels": options.max_pixels}
-    with progress(len(images.names), "measuring", as_json or quiet) as advance:
+    with progress(len(images.names), "measuring", showing.text) as advance:
 
         def measure(path: Path) -> evaluation.ImageRecord:
             try:
@@ -231,13 +192,13 @@ def evaluate_command(
         atomic_write(
             output, _csv(records) if output.suffix == ".csv" else json.dumps(result, indent=1).encode()
         )
-    if as_json:
+    if showing.as_json:
         print_json(result)
-    elif records and not quiet:
-        of_what = target_dataset or (inputs[0] if inputs and len(inputs) == 1 else "")
-        _print(records, of_what, codec)
-    if images.left_out and not (as_json or quiet):
-        stdout.print(counted(images.left_out))
+    elif showing.text:
+        if records:
+            _print(records, pictures.target_dataset or (inputs[0] if len(inputs) == 1 else ""), codec)
+        if images.left_out:
+            stdout.print(counted(images.left_out))
     for failure in failures:
         error_line(failure.error)
     if failures:

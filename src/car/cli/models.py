@@ -9,7 +9,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from car.batch.names import Job, check_target, means_folder
-from car.cli.common import Json, Overwrite, Quiet, app, print_json, shown, stderr, stdout
+from car.cli.common import Json, Overwrite, Showing, app, print_json, shown, stderr, stdout
+from car.cli.options import with_options
 from car.devices import needs_torch
 from car.errors import UsageError
 from car.files.atomic import atomic_write_all
@@ -32,26 +33,27 @@ def models_command(as_json: Json = False) -> None:
             }
         )
         return
-    table = Table("model", "scale", "weights", "parameters", *_SETS, title="PSNR in dB, luma / RGB")
-    for column in (0, 2):  # names are copied from here
-        table.columns[column].no_wrap = True
+    table = Table("weights", "parameters", *_SETS, title="PSNR in dB, luma/RGB", title_justify="left")
+    table.columns[0].no_wrap = True  # names are copied from here
     entries = {entry.tag: entry for entry in manifest()}
     own = pulled_models()
     for model in list_models():
         names = [record.name for record in own if record.model == model.name]
         if not model.tags and not names:
-            table.add_row(model.name, f"{model.scale}x", "none yet", "", "", "", "")
+            table.add_row(f"{model.name}, none yet", *[""] * 4)
         for tag in model.tags:
             entry = entries[tag]
             means = [entry.metrics[name]["model"] if name in entry.metrics else None for name in _SETS]
-            values = [f"{m['psnr']:.2f} / {m['psnr_rgb']:.2f}" if m else "" for m in means]
-            table.add_row(model.name, f"{model.scale}x", tag, f"{entry.parameters:,}", *values)
+            values = [f"{m['psnr']:.2f}/{m['psnr_rgb']:.2f}" if m else "" for m in means]
+            table.add_row(tag, f"{entry.parameters / 1e6:.2f} M", *values)
         for name in names:
-            table.add_row(model.name, f"{model.scale}x", f"{name} (pulled)", "", "", "", "")
+            table.add_row(f"{name}, {model.name} pulled", *[""] * 4)
     stdout.print(table)
+    stdout.print("Names end with the scale. A name without its version: the newest weights.")
 
 
 @app.command("pull")
+@with_options()
 def pull_command(
     sources: Annotated[
         list[str],
@@ -73,8 +75,8 @@ def pull_command(
     force: Annotated[
         bool, typer.Option("--force", help="Download again, and accept changed content.")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    *,
+    showing: Showing,
 ) -> None:
     """Download or copy weights, check them, and keep them in the cache folder under a name.
 
@@ -96,7 +98,7 @@ def pull_command(
         TransferSpeedColumn(),
         console=stderr,
         transient=True,
-        disable=quiet or as_json or not stderr.is_terminal,
+        disable=not (showing.text and stderr.is_terminal),
     )
     tasks: dict[str, TaskID] = {}
 
@@ -107,15 +109,16 @@ def pull_command(
 
     with bar:
         record = pull(sources, name, sha256=sha256 or (), force=force, on_bytes=on_bytes)
-    if as_json:
+    if showing.as_json:
         print_json(asdict(record) | {"path": str(record.path)})
-    elif not quiet:
+    elif showing.text:
         for source in record.sources:
             stdout.print(f"{source.address}: {source.bytes:,} bytes, SHA-256 {source.sha256}")
         stdout.print(f"{record.name}: {record.model}, in {record.path}; use it with --model {record.name}")
 
 
 @app.command("convert")
+@with_options()
 def convert_command(
     sources: Annotated[
         list[str],
@@ -131,8 +134,8 @@ def convert_command(
         typer.Option("--to", help="Write the pair that the MindSpore (ckpt) or PyTorch (pth) code reads."),
     ] = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    *,
+    showing: Showing,
 ) -> None:
     """Turn published checkpoints into a .safetensors file, and models of family car into checkpoints.
 
@@ -148,6 +151,10 @@ def convert_command(
     """
     if len(sources) > 2:
         raise UsageError("give a kernel generator and an upscaler, or one model")
+    if to is None and output.suffix != ".safetensors":
+        raise UsageError(f"{output}: name a .safetensors file, or give --to ckpt or --to pth")
+    if to is not None and not means_folder(str(output)):
+        raise UsageError(f"{output}: two files are written; name a folder")
     needs_torch("to convert weights")
     from car.weights.convert import pair_files, read_pair, weights_bytes
 
@@ -159,24 +166,18 @@ def convert_command(
         loaded = load(sources[0])
         model, rescaler = loaded.name, loaded.rescaler
     if to is None:
-        if output.suffix != ".safetensors":
-            raise UsageError(f"{output}: name a .safetensors file, or give --to ckpt or --to pth")
         contents = {output: weights_bytes(model, rescaler)}
     else:
-        if not means_folder(str(output)):
-            raise UsageError(f"{output}: two files are written; name a folder")
         contents = {output / name: content for name, content in pair_files(model, rescaler, to).items()}
     for path in contents:
         for source in sources:
             check_target(Job(Path(source), path), overwrite)
     atomic_write_all(contents)
-    if as_json:
+    if showing.as_json:
         print_json({"model": model, "files": [str(path) for path in contents], "dropped": list(dropped)})
-        return
-    if quiet:
-        return
-    for path in contents:
-        stdout.print(f"{path}: {model}")
-    if dropped:
-        some = ", ".join(dropped[:20]) + (f" and {len(dropped) - 20} more" if len(dropped) > 20 else "")
-        stdout.print(f"dropped, because they are not weights: {shown(some)}")
+    elif showing.text:
+        for path in contents:
+            stdout.print(f"{path}: {model}")
+        if dropped:
+            some = ", ".join(dropped[:20]) + (f" and {len(dropped) - 20} more" if len(dropped) > 20 else "")
+            stdout.print(f"dropped, because they are not weights: {shown(some)}")

@@ -6,24 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from car.batch.names import Job, Naming, means_folder, plan
+from car.batch.names import RESTORED, Job, Naming, check_target, means_folder, plan
 from car.cli.common import (
+    Chosen,
     Exclude,
     FileFormat,
     Format,
     Inputs,
-    Json,
-    Kgn,
-    Model,
     Output,
     Overwrite,
-    Quiet,
-    Scale,
-    Usn,
+    Showing,
     app,
-    chosen_model,
 )
-from car.cli.jobs import Showing, piped, run_jobs
+from car.cli.jobs import piped, run_jobs
 from car.cli.options import with_options
 from car.codec.choose import codec_for_picture, open_codec
 from car.codec.codec import Codec
@@ -41,24 +36,21 @@ from car.weights import default_model
 def downscale_command(
     inputs: Inputs,
     output: Output = None,
-    scale: Scale = None,
-    model: Model = None,
-    kgn: Kgn = None,
-    usn: Usn = None,
+    *,
+    chosen: Chosen,
     format: Format = FileFormat.png,
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
     ] = None,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    *,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Shrink images to small ordinary pictures that `car upscale` restores.
 
-    The small file says which weights made it and how large the original was.
+    The small file says which weights made it and how large the original was. In a folder, small pictures and
+    what was restored from them are not shrunk again.
 
     For example:
 
@@ -72,10 +64,11 @@ def downscale_command(
     unnamed = output is None or output == "-" or means_folder(output)
     file = f"x.{format.value}" if unnamed or output is None else output
     options = replace(options, coding=coding_of(file, quality))
-    codec = open_codec(chosen_model(model, kgn, usn), scale, options)
+    codec = open_codec(chosen.name, chosen.scale, options)
     naming = Naming(f".{format.value}", add=f".x{codec.scale}")
 
     def shrink(job: Job) -> dict[str, Any]:
+        check_target(job, overwrite)
         done = shrink_file(
             codec,
             job.source,
@@ -87,9 +80,9 @@ def downscale_command(
         )
         return _described(job, done, codec)
 
-    showing = Showing("shrinking", as_json, quiet)
     with piped(inputs, output, naming.suffix, showing) as pipe:
-        run_jobs(plan(pipe.inputs, pipe.output, naming, exclude or ()), shrink, pipe, overwrite=overwrite)
+        todo = plan(pipe.inputs, pipe.output, naming, exclude or ())
+        run_jobs("shrinking", todo, shrink, pipe, overwrite=overwrite)
 
 
 @app.command("upscale")
@@ -97,10 +90,8 @@ def downscale_command(
 def upscale_command(
     inputs: Inputs,
     output: Output = None,
-    scale: Scale = None,
-    model: Model = None,
-    kgn: Kgn = None,
-    usn: Usn = None,
+    *,
+    chosen: Chosen,
     size: Annotated[
         str | None, typer.Option("--size", help="WIDTHxHEIGHT to restore, where the file does not say.")
     ] = None,
@@ -110,15 +101,14 @@ def upscale_command(
     ] = None,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    *,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Restore large images from small ones, to the exact size of the original.
 
     Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale stands
-    for `car_codec` where the file is JPEG, AVIF or lossy WebP, and for `car_plus` otherwise.
+    for `car_codec` where the file is JPEG, AVIF or lossy WebP, and for `car_plus` otherwise. In a folder
+    without either, only files made by `car downscale` are restored, and the others counted.
 
     For example:
 
@@ -129,15 +119,16 @@ def upscale_command(
     ```
     """
     wanted = _parse_size(size)
-    named = chosen_model(model, kgn, usn)
+    scale, named = chosen.scale, chosen.name
     if named is None and scale is not None:
         default_model(scale)  # or it would be found out by every picture
-    chosen = None if named is None else open_codec(named, scale, options)
-    naming = Naming(f".{format.value}", add=".restored" if output is None else "", restores=True)
+    of_all = None if named is None else open_codec(named, scale, options)
+    naming = Naming(f".{format.value}", add=RESTORED if output is None else "", restores=True)
 
     def restore(job: Job) -> dict[str, Any]:
         picture = read(job.source, max_pixels=options.max_pixels)
-        codec = chosen or codec_for_picture(picture, scale=scale, options=options)
+        codec = of_all or codec_for_picture(picture, scale=scale, options=options)
+        check_target(job, overwrite)
         _check_restored_pixels(job.source, picture, codec.scale, options.max_pixels)
         done = restore_file(
             codec,
@@ -150,9 +141,10 @@ def upscale_command(
         )
         return _described(job, replace(done, notes=picture.notes + done.notes), codec)
 
-    showing = Showing("restoring", as_json, quiet)
+    foreign = named is not None or scale is not None
     with piped(inputs, output, naming.suffix, showing) as pipe:
-        run_jobs(plan(pipe.inputs, pipe.output, naming, exclude or ()), restore, pipe, overwrite=overwrite)
+        todo = plan(pipe.inputs, pipe.output, naming, exclude or (), foreign=foreign)
+        run_jobs("restoring", todo, restore, pipe, overwrite=overwrite)
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

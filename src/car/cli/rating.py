@@ -1,10 +1,12 @@
 """The command that compares with codecs: rate."""
 
-import contextlib
 import json
 import math
 from collections import Counter
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,11 @@ import typer
 from rich.table import Table
 
 from car.batch.loop import Failure, each
-from car.batch.names import find_images
+from car.batch.names import Job, check_target, find_images
 from car.cli.common import (
     REPORT,
-    Exclude,
-    Json,
     Overwrite,
-    Quiet,
+    Showing,
     app,
     check_installed,
     error_line,
@@ -27,7 +27,9 @@ from car.cli.common import (
     stdout,
 )
 from car.cli.options import with_options
+from car.cli.sources import ToMeasure
 from car.codec.choose import open_codec
+from car.codec.codec import Codec
 from car.codec.options import Options
 from car.errors import UsageError
 from car.files.atomic import atomic_write_all
@@ -45,7 +47,8 @@ _NAMES = ("index.html", "points.csv", "summary.json", "tables.md", "psnr.png", "
 @app.command("rate")
 @with_options("device", "tile", "max_pixels")
 def rate_command(
-    inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None,
+    *,
+    pictures: ToMeasure,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for page, plots and tables.")] = Path(
         "rate"
     ),
@@ -60,23 +63,12 @@ def rate_command(
         list[str] | None,
         typer.Option("--coder", help="JPEG, WEBP, AVIF or JXL; repeatable. Default: those installed."),
     ] = None,
-    img_dir: Annotated[
-        Path | None,
-        typer.Option("--img-dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"),
-    ] = None,
-    target_dataset: Annotated[
-        str | None,
-        typer.Option("--target-dataset", help=f"Test set below --img-dir: {', '.join(evaluation.DATASETS)}."),
-    ] = None,
     images: Annotated[
         int, typer.Option("--images", min=0, help="So many images, evenly spread over all; 0 for all.")
     ] = 0,
     looks: Annotated[int, typer.Option("--looks", min=0, help="So many images have crops to look at.")] = 3,
-    exclude: Exclude = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    *,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Compare small pictures that are restored with codecs at full size: bits per pixel against quality.
@@ -94,83 +86,29 @@ def rate_command(
     ```
     """
     check_installed("rate", "report", *REPORT)
-    chosen = tuple(name.upper().replace("JPG", "JPEG") for name in coder or installed_coders())
-    unknown = [name for name in chosen if name not in installed_coders()]
-    if "JXL" in unknown:
-        raise UsageError("JXL needs Pillow's plugin: pip install pillow-jxl-plugin")
-    if unknown:
-        raise UsageError(f"no coder is called {unknown[0]}; there are {', '.join(installed_coders())}")
-    if target_dataset:
-        if inputs:
-            raise UsageError("give either inputs or --target-dataset")
-        inputs = [str(evaluation.find_dataset(img_dir or Path("datasets"), target_dataset))]
-    if not inputs:
-        raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
-    old = [name for name in _NAMES if (output / name).exists()]
-    if old and not overwrite:
-        raise UsageError(f"{output / old[0]} exists; --overwrite replaces it")
+    coders = _coders(coder)
+    there = find_images(pictures.named(), pictures.exclude or ())
     scales = sorted(set(scale or (() if model else (2, 4))))
     names = [*(model or ()), *(default_model(s, coded=True) for s in scales)]
     coded = [open_codec(name, options=options) for name in names]
     lossless = [open_codec(default_model(s), options=options) for s in scales]
-    there = find_images(inputs, exclude or ())
     files = list(there.names)
-    same = Counter(path.name for path in files)
     if images and images < len(files):
         files = [files[n * len(files) // images] for n in range(images)]
-    made = [folder for folder in (output, *output.parents) if not folder.exists()]
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{output}: {error.strerror}") from error
-    found: list[Point] = []
-    crops: list[Crops] = []
+    measuring = _Measuring(there.names, files[:looks], (coded, lossless, coders), options.max_pixels)
     failures = [Failure("", problem) for problem in there.problems]
-    of_each = point_count(len(coded), len({c.scale for c in coded}), len(lossless), chosen)
-    with progress(of_each * len(files), "coding", as_json or quiet) as advance:
-
-        def measure(path: Path) -> None:
-            look = path in files[:looks]
-            picture = read(path, max_pixels=options.max_pixels)
-            name = path.name if same[path.name] == 1 else str(path)
-            own: list[Point] = []
-            decoded: list[Decoded] = []
-            for one in points(picture, name, coded, lossless, coders=chosen, on_point=advance):
-                own.append(one.point)
-                if look:
-                    decoded.append(one)
-            if look:
-                crops.extend(equal_bytes_crops(decoded, measured_pixels(picture, name)))
-            found.extend(own)
-
-        for _ in each(files, measure, failures):
-            pass
-    if not found:
-        with contextlib.suppress(OSError):  # others may have put something there
-            for folder in made:
-                folder.rmdir()
-        raise UsageError(f"nothing could be measured: {failures[0].error if failures else 'no images'}")
-    lines = curves(found)
-    result: dict[str, Any] = {"images": len({p.image for p in found}), "coders": chosen, **summary_of(lines)}
-    count = f"{result['images']} image{'s' if result['images'] > 1 else ''}"
-    title = "Small pictures, restored, beside codecs"
-    plots = [plot(lines, measure, f"Mean of {count}") for measure in ("psnr", "ms_ssim")]
-    told = (
-        f"{count}. Dashed: codecs at full size (with dots: coded as our small pictures are); "
-        "dotted: bicubic small pictures, enlarged; lines: ours, restored; stars: ours, stored without loss."
-    )
-    contents = (
-        page(title, told, body(result, plots, crops)),
-        points_csv(found),
-        (json.dumps(evaluation.finite(result), indent=1) + "\n").encode(),
-        tables(result).encode(),
-        *plots,
-    )
-    atomic_write_all({output / name: content for name, content in zip(_NAMES, contents, strict=True)})
-    if as_json:
+    with _folder(output, files[0], overwrite):
+        of_each = point_count(len(coded), len({c.scale for c in coded}), len(lossless), coders)
+        with progress(of_each * len(files), "coding", showing.text) as advance:
+            for _ in each(files, partial(measuring.measure, advance), failures):
+                pass
+        if not measuring.points:
+            raise UsageError(f"nothing could be measured: {failures[0].error if failures else 'no images'}")
+    result = _written(output, measuring, coders)
+    if showing.as_json:
         told = [asdict(failure) for failure in failures]
         print_json(evaluation.finite(result | {"failures": told, "left_out": dict(there.left_out)}))
-    elif not quiet:
+    elif showing.text:
         _print(result, output)
         if there.left_out:
             stdout.print(counted(there.left_out))
@@ -178,6 +116,92 @@ def rate_command(
         error_line(failure.error)
     if failures:
         raise typer.Exit(1)
+
+
+def _coders(named: list[str] | None) -> tuple[str, ...]:
+    """Return the coders that are named, or all that are installed."""
+    installed = installed_coders()
+    chosen = tuple(name.upper().replace("JPG", "JPEG") for name in named or installed)
+    unknown = [name for name in chosen if name not in installed]
+    if "JXL" in unknown:
+        raise UsageError("JXL needs Pillow's plugin: pip install pillow-jxl-plugin")
+    if unknown:
+        raise UsageError(f"no coder is called {unknown[0]}; there are {', '.join(installed)}")
+    return chosen
+
+
+@contextmanager
+def _folder(output: Path, image: Path, overwrite: bool) -> Generator[None, None, None]:
+    """Make the folder for the results; where there are none, remove it again if it was not there."""
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
+    for name in _NAMES:
+        check_target(Job(image, output / name), overwrite)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # others may have put something there
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+class _Measuring:
+    """Codes one picture after the other and collects points and crops.
+
+    Args:
+        files: all of them, as two may have one name.
+        looks: those with crops to look at.
+        how: codecs for lossy small files, codecs for lossless ones, coders.
+        max_pixels: larger pictures are refused.
+    """
+
+    def __init__(
+        self,
+        files: Collection[Path],
+        looks: Sequence[Path],
+        how: tuple[Sequence[Codec], Sequence[Codec], tuple[str, ...]],
+        max_pixels: int,
+    ) -> None:
+        self.points: list[Point] = []
+        self.crops: list[Crops] = []
+        self._same = Counter(path.name for path in files)
+        self._looks, self._how, self._max_pixels = looks, how, max_pixels
+
+    def measure(self, advance: Callable[[], None], path: Path) -> None:
+        picture = read(path, max_pixels=self._max_pixels)
+        name = path.name if self._same[path.name] == 1 else str(path)
+        coded, lossless, coders = self._how
+        own: list[Point] = []
+        decoded: list[Decoded] = []
+        for one in points(picture, name, coded, lossless, coders=coders, on_point=advance):
+            own.append(one.point)
+            if path in self._looks:
+                decoded.append(one)
+        if decoded:
+            self.crops.extend(equal_bytes_crops(decoded, measured_pixels(picture, name)))
+        self.points.extend(own)
+
+
+def _written(output: Path, measuring: _Measuring, coders: tuple[str, ...]) -> dict[str, Any]:
+    """Write page, plots and tables; return the summary."""
+    lines = curves(measuring.points)
+    count = len({point.image for point in measuring.points})
+    result: dict[str, Any] = {"images": count, "coders": coders, **summary_of(lines)}
+    images = f"{count} image{'s' if count > 1 else ''}"
+    plots = [plot(lines, measure, f"Mean of {images}") for measure in ("psnr", "ms_ssim")]
+    told = (
+        f"{images}. Dashed: codecs at full size (with dots: coded as our small pictures are); "
+        "dotted: bicubic small pictures, enlarged; lines: ours, restored; stars: ours, stored without loss."
+    )
+    contents = (
+        page("Small pictures, restored, beside codecs", told, body(result, plots, measuring.crops)),
+        points_csv(measuring.points),
+        (json.dumps(evaluation.finite(result), indent=1) + "\n").encode(),
+        tables(result).encode(),
+        *plots,
+    )
+    atomic_write_all({output / name: content for name, content in zip(_NAMES, contents, strict=True)})
+    return result
 
 
 def _print(result: dict[str, Any], output: Path) -> None:

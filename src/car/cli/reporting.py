@@ -1,7 +1,7 @@
 """The command that reports on models: report."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ from car.cli.common import (
     stdout,
 )
 from car.cli.options import with_options
+from car.cli.sources import ImgDir
 from car.codec.choose import open_codec
 from car.codec.codec import Codec
 from car.codec.options import Options
@@ -48,10 +49,7 @@ def report_command(
         list[str] | None,
         typer.Option("--images", "-i", help="Image files, a folder or a glob: a set; repeatable."),
     ] = None,
-    img_dir: Annotated[
-        Path | None,
-        typer.Option("--img-dir", help="Data folder with the usual test sets.", envvar="CAR_DATA"),
-    ] = None,
+    img_dir: ImgDir = None,
     target_dataset: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,24 +95,11 @@ def report_command(
     codecs = [open_codec(name, options=options) for name in names]
     found: list[Measured] = []
     to_see: list[pages.Crops] = []
-    work = sum(map(len, sets.values())) * len(codecs)
-    with progress(work, "measuring", quiet) as advance:
+    with progress(sum(map(len, sets.values())) * len(codecs), "measuring", not quiet) as advance:
         for name, files in sets.items():
-            records: dict[Codec, list[evaluation.ImageRecord]] = {codec: [] for codec in codecs}
-            for number, path in enumerate(files):
-                trips: dict[int, list[tuple[str, evaluation.RoundTrip]]] = {}
-                for codec in codecs:
-                    try:
-                        trip = evaluation.round_trip(codec, path, max_pixels=options.max_pixels)
-                    except CarError as error:
-                        failures.append(str(error))
-                    else:
-                        records[codec].append(trip.record)
-                        if number < looks:
-                            trips.setdefault(codec.scale, []).append((codec.loaded.label, trip))
-                    advance()
-                to_see += [crops(path.name, row) for row in trips.values()]
-            found += [measured(codec, name, rows) for codec, rows in records.items() if rows]
+            rows, seen = _measured(codecs, files, options.max_pixels, looks, (advance, failures))
+            found += [measured(codec, name, records) for codec, records in rows.items() if records]
+            to_see += seen
     if not found:
         raise UsageError(f"nothing could be measured: {failures[0] if failures else 'no images'}")
     every = [path for files in sets.values() for path in files]
@@ -131,6 +116,36 @@ def report_command(
         error_line(failure)
     if failures:
         raise typer.Exit(1)
+
+
+def _measured(
+    codecs: Sequence[Codec],
+    files: Sequence[Path],
+    max_pixels: int,
+    looks: int,
+    tell: tuple[Callable[[], None], list[str]],
+) -> tuple[dict[Codec, list[evaluation.ImageRecord]], list[pages.Crops]]:
+    """Return records of the files of one set, and crops of the first `looks` of them.
+
+    `tell` is what is called after each round trip, and what takes in those that failed.
+    """
+    advance, failures = tell
+    records: dict[Codec, list[evaluation.ImageRecord]] = {codec: [] for codec in codecs}
+    seen: list[pages.Crops] = []
+    for number, path in enumerate(files):
+        trips: dict[int, list[tuple[str, evaluation.RoundTrip]]] = {}
+        for codec in codecs:
+            try:
+                trip = evaluation.round_trip(codec, path, max_pixels=max_pixels)
+            except CarError as error:
+                failures.append(str(error))
+            else:
+                records[codec].append(trip.record)
+                if number < looks:
+                    trips.setdefault(codec.scale, []).append((codec.loaded.label, trip))
+            advance()
+        seen += [crops(path.name, row) for row in trips.values()]
+    return records, seen
 
 
 def _sets(
@@ -163,7 +178,7 @@ def _curves(codecs: Sequence[Codec], files: Sequence[Path], max_pixels: int, qui
     scales = len({codec.scale for codec in coded})
     found: list[Point] = []
     total = point_count(len(coded), scales, len(lossless), _CODERS) * len(files)
-    with progress(total, "coding", quiet) as advance:
+    with progress(total, "coding", not quiet) as advance:
         for path in files:
             try:
                 picture = read(path, max_pixels=max_pixels)

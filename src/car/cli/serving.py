@@ -18,10 +18,10 @@ import typer
 
 from car.cli.common import (
     Exclude,
-    Json,
     Model,
     Quiet,
     Scale,
+    Showing,
     app,
     check_installed,
     chosen_bytes,
@@ -193,9 +193,8 @@ def gallery_command(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port for --serve; 0 picks a free one.")
     ] = 8001,
-    as_json: Json = False,
-    quiet: Quiet = False,
     *,
+    showing: Showing,
     options: Options,
 ) -> None:
     """Make a web site of small pictures that are restored in the visitor's browser.
@@ -216,10 +215,10 @@ def gallery_command(
     options = replace(options, coding=coding_of(f"x{suffix}", quality))
     codec = open_codec(model, scale if model or scale else 4, options)
     todo, galleries = plan_gallery(folder, output, codec.scale, suffix, exclude or ())
-    for other in galleries if not quiet else ():
+    for other in galleries if not showing.quiet else ():
         error_line(f"note: {other} is a gallery; its files are left out")
     name = title or Path(folder).resolve().name
-    with progress(len(todo.jobs), "shrinking", as_json or quiet) as advance:
+    with progress(len(todo.jobs), "shrinking", showing.text) as advance:
         built = build(
             todo,
             output,
@@ -231,12 +230,12 @@ def gallery_command(
             max_pixels=options.max_pixels,
             on_picture=advance,
         )
-    if as_json:
+    if showing.as_json:
         result = {"site": str(output), "site_bytes": built.site_bytes, "source_bytes": built.source_bytes}
         shown = [asdict(picture) for picture in built.pictures]
         result |= {"made": built.made, "pictures": shown, "failures": list(built.failures)}
         print_json(result | {"left_out": dict(todo.left_out)})
-    elif not quiet:
+    elif showing.text:
         count = len(built.pictures)
         stdout.print(
             f"{output}: {count} picture{'s' * (count != 1)}, {built.made} of them new, "

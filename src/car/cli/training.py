@@ -13,9 +13,8 @@ from rich.table import Table
 
 from car.cli.common import (
     DeviceId,
-    Json,
-    Quiet,
     Scale,
+    Showing,
     app,
     check_installed,
     chosen_device,
@@ -25,6 +24,7 @@ from car.cli.common import (
     stderr,
     stdout,
 )
+from car.cli.options import with_options
 from car.errors import UsageError
 from car.families import architecture
 from car.train.recipes import RECIPES, Recipe, recipe_for, settings
@@ -58,6 +58,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @app.command("train")
+@with_options()
 @_with_settings
 def train_command(
     model: Annotated[
@@ -108,8 +109,7 @@ def train_command(
             "--dry-run", help="Print what would be done, timed on a few steps, and stop. Decodes the images."
         ),
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    showing: Showing,
     **changes: Any,
 ) -> None:
     """Train a model on a folder of images. You can stop and resume it.
@@ -135,7 +135,7 @@ def train_command(
         if image_path is None:
             raise UsageError("name a folder of images with --data, or the folder of DIV2K/ with --image-path")
         data, valid = find_training_set(image_path, target_dataset, valid)
-    show = _Show(quiet or as_json)
+    show = _Show(showing.text)
     place: dict[str, Any] = {
         "valid": valid,
         "cache": cache,
@@ -147,7 +147,7 @@ def train_command(
     if dry_run:
         with show.bar:
             found = training.plan_run(recipe, data, out, **place)
-        _print_plan(recipe, found, as_json)
+        _print_plan(recipe, found, showing.as_json)
         return
     try:
         with show.bar:
@@ -161,7 +161,7 @@ def train_command(
             error_line(f"the state is saved in {out}; the same command continues from there")
         raise
     if os.environ.get("RANK", "0") == "0":  # only the first process prints
-        _print_result(path, out, as_json, quiet)
+        _print_result(path, out, showing)
 
 
 def _recipe(model: str | None, scale: int | None, changes: dict[str, Any]) -> Recipe:
@@ -180,14 +180,14 @@ def _recipe(model: str | None, scale: int | None, changes: dict[str, Any]) -> Re
 class _Show:
     """Shows on a terminal how a training goes on, and prints a line for each validation."""
 
-    def __init__(self, hidden: bool) -> None:
-        self._hidden, self._newest = hidden, ""
+    def __init__(self, shown: bool) -> None:
+        self._shown, self._newest = shown, ""
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TimeRemainingColumn(),
             console=stderr,
-            disable=hidden or not stderr.is_terminal,
+            disable=not shown or not stderr.is_terminal,
         )
         self._decoding = self.bar.add_task("reading images", total=None)
         self._running = self.bar.add_task("training", total=1, visible=False)
@@ -203,7 +203,7 @@ class _Show:
         found = state.validation
         if found is not None:
             self._newest = f", {found.psnr:.2f} dB"
-            if not self._hidden:
+            if self._shown:
                 self.bar.console.print(
                     f"{state.seconds / 60:.1f} min, step {state.step}: loss {state.loss:.4f}, "
                     f"validation PSNR on luma {found.psnr:.2f}, RGB {found.psnr_rgb:.2f}, chroma "
@@ -215,12 +215,12 @@ class _Show:
         self.bar.update(self._running, visible=True, completed=state.done, description=text)
 
 
-def _print_result(weights: Path, out: Path, as_json: bool, quiet: bool) -> None:
+def _print_result(weights: Path, out: Path, showing: Showing) -> None:
     from car.train.log import CURVES, read_log
 
-    if as_json:
+    if showing.as_json:
         print_json({"weights": str(weights), "log": read_log(out)})
-    elif not quiet:
+    elif showing.text:
         stdout.print(f"weights: {weights}; curves: {out / CURVES}")
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,7 @@ def pixel_bytes(source: Path | bytes, name: str) -> int:
             with tifffile.TiffFile(file) as opened:
                 page: Any = tiff.main_page(opened, [])
                 return max(3, page.samplesperpixel) * tiff.sample_bytes(page)
-    deep = png_file.is_deep(content) or coded.is_jxl(content)
-    return 6 if deep or coded.avif_bits(content) > 8 or coded.jpeg2000_bits(content) > 8 else 3
+    return 6 if _is_deep(content) else 3
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -189,7 +188,29 @@ def from_pil(image: Image.Image) -> Picture:
         return _picture(image, b"")
 
 
-def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself, before its pixels are decoded.
+
+    Attributes:
+        size: (width, height), upright.
+        bits: 8 or 16, of a sample as it will be read.
+        info: the metadata of a small picture.
+        damage: what is wrong with these, where `info` is None for that.
+    """
+
+    size: tuple[int, int]
+    bits: int
+    info: LRInfo | None = None
+    damage: str | None = None
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the file is a small picture of ours, if only a damaged one."""
+        return self.info is not None or self.damage is not None
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
     """Return what a file says about itself, without decoding its pixels.
 
     Raises:
@@ -199,19 +220,37 @@ def inspect_info(path: str | os.PathLike[str]) -> LRInfo | None:
     with one_line_errors(str(path), "cannot be read"):
         check_regular(path, str(path))
         with path.open("rb") as file:
-            start = file.read(16)
+            start = file.read(_HEADER)
             if not start:
                 raise ImageError(f"{path}: the file is empty")
             file.seek(0)
             if start[:4] in TIFF_SIGNATURES:  # Pillow does not know them all
                 with tifffile.TiffFile(file) as opened:
-                    return found_info((tiff.main_page(opened, []).tags.valueof(DESCRIPTION),))[0]
+                    page = tiff.main_page(opened, [])
+                    size, orientation = tiff.page_size(page), page.tags.valueof(ORIENTATION)
+                    bits = 16 if tiff.sample_bytes(page) > 1 else 8
+                    found = found_info((page.tags.valueof(DESCRIPTION),))
+                return Header(_upright(size, orientation), bits, *found)
+            bits = 16 if _is_deep(start) else 8
             if coded.is_jxl(start) and "JXL" not in Image.OPEN:
-                return None
+                return Header(coded.jxl_size(start), bits)
             with _open(file, str(path), None) as image:
+                size = image.size
                 if image.format == "PNG":
                     image = _open(png_file.without_pixels(file), str(path), None)
-                return found_info(_texts(image))[0]
+                # of a PNG without it, Pillow would look behind the pixels, which are not there
+                known = image.format != "PNG" or "exif" in image.info
+                orientation = image.getexif().get(ORIENTATION) if known else 1
+                return Header(_upright(size, orientation), bits, *found_info(_texts(image)))
+
+
+def _upright(size: tuple[int, int], orientation: Any) -> tuple[int, int]:
+    return (size[1], size[0]) if orientation in (5, 6, 7, 8) else size
+
+
+def _is_deep(start: bytes) -> bool:
+    deep = png_file.is_deep(start) or coded.is_jxl(start)
+    return deep or coded.avif_bits(start) > 8 or coded.jpeg2000_bits(start) > 8
 
 
 @contextlib.contextmanager
