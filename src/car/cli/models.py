@@ -40,14 +40,14 @@ def models_command(as_json: Json = False) -> None:
     for model in list_models():
         names = [record.name for record in own if record.model == model.name]
         if not model.tags and not names:
-            table.add_row(f"{model.name}, none yet", *[""] * 4)
+            table.add_row(f"{model.name}: none", *[""] * 4)
         for tag in model.tags:
             entry = entries[tag]
             means = [entry.metrics[name]["model"] if name in entry.metrics else None for name in _SETS]
             values = [f"{m['psnr']:.2f}/{m['psnr_rgb']:.2f}" if m else "" for m in means]
             table.add_row(tag, f"{entry.parameters / 1e6:.2f} M", *values)
         for name in names:
-            table.add_row(f"{name}, {model.name} pulled", *[""] * 4)
+            table.add_row(f"{name} (pulled)", *[""] * 4)
     stdout.print(table)
     stdout.print("Names end with the scale. A name without its version: the newest weights.")
 
