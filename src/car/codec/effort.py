@@ -3,12 +3,13 @@
 LR samples are moved by gradient steps through the frozen upscaler (in the manner of iterative inference in
 learned compression: Yang, Bamler & Mandt, "Improving inference for neural image compression", NeurIPS 2020).
 Steps are taken without rounding, whose noise would soon be all that a gradient sees; what counts is what is
-restored after it. All levels of effort follow one path and keep the best rounded picture met on it, so that
-more effort never restores worse.
+restored after it: the decibels of luma, chroma and RGB, mixed as in training (`car.metrics.SHARES`). All
+levels of effort follow one path and keep the best rounded picture met on it, so that more effort never
+restores worse.
 
-Where the small file will be JPEG, WebP or AVIF, the coder is in the loop as well, and what counts is error
-against bytes: the logarithm of the one plus that of the other, which is about the exchange rate of codecs at
-few bits per pixel.
+Where the small file will be JPEG, WebP or AVIF, the coder is in the loop as well, and what counts is error of
+luma against bytes: the logarithm of the one plus that of the other, which is about the exchange rate of
+codecs at few bits per pixel.
 """
 
 import math
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from car.codec.coding import Coding, encoded
 from car.codec.lossy import MEANS_AND_HEADERS, estimated_bits, recode
 from car.codec.tiling import split
-from car.metrics import LUMA_WEIGHTS
+from car.metrics import CHANNEL_WEIGHTS, PERFECT, SHARES
 from car.models import Rescaler, quantize
 
 STEPS = (0, 3, 4, 6, 9, 13, 18, 24, 32, 48)
@@ -36,7 +37,7 @@ MAX_CHANGE_CODED = 24 / 255
 """The same where a lossy coder follows, whose own steps are that large."""
 
 _TILE = 128  # LR pixels a side of which activations are kept for the gradient
-_LUMA_SHARE, _LUMA_SHARE_CODED = 0.9, 0.5  # of the squared error that the steps reduce; the rest is RGB
+_CODED = (0.5, 0.0, 0.5)  # weights of the squared errors of luma, chroma and RGB behind a coder
 _MEMORY, _MEMORY_CODED = (0.7, 0.9), (0.8, 0.95)  # of Adam: short, as there are few steps
 
 
@@ -62,9 +63,9 @@ def refine(
 ) -> NDArray[np.generic]:
     """Return an LR picture from which `model` restores `hr` at least as well as from `lr`.
 
-    "As well" is meant in luma, after rounding, with as many pixels shaved off each side as the scale, as the
-    tables measure. With `coding`, it is meant for what comes back from the coder, bytes counted too: see
-    above. Memory does not grow with the picture beyond a few copies of it.
+    "As well" is meant after rounding, in the mix of luma, chroma and RGB above, with as many pixels shaved
+    off each side as the scale, as the tables measure. With `coding`, it is meant for luma and what comes back
+    from the coder, bytes counted too: see above. Memory does not grow with the picture beyond a few copies.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -103,7 +104,9 @@ def refinements(
     values, best = start.clone(), start
     momentum, power = torch.zeros_like(start), torch.zeros_like(start)
     short, long = _MEMORY_CODED if coding else _MEMORY
-    error = _Error(model, hr, most, device, _LUMA_SHARE_CODED if coding else _LUMA_SHARE)
+    error = _Error(model, hr, most, device)
+    # one per cent less error counts the same in luma, in chroma and in RGB, however small it is there
+    weights = _CODED if coding else _slopes(error(start).exact)
     lowest = math.inf
     for step in range(STEPS[effort] + 1):
         level, last = step in STEPS, step == STEPS[effort]
@@ -113,9 +116,9 @@ def refinements(
             score, gradient = _coded_score(error, rounded, coding, with_gradient=not last)
         else:
             if level:
-                score = error(rounded, with_gradient=False).luma
+                score = _distance(error(rounded).exact)
             if not last:
-                gradient = error(values, with_gradient=True).gradient
+                gradient = error(values, weights).gradient
         if score < lowest:
             lowest, best = score, rounded
         if level and step:
@@ -140,7 +143,7 @@ def _coded_score(
     with torch.enable_grad():
         source = lr.detach().requires_grad_(with_gradient)
         decoded, quantiser = recode(source, coding)
-        luma, whole, pull = error(decoded.detach(), with_gradient=with_gradient)
+        (luma, _, _), whole, pull = error(decoded.detach(), _CODED if with_gradient else None)
         score = math.log(luma + 1e-12) + math.log(size)
         if pull is None:
             return score, None
@@ -150,10 +153,34 @@ def _coded_score(
     return score, gradient
 
 
-class _Found(NamedTuple):
-    """Squared error in luma that counts, the whole that steps reduce, and its gradient for the LR."""
+_Parts = tuple[float, float, float]
+"""A number each for luma, for chroma and for RGB."""
 
-    luma: float
+_SHARES = (SHARES.luma, SHARES.chroma, SHARES.rgb)
+
+# from RGB to planes whose squares add up to the squared error of luma, of chroma (the mean of two) and of RGB
+_MATRICES = (
+    np.array([CHANNEL_WEIGHTS["luma"]]),
+    np.array([CHANNEL_WEIGHTS["cb"], CHANNEL_WEIGHTS["cr"]]) / 2**0.5,
+    np.eye(3) / 3**0.5,
+)
+
+
+def _distance(exact: _Parts) -> float:
+    """Return how far mean squared errors are from `PERFECT`, mixed by share; ten times that are decibels."""
+    return sum(share * math.log10(1 + part / PERFECT) for share, part in zip(_SHARES, exact, strict=True))
+
+
+def _slopes(exact: _Parts) -> _Parts:
+    """Return how `_distance` changes with each error, but for a factor."""
+    luma, chroma, rgb = (share / (part + PERFECT) for share, part in zip(_SHARES, exact, strict=True))
+    return luma, chroma, rgb
+
+
+class _Found(NamedTuple):
+    """Mean squared errors that count, the weighted sum that steps reduce, and its gradient for the LR."""
+
+    exact: _Parts
     whole: float
     gradient: torch.Tensor | None
 
@@ -166,17 +193,23 @@ class _Error:
     hr: NDArray[np.generic]
     levels: int
     device: torch.device | str
-    luma_share: float
 
-    def __call__(self, lr: torch.Tensor, *, with_gradient: bool) -> _Found:
-        """Return the errors of what is restored from `lr`, sums over pixels."""
+    def __call__(self, lr: torch.Tensor, weights: _Parts | None = None) -> _Found:
+        """Return the errors of what is restored from `lr`; with `weights`, their weighted sum as well.
+
+        What counts is rounded, and without the border that tables leave out; what is summed is neither.
+        """
         s, halo = self.model.geometry.scale, self.model.geometry.halo_up
         height, width = self.hr.shape[:2]
-        weights = lr.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
+        with_gradient = weights is not None
+        parts = [torch.tensor(matrix, dtype=torch.float32, device=self.device) for matrix in _MATRICES]
+        form = torch.zeros(3, 3, device=self.device)
+        for weight, part in zip(weights or (), parts, strict=False):
+            form += weight * part.T @ part
         # pictures that consist of border only count as a whole
         border = s if min(height, width) > 2 * s else 0
         gradient = torch.zeros_like(lr) if with_gradient else None
-        total = whole = 0.0
+        total, counted, whole = [0.0, 0.0, 0.0], 0, 0.0
         for tile in split(lr.shape[2], lr.shape[3], _TILE, halo):
             window = lr[(..., *tile.window.slices)].detach().requires_grad_(with_gradient)
             core, inside = tile.core_scaled(s, 1), tile.core_in_window(s, 1)
@@ -188,20 +221,20 @@ class _Error:
             with torch.set_grad_enabled(with_gradient):
                 restored = self.model.upscale(window)[0][(..., *inside.slices)]
                 difference = restored[:, : bottom - core.top, : right - core.left].float() - target
-                luma = (difference * weights).sum(0)
-                loss = (
-                    self.luma_share * luma.square().sum()
-                    + (1 - self.luma_share) * difference.square().mean(0).sum()
-                )
+                loss = (difference * torch.einsum("cd,dhw->chw", form, difference)).sum()
             exact = target + difference.detach()
             exact = exact.clamp(0, 1).mul(self.levels).round().div(self.levels) - target
-            counted = (exact * weights).sum(0)[
+            exact = exact[
+                :,
                 max(border - core.top, 0) : max(height - border - core.top, 0),
                 max(border - core.left, 0) : max(width - border - core.left, 0),
             ]
-            total += counted.double().square().sum().item()
+            counted += exact[0].numel()
+            for n, part in enumerate(parts):
+                total[n] += torch.einsum("pc,chw->phw", part, exact).double().square().sum().item()
             if gradient is not None:
                 whole += loss.item()
-                (part,) = torch.autograd.grad(loss, window)
-                gradient[(..., *tile.window.slices)] += part
-        return _Found(total, whole, gradient)
+                (pull,) = torch.autograd.grad(loss, window)
+                gradient[(..., *tile.window.slices)] += pull
+        luma, chroma, rgb = (part / counted for part in total)
+        return _Found((luma, chroma, rgb), whole, gradient)

@@ -1,7 +1,6 @@
 """The training objective and its terms. Images are in the [0, 1] range."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
@@ -9,23 +8,10 @@ from torch import nn
 
 from car.codec.coding import Coding
 from car.codec.lossy import MEANS_AND_HEADERS, estimated_bits, recode
-from car.metrics import CHANNEL_WEIGHTS
+from car.metrics import CHANNEL_WEIGHTS, PERFECT, Shares
 from car.models import BicubicDownscaler, ResamplingDownscaler, Rescaler, quantize
 from car.ops import adaptive_resample, bicubic_downscale
 from car.train.recipes import Recipe
-
-
-@dataclass(frozen=True)
-class Shares:
-    """The shares of luma and chroma in the loss of a restored image; RGB has the rest."""
-
-    luma: float = 0.0
-    chroma: float = 0.0
-
-    @property
-    def rgb(self) -> float:
-        """The share of RGB."""
-        return 1 - self.luma - self.chroma
 
 
 def _planes(difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +28,6 @@ def restoration_l1(restored: torch.Tensor, hr: torch.Tensor, shares: Shares) -> 
     return shares.rgb * difference.abs().mean() + shares.luma * luma + shares.chroma * chroma
 
 
-_PERFECT = 1e-6  # squared error, 60 dB; errors below it hardly count
 _LOG10 = 0.01 * math.log10(2)  # factor for a base-2 logarithm: 10 dB for a factor of ten, in kilodecibels
 
 
@@ -57,7 +42,7 @@ def restoration_decibels(restored: torch.Tensor, hr: torch.Tensor, shares: Share
     difference = restored - hr
     luma, chroma = _planes(difference)
     rgb, luma, chroma, marks = (
-        _LOG10 * torch.log2(1 + square / _PERFECT).mean()
+        _LOG10 * torch.log2(1 + square / PERFECT).mean()
         for square in (
             *(plane.square().mean(dim=(1, 2, 3)) for plane in (difference, luma, chroma)),
             F.avg_pool2d(chroma, 4).pow(4).mean(dim=(1, 2, 3)).add(1e-20).sqrt(),

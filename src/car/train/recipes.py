@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from car.errors import UsageError, did_you_mean
 from car.families import architecture, model_names
+from car.metrics import SHARES
 
 _T = TypeVar("_T")
 
@@ -266,8 +267,8 @@ _PLUS = Recipe(
     emphasis=("*structure512/*=2",),
     restoration="decibels",
     l1_share=0.7,
-    luma_weight=0.4,
-    chroma_weight=0.15,
+    luma_weight=SHARES.luma,
+    chroma_weight=SHARES.chroma,
     fidelity_weight=0.02,
     rate_weight=0.0015,
     ema=0.999,
