@@ -34,7 +34,7 @@ from car.train.data import load_store
 from car.train.losses import Objective
 from car.train.optim import make_optimizer
 from car.train.recipes import RECIPES, Recipe
-from car.train.run import _trainer
+from car.train.run import Run
 from car.train.trainer import Trainer
 from run import machine
 
@@ -86,9 +86,7 @@ def straightforward(recipe: Recipe, files: list[Path], workers: int) -> Callable
 def trainer_for(recipe: Recipe, data: list[Path], cache: Path, workers: int) -> Iterator[Trainer]:
     with (
         tempfile.TemporaryDirectory() as out,
-        _trainer(
-            recipe, data, Path(out), None, cache, "cpu", workers, on_decode=None, on_note=None
-        ) as trainer,
+        Run(recipe, data, Path(out), cache=cache, device="cpu", workers=workers).trainer() as trainer,
     ):
         yield trainer
 

@@ -509,13 +509,13 @@ def test_command_line_converts_and_uses_pairs(tmp_path, photo):
 
 def test_training_starts_from_a_pair(pair, tmp_path, monkeypatch):
     from car.train.recipes import Recipe
-    from car.train.run import train
+    from car.train.run import Run
 
     monkeypatch.chdir(tmp_path)
     recipe = Recipe(
         "car_tiny_x4", steps=1, crop=32, batch=2, lr=1e-12, optimizer="adam", ema=0.0, init="kgn.pth,usn.pth"
     )
-    path = train(recipe, [Path(__file__).parent / "fixtures"], tmp_path / "run", device="cpu")
+    path = Run(recipe, [Path(__file__).parent / "fixtures"], tmp_path / "run", device="cpu").train()
     for name, tensor in car.load(path).rescaler.state_dict().items():
         torch.testing.assert_close(tensor, car.load(pair).rescaler.state_dict()[name], atol=1e-6, rtol=0)
 

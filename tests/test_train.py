@@ -32,11 +32,12 @@ from car.models import create
 from car.ops import bicubic_downscale
 from car.pictures.read import read
 from car.train import trainer as trainer_module
+from car.train import validation
 from car.train.data import ImageStore, load_store
 from car.train.log import read_log
 from car.train.losses import LossWatch, Shares
 from car.train.recipes import RECIPES, Recipe, recipe_for
-from car.train.run import _trainer, plan_run, train
+from car.train.run import Run
 from car.train.trainer import Progress, Trainer
 from commandline import run_car
 from processes import Process, run_script, start_car, wait_until
@@ -62,6 +63,10 @@ def folder(tmp_path: Path, photo: Path) -> Path:
 TINY = replace(
     RECIPES["car_plus_x2"], minutes=0, steps=60, crop=32, batch=2, precision="float32", hold_out=("more/0*",)
 )
+
+
+def train(recipe: Recipe, folders: list[Path], out: Path, **settings: Any) -> Path:
+    return Run(recipe, folders, out, **settings).train()
 
 
 def test_training_improves_and_writes_all_it_promises(folder: Path, tmp_path: Path, photo: Path) -> None:
@@ -167,18 +172,7 @@ def test_tensorboard_has_curves_and_pictures(folder: Path, tmp_path: Path) -> No
 @pytest.fixture
 def trainer_of(folder: Path, tmp_path: Path) -> Callable[..., Any]:
     def make(recipe: Recipe, out: str = "run") -> Any:
-        place = tmp_path / out
-        return _trainer(
-            recipe,
-            [folder],
-            place,
-            None,
-            tmp_path / "cache",
-            "cpu",
-            0,
-            on_decode=None,
-            on_note=None,
-        )
+        return Run(recipe, [folder], tmp_path / out, None, tmp_path / "cache", "cpu", 0).trainer()
 
     return make
 
@@ -201,10 +195,10 @@ def test_every_recipe_learns_on_one_batch(
 def test_validation_through_a_coder(trainer_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same by hand: PSNR of what comes back from the files, less the price of their bytes."""
     coding = Coding("JPEG", 40)
-    monkeypatch.setattr(trainer_module, "_VALIDATED", (coding,))
+    monkeypatch.setattr(validation, "_VALIDATED", (coding,))
     recipe = replace(RECIPES["car_codec_x2"], crop=32, batch=2, hold_out=(), eval_crop=64, rate_weight=0.7)
     with trainer_of(recipe) as trainer:
-        measured = trainer._validate()[0]
+        measured = validation.validate(trainer.average, trainer.validation, recipe, trainer.accelerator)[0]
         shares = Shares(recipe.luma_weight)
         price = shares.luma * measured.psnr + shares.rgb * measured.psnr_rgb - measured.score
         found = measured.psnr - price
@@ -334,7 +328,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from car.train.recipes import RECIPES
-from car.train.run import train
+from car.train.run import Run
 from car.train.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -357,7 +351,7 @@ import car.train.trainer
 original = car.train.trainer.atomic_write
 car.train.trainer.atomic_write = lambda path, data: (wrote.append(Path(path).name), original(path, data))
 seen = []
-train(recipe, [folder], out, cache=cache, device="cpu", on_progress=seen.append)
+Run(recipe, [folder], out, cache=cache, device="cpu", on_progress=seen.append).train()
 print(json.dumps({"losses": losses, "shares": shares, "wrote": wrote, "reports": len(seen)}))
 """
 
@@ -692,7 +686,7 @@ def test_damaged_caches_are_made_again(folder: Path, tmp_path: Path) -> None:
 
 def test_plan_measures_without_training(folder: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPES["car_small_x2"], crop=32, batch=2, minutes=0, epochs=7, hold_out=())
-    plan = plan_run(recipe, [folder], tmp_path / "run", valid=folder / "more", cache=tmp_path / "cache")
+    plan = Run(recipe, [folder], tmp_path / "run", folder / "more", tmp_path / "cache").plan()
     assert plan.images == 6
     assert plan.validation_images == 3
     assert plan.epoch_steps == 6 * 8 // 2

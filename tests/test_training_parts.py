@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,10 @@ from car.train.optim import MuonAdam, lr_factor, make_optimizer
 from car.train.recipes import RECIPES, Recipe, recipe_for, settings
 
 
+def crops_of(store: ImageStore, **settings: Any) -> Crops:
+    return Crops(store, Recipe("car_plus_x2", **settings))
+
+
 @pytest.mark.parametrize(("scale", "crop", "batch"), [(2, 96, 24), (4, 192, 16)])
 def test_published_recipe_is_the_published_one(scale: int, crop: int, batch: int) -> None:
     recipe = RECIPES[f"car_x{scale}"]
@@ -43,7 +48,7 @@ def test_published_recipe_is_the_published_one(scale: int, crop: int, batch: int
     assert recipe.eval_epochs == 1
     # 800 photographs: as many steps an epoch as the published log has at 4x
     store = ImageStore(tuple(map(str, range(800))), (np.zeros((crop, crop, 3), np.uint8),) * 800)
-    crops = Crops(store, batch=batch, crop=crop, repeats=recipe.repeats, by_area=False)
+    crops = Crops(store, recipe)
     assert crops.epoch_steps == 800 * 8 // batch
 
 
@@ -106,7 +111,7 @@ def test_crops_come_in_all_orientations() -> None:
         for step in (1, -1)
     }
     for orientations, turns in ((8, (0, 1, 2, 3)), (4, (0, 2))):
-        batch = Crops(store, batch=1500, crop=3, orientations=orientations).get(0)
+        batch = crops_of(store, batch=1500, crop=3, orientations=orientations).get(0)
         assert batch.shape == (1500, 3, 3, 3)
         found = {possible[np.ascontiguousarray(crop.permute(1, 2, 0).numpy()).tobytes()] for crop in batch}
         assert {(k, step) for k, step, _, _ in found} == set(itertools.product(turns, (1, -1)))
@@ -114,12 +119,12 @@ def test_crops_come_in_all_orientations() -> None:
 
 
 def test_crops_depend_on_seed_and_step_alone() -> None:
-    crops = Crops(store_of(20), batch=6, crop=4, seed=3)
+    crops = crops_of(store_of(20), batch=6, crop=4, seed=3)
     whole = crops.get(11)
-    assert torch.equal(whole, Crops(store_of(20), batch=6, crop=4, seed=3).get(11))
+    assert torch.equal(whole, crops_of(store_of(20), batch=6, crop=4, seed=3).get(11))
     assert torch.equal(torch.cat([crops.get(11, 0, 2), crops.get(11, 2, 2), crops.get(11, 4)]), whole)
     assert not torch.equal(whole, crops.get(12))
-    assert not torch.equal(whole, Crops(store_of(20), batch=6, crop=4, seed=4).get(11))
+    assert not torch.equal(whole, crops_of(store_of(20), batch=6, crop=4, seed=4).get(11))
     ahead = Prefetcher(crops.get, 2)
     for step in (5, 6, 7, 3, 4):  # on, and back again
         assert torch.equal(ahead.get(step), crops.get(step))
@@ -127,7 +132,7 @@ def test_crops_depend_on_seed_and_step_alone() -> None:
 
 
 def test_an_epoch_shows_each_image_as_often_as_asked() -> None:
-    crops = Crops(store_of(6), batch=3, crop=4, repeats=4, by_area=False)
+    crops = crops_of(store_of(6), batch=3, crop=4, repeats=4, sampling="image")
     assert crops.epoch_steps == 8
     orders: list[list[int]] = []
     for epoch in range(2):
@@ -143,14 +148,14 @@ def test_an_epoch_shows_each_image_as_often_as_asked() -> None:
 
 def test_crops_by_area_are_as_likely_as_their_images_are_large() -> None:
     images = (np.zeros((8, 8, 3), np.uint8), np.ones((24, 8, 3), np.uint8))
-    batch = Crops(ImageStore(("a", "b"), images), batch=4000, crop=4).get(0)
+    batch = crops_of(ImageStore(("a", "b"), images), batch=4000, crop=4).get(0)
     assert batch[:, 0, 0, 0].float().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
 def test_a_share_of_the_crops_is_grey() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     store = ImageStore(("a",), (noise,))
-    mixed, plain = (Crops(store, batch=2000, crop=4, grey=share).get(0) for share in (0.3, 0.0))
+    mixed, plain = (crops_of(store, batch=2000, crop=4, grey=share).get(0) for share in (0.3, 0.0))
     grey = (mixed == mixed[:, :1]).all(dim=3).all(dim=2).all(dim=1)
     assert grey.float().mean().item() == pytest.approx(0.3, abs=0.04)
     assert torch.equal(mixed[~grey], plain[~grey])
@@ -161,7 +166,7 @@ def test_a_share_of_the_crops_is_grey() -> None:
 def test_shrunk_crops_are_cut_from_shrunk_images() -> None:
     rng = np.random.default_rng(0)
     store = ImageStore(("a",), (rng.integers(0, 256, (96, 128, 3), dtype=np.uint8),))
-    mixed, plain = (Crops(store, batch=400, crop=32, shrunk=share).get(0) for share in (0.5, 0.0))
+    mixed, plain = (crops_of(store, batch=400, crop=32, shrunk=share).get(0) for share in (0.5, 0.0))
     assert mixed.shape == plain.shape == (400, 3, 32, 32)
     same = (mixed == plain).flatten(1).all(dim=1)
     assert same.float().mean().item() == pytest.approx(0.5, abs=0.08)
@@ -171,7 +176,7 @@ def test_shrunk_crops_are_cut_from_shrunk_images() -> None:
     # an image no larger than the crop cannot be shrunk
     tight = ImageStore(("a",), (store.images[0][:32, :32],))
     assert (
-        Crops(tight, batch=4, crop=32, shrunk=1.0).get(0).sum(dim=(1, 2, 3)) == int(tight.images[0].sum())
+        crops_of(tight, batch=4, crop=32, shrunk=1.0).get(0).sum(dim=(1, 2, 3)) == int(tight.images[0].sum())
     ).all()
 
 
@@ -294,11 +299,9 @@ def test_a_share_of_chroma_that_leaves_nothing_for_rgb_is_refused() -> None:
 
 
 def test_emphasised_images_are_drawn_as_often_as_asked() -> None:
-    recipe = recipe_for("car_plus_x4", emphasis=("set/00*=3",))
     images = tuple(np.full((16, 16, 3), i, np.uint8) for i in range(2))
-    crops = Crops(
-        ImageStore(("set/00.png", "set/01.png"), images), batch=2000, crop=8, emphasis=recipe.emphasis_of
-    )
+    store = ImageStore(("set/00.png", "set/01.png"), images)
+    crops = crops_of(store, batch=2000, crop=8, emphasis=("set/00*=3",))
     drawn = crops.get(0)[:, 0, 0, 0]
     assert (drawn == 0).float().mean().item() == pytest.approx(0.75, abs=0.04)
     with pytest.raises(UsageError, match="PATTERN=FACTOR"):
@@ -387,7 +390,7 @@ def test_muon_moves_inner_convolutions_by_an_orthogonal_matrix() -> None:
     model = create("car_plus_x2")
     block = next(m for m in model.modules() if isinstance(m, ResidualBlock))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = MuonAdam([(model.downscaler, 1.0), (model.upscaler, 0.5)], muon_lr=0.1, lr=1e-3)
+    optimizer = MuonAdam([(model.downscaler, 1.0), (model.upscaler, 0.5)], Recipe("car_plus_x2", muon_lr=0.1))
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()

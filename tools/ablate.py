@@ -19,7 +19,7 @@ from variants import register_variants
 
 from car.train.log import read_log
 from car.train.recipes import Recipe, recipe_for
-from car.train.run import train
+from car.train.run import Run
 
 
 def parsed(name: str, text: str) -> Any:
@@ -60,7 +60,7 @@ def main() -> None:
             recipe = recipe_for(options.model, minutes=options.minutes, **(base | changes))
             network = run.get("network", options.model)
             recipe = replace(recipe, model=variants.get(network, network))
-            train(recipe, options.data, out, cache=options.cache or options.out / "cache")
+            Run(recipe, options.data, out, cache=options.cache or options.out / "cache").train()
         last = read_log(out)[-1]
         cells = f"{last['step']:,} | {last['psnr']:.2f} | {last['lr_psnr']:.1f}"
         lines.append(f"| {f'`{label}`' if label else 'nothing'} | {cells} |")

@@ -26,7 +26,7 @@ from car.codec.options import Options
 from car.measure.evaluate import find_dataset, mean_quality, round_trip
 from car.train.log import read_log
 from car.train.recipes import recipe_for
-from car.train.run import train
+from car.train.run import Run
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "research" / "gain.json"
@@ -94,7 +94,7 @@ def main() -> None:
     def run(model: str, steps: int) -> dict[str, Any]:
         out = options.out / f"{model}_{steps}"
         recipe = recipe_for(model, steps=steps)
-        train(recipe, options.data, out, cache=options.cache or options.out / "cache")
+        Run(recipe, options.data, out, cache=options.cache or options.out / "cache").train()
         return result(model, out)
 
     family, scale = options.model.rsplit("_", 1)

@@ -227,7 +227,6 @@ def gallery_command(
             description=description,
             quality=quality,
             overwrite=overwrite,
-            max_pixels=options.max_pixels,
             on_picture=advance,
         )
     if showing.as_json:

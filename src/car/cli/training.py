@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,35 +128,26 @@ def train_command(
     """
     recipe = _recipe(model, scale, changes)
     check_installed("training", "train", "torch", "accelerate", "tensorboard")
-    from car.train import run as training
     from car.train.data import find_training_set
+    from car.train.run import Run
+    from car.train.state import STATE
 
     if not data:
         if image_path is None:
             raise UsageError("name a folder of images with --data, or the folder of DIV2K/ with --image-path")
         data, valid = find_training_set(image_path, target_dataset, valid)
     show = _Show(showing.text)
-    place: dict[str, Any] = {
-        "valid": valid,
-        "cache": cache,
-        "device": chosen_device(device, device_id),
-        "workers": workers,
-        "on_decode": show.decoded,
-        "on_note": show.note,
-    }
+    run = Run(recipe, data, out, valid, cache, chosen_device(device, device_id), workers, save_seconds)
+    run = replace(run, on_progress=show.progress, on_decode=show.decoded, on_note=show.note)
     if dry_run:
         with show.bar:
-            found = training.plan_run(recipe, data, out, **place)
+            found = run.plan()
         _print_plan(recipe, found, showing.as_json)
         return
     try:
         with show.bar:
-            path = training.train(
-                recipe, data, out, save_seconds=save_seconds, on_progress=show.progress, **place
-            )
+            path = run.train()
     except KeyboardInterrupt:
-        from car.train.trainer import STATE
-
         if (out / STATE).exists():
             error_line(f"the state is saved in {out}; the same command continues from there")
         raise

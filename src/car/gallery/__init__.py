@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import quote
 
 from car._version import __version__
-from car.batch.names import Naming, Plan, plan
+from car.batch.names import Job, Naming, Plan, plan
 from car.codec.codec import Codec
 from car.errors import CarError, ImageError, UsageError, told
 from car.files.atomic import atomic_write
-from car.pictures.picture import DEFAULT_MAX_PIXELS, one_line_errors
+from car.pictures.picture import one_line_errors
 from car.pictures.read import decode
 from car.pictures.write import encode
 from car.viewer import assets, web_model
@@ -101,7 +101,6 @@ def build(
     description: str = "",
     quality: int | None = None,
     overwrite: bool = False,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
     on_picture: Callable[[], None] = lambda: None,
 ) -> Built:
     """Write the site, or bring it up to date: only photographs that changed are shrunk again.
@@ -118,80 +117,115 @@ def build(
         description: a line below the title.
         quality: see `car.pictures.write.write`.
         overwrite: allow writing into a folder that is not a gallery; its files are kept.
-        max_pixels: larger photographs are refused.
         on_picture: called after each picture.
 
     Raises:
         UsageError: the viewer does not support the model, or the folder holds other files.
         ImageError: a file cannot be written, or there is nothing to show.
     """
-    files = _viewer_files(codec)
-    files |= {f.name: f.read_bytes() for f in resources.files("car.gallery").joinpath("static").iterdir()}
-    before = _manifest(site)
-    if site.exists() and not site.is_dir():
-        raise UsageError(f"{site} is a file; a site needs a folder")
-    if before is None and site.exists() and any(site.iterdir()) and not overwrite:
-        raise UsageError(f"{site} exists and is not a gallery; --overwrite writes a gallery into it")
-    known = {entry["source"]: entry for entry in (before or {}).get("pictures", ())}
-    ours = set((before or {}).get("files", ()))
-    settings: dict[str, Any] = {"model": codec.loaded.name, "weights": codec.loaded.sha256}
-    settings |= {"effort": codec.options.effort, "fast": codec.options.fast, "quality": quality}
-    same = before is not None and all(before.get(key) == value for key, value in settings.items())
+    files = _site_files(codec)
+    before = _manifest_of(site, overwrite)
+    made_by = {"model": codec.loaded.name, "weights": codec.loaded.sha256}
+    settings: dict[str, Any] = made_by | {
+        "effort": codec.options.effort,
+        "fast": codec.options.fast,
+        "quality": quality,
+    }
     about: dict[str, Any] = {"made_by": f"car {__version__}", "title": title, **settings}
-    root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()
-    free = [job for job in todo.jobs if _below(job.target, site) in ours or not _is_there(job.target)]
+    old = _Old(site, before, same=all(before.get(key) == value for key, value in settings.items()))
     always = {*files, "index.html", *([] if before else [MANIFEST])}
-    needed = [*sorted(always - ours), *(_below(job.target, site) for job in todo.jobs if before is None)]
-    for name in needed:
+    targets = [_below(job.target, site) for job in todo.jobs]
+    for name in (*sorted(always - old.files), *([] if before else targets)):
         if _is_there(site / name):
             raise UsageError(f"{site / name} exists and was not made by a gallery; move it away")
-    planned = ours | always | {MANIFEST} | {_below(job.target, site) for job in free}
+    free = {name for name in targets if name in old.files or not _is_there(site / name)}
+    planned = {*old.files, *always, MANIFEST, *free}
     # if this run is interrupted, the next one knows what it may replace, and the old pictures stay on the
     # site
-    _write(site, {MANIFEST: _json((about | {"pictures": []}) | (before or {}) | {"files": sorted(planned)})})
+    _write(site, {MANIFEST: _json(about | {"pictures": []} | before | {"files": sorted(planned)})})
+    root = Path(os.path.commonpath([job.source.parent for job in todo.jobs])) if todo.jobs else Path()
     shown: list[Shown] = []
     failures = list(todo.problems)
     made = 0
-    for job in todo.jobs:
-        source, file = _below(job.source, root), _below(job.target, site)
-        entry = known.get(source)
-        there = entry is not None and entry["file"] == file and _size(job.target) == entry["small_bytes"]
+    for job, file in zip(todo.jobs, targets, strict=True):
+        source = _below(job.source, root)
+        known = old.picture(source, file)
         try:
-            if job not in free:
+            if file not in free:
                 raise ImageError(f"{job.target} exists and was not made by this gallery")
-            content = job.source.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            if same and there and entry and entry["sha256"] == digest:
-                shown.append(Shown(**entry))
-                continue
-            picture = decode(content, str(job.source), max_pixels=max_pixels)
-            small, info = codec.shrink(picture)
-            encoded, _ = encode(small, job.target.name, info=info, quality=quality)
-            _write(site, {file: encoded})
-            sizes = (picture.width, picture.height, small.width, small.height, len(content), len(encoded))
-            shown.append(Shown(source, file, digest, *sizes))
-            made += 1
+            found = _shrunk(site, job, source, file, known, codec, quality)
+            made += found is not known
+            known = found
         except (CarError, OSError, MemoryError) as error:
-            if same and there and entry:
-                shown.append(Shown(**entry))
             failures.append(told(error, str(job.source)))
         finally:
             on_picture()
+        if known is not None:
+            shown.append(known)
     if failures and not shown:
         raise ImageError(f"{site}: there is nothing to show; {failures[0]}")
     site_bytes = sum(map(len, files.values())) + sum(picture.small_bytes for picture in shown)
     files["index.html"] = _page(title, description, shown, site_bytes).encode()
     listed = {*files, MANIFEST, *(picture.file for picture in shown)}
     _write(site, files)
-    with one_line_errors(str(site), "cannot be brought up to date"):
-        sizes_before = {entry["file"]: entry["small_bytes"] for entry in known.values()}
-        for name in ours - listed:
-            # a picture that was changed belongs to somebody else
-            if sizes_before.get(name, _size(site / name)) == _size(site / name):
-                _remove(site, name)
+    old.remove_all_but(listed)
     about |= {"pictures": [asdict(picture) for picture in shown], "files": sorted(listed)}
     _write(site, {MANIFEST: _json(about)})
     return Built(tuple(shown), made, tuple(failures), site_bytes + len(files["index.html"]))
+
+
+def _shrunk(
+    site: Path, job: Job, source: str, file: str, known: Shown | None, codec: Codec, quality: int | None
+) -> Shown:
+    """Make the small picture of a photograph, unless `known` is of the same one."""
+    content = job.source.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if known is not None and known.sha256 == digest:
+        return known
+    picture = decode(content, str(job.source), max_pixels=codec.options.max_pixels)
+    small, info = codec.shrink(picture)
+    encoded, _ = encode(small, job.target.name, info=info, quality=quality)
+    _write(site, {file: encoded})
+    sizes = (picture.width, picture.height, small.width, small.height, len(content), len(encoded))
+    return Shown(source, file, digest, *sizes)
+
+
+class _Old:
+    """What an earlier run left on the site; `same`: by the same settings."""
+
+    def __init__(self, site: Path, manifest: dict[str, Any], *, same: bool) -> None:
+        self._site, self._same = site, same
+        self.files = set(manifest.get("files", ()))
+        self._pictures = {entry["source"]: Shown(**entry) for entry in manifest.get("pictures", ())}
+
+    def picture(self, source: str, file: str) -> Shown | None:
+        """Return what is known of the small picture of `source` that is in `file` still; else None."""
+        known = self._pictures.get(source) if self._same else None
+        there = known is not None and known.file == file and _size(self._site / file) == known.small_bytes
+        return known if there else None
+
+    def remove_all_but(self, listed: set[str]) -> None:
+        """Remove the files that are on the site no longer."""
+        with one_line_errors(str(self._site), "cannot be brought up to date"):
+            sizes = {picture.file: picture.small_bytes for picture in self._pictures.values()}
+            for name in self.files - listed:
+                # a picture that was changed belongs to somebody else
+                if sizes.get(name, _size(self._site / name)) == _size(self._site / name):
+                    _remove(self._site, name)
+
+
+def _manifest_of(site: Path, overwrite: bool) -> dict[str, Any]:
+    """Return the manifest of a site, empty where there is none.
+
+    Raises:
+        UsageError: the folder holds other files.
+    """
+    before = _manifest(site)
+    if site.exists() and not site.is_dir():
+        raise UsageError(f"{site} is a file; a site needs a folder")
+    if before is None and site.exists() and any(site.iterdir()) and not overwrite:
+        raise UsageError(f"{site} exists and is not a gallery; --overwrite writes a gallery into it")
+    return before or {}
 
 
 def _json(about: dict[str, Any]) -> bytes:
@@ -211,10 +245,13 @@ def _write(site: Path, files: dict[str, bytes]) -> None:
             atomic_write(target, content)
 
 
-def _viewer_files(codec: Codec) -> dict[str, bytes]:
+def _site_files(codec: Codec) -> dict[str, bytes]:
+    """Return all files of a site but its page, manifest and pictures."""
     weights = web_model(codec.loaded)
     files = {f"viewer/{name}": content for name, content in assets().items() if not name.endswith(".ts")}
-    return files | {f"viewer/models/{codec.loaded.short_hash}.safetensors": weights}
+    files[f"viewer/models/{codec.loaded.short_hash}.safetensors"] = weights
+    own = resources.files("car.gallery").joinpath("static").iterdir()
+    return files | {file.name: file.read_bytes() for file in own}
 
 
 def _manifest(site: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _MARGIN = 16
 _PANEL = 384  # side of a zoomed crop, in pixels
+_CAPTION = 52  # pixels above a panel
 _BACKGROUND, _INK, _FRAME = (250, 250, 250), (30, 30, 30), (220, 40, 40)
 
 
@@ -80,27 +81,21 @@ def comparison_picture(
         zoom(bicubic, top, left, side),
         zoom(restored, top, left, side),
     )
-    title_font, detail_font = ImageFont.load_default(20), ImageFont.load_default(16)
-    caption = 52
     first_row = max(overview.height, shown.height)
-    canvas = Image.new(
-        "RGB", (inner + 2 * _MARGIN, first_row + _PANEL + 2 * caption + 4 * _MARGIN), _BACKGROUND
-    )
-    draw = ImageDraw.Draw(canvas)
-
-    def place(image: Image.Image, x: int, y: int, text: Caption) -> None:
-        draw.text((x, y), text.title, _INK, title_font)
-        draw.text((x, y + 26), text.detail, _INK, detail_font)
-        canvas.paste(image, (x, y + caption))
-
+    size = (inner + 2 * _MARGIN, first_row + _PANEL + 2 * _CAPTION + 4 * _MARGIN)
+    canvas = Image.new("RGB", size, _BACKGROUND)
     cut = "" if shown.size == small.size else " (a part of it)"
-    place(overview, _MARGIN, _MARGIN, Caption("Original", f"{width} x {height}; the frame is shown below"))
-    place(
-        shown,
-        2 * _MARGIN + overview.width,
-        _MARGIN,
-        Caption("The small picture, pixel for pixel", f"{small.width} x {small.height}{cut}"),
-    )
+    about = Caption("Original", f"{width} x {height}; the frame is shown below")
+    _place(canvas, overview, _MARGIN, _MARGIN, about)
+    about = Caption("The small picture, pixel for pixel", f"{small.width} x {small.height}{cut}")
+    _place(canvas, shown, 2 * _MARGIN + overview.width, _MARGIN, about)
     for i, (crop, text) in enumerate(zip(crops, captions, strict=True)):
-        place(crop, _MARGIN + i * (_PANEL + _MARGIN), 2 * _MARGIN + caption + first_row + _MARGIN, text)
+        _place(canvas, crop, _MARGIN + i * (_PANEL + _MARGIN), 3 * _MARGIN + _CAPTION + first_row, text)
     return canvas
+
+
+def _place(canvas: Image.Image, image: Image.Image, x: int, y: int, text: Caption) -> None:
+    draw = ImageDraw.Draw(canvas)
+    draw.text((x, y), text.title, _INK, ImageFont.load_default(20))
+    draw.text((x, y + 26), text.detail, _INK, ImageFont.load_default(16))
+    canvas.paste(image, (x, y + _CAPTION))

@@ -128,7 +128,7 @@ def kernels_picture(view: KernelView, statistics: KernelStatistics) -> Image.Ima
         from matplotlib.figure import Figure
     except ImportError as error:
         raise needs("pictures of kernels need matplotlib", "train") from error
-    scale, side = view.scale, statistics.side
+    side = statistics.side
     figure = Figure(figsize=(16, 8.4), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes: Any = figure.subplots(2, 5)
@@ -154,29 +154,36 @@ def kernels_picture(view: KernelView, statistics: KernelStatistics) -> Image.Ima
     spare.hist(np.hypot(*_offsets(view)).ravel(), bins=60, range=(0, statistics.largest + 0.01))
     spare.set_title("length of offsets, pixels")
     for number, (row, column) in enumerate(_telling_pixels(view), 1):
-        panel = axes[(number - 1) // 3, 1 + (number - 1) % 3]
-        y, x = (row + 0.5) * scale - 0.5, (column + 0.5) * scale - 0.5
+        y, x = (row + 0.5) * view.scale - 0.5, (column + 0.5) * view.scale - 0.5
         overview.text(x, y, str(number), color="red", ha="center", va="center", fontweight="bold")
-        reach = side / 2 + scale
-        panel.imshow(view.hr)
-        panel.set_xlim(x - reach, x + reach)
-        panel.set_ylim(y + reach, y - reach)
-        weights = view.kernels[:, :, row, column].ravel()
-        panel.scatter(
-            x + view.x[:, :, row, column].ravel(),
-            y + view.y[:, :, row, column].ravel(),
-            s=1500 * np.abs(weights) / max(np.abs(weights).max(), 1e-9) / side + 2,
-            c=np.where(weights < 0, "tab:red", "tab:cyan"),
-            edgecolors="black",
-            linewidths=0.4,
-        )
+        panel = axes[(number - 1) // 3, 1 + (number - 1) % 3]
         panel.set_title(f"{number}: taps (area: weight; red: negative)", fontsize=9)
+        _draw_taps(panel, view, row, column)
     for panel in axes.flat:
         if panel is not spare and panel is not kernel:
             panel.set_xticks([])
             panel.set_yticks([])
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
+
+
+def _draw_taps(panel: Any, view: KernelView, row: int, column: int) -> None:
+    """Draw where the taps of an LR pixel lie, over the part of the crop around it."""
+    side, scale = view.kernels.shape[0], view.scale
+    y, x = (row + 0.5) * scale - 0.5, (column + 0.5) * scale - 0.5
+    reach = side / 2 + scale
+    panel.imshow(view.hr)
+    panel.set_xlim(x - reach, x + reach)
+    panel.set_ylim(y + reach, y - reach)
+    weights, across, down = (a[:, :, row, column].ravel() for a in (view.kernels, view.x, view.y))
+    panel.scatter(
+        x + across,
+        y + down,
+        s=1500 * np.abs(weights) / max(np.abs(weights).max(), 1e-9) / side + 2,
+        c=np.where(weights < 0, "tab:red", "tab:cyan"),
+        edgecolors="black",
+        linewidths=0.4,
+    )
 
 
 def _offsets(view: KernelView) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -11,8 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,65 +155,73 @@ def points(
         ImageError: the picture is too small to be measured.
     """
     hr = measured_pixels(picture, name)
-    height, width = hr.shape[:2]
-    full = Picture(hr, None, False, None, None, ())
-
-    def one(
-        method: str,
-        scale: int,
-        coder: str,
-        quality: int,
-        make: Callable[[], bytes],
-        back: Callable[[bytes], Any],
-    ) -> Decoded:
+    for way in _ways(hr, coded, lossless, coders):
         begin = time.perf_counter()
-        data = make()
+        data = way.make()
         made = time.perf_counter()
-        pixels = back(data)
+        pixels = way.back(data)
         done = time.perf_counter()
         on_point()
-        where = (name, method, scale, coder, quality, len(data), 8 * len(data) / (height * width))
-        return Decoded(Point(*where, *_measured(hr, pixels), made - begin, done - made), pixels)
+        where = (name, way.method, way.scale, way.coder, way.quality)
+        size = (len(data), 8 * len(data) / (hr.shape[0] * hr.shape[1]))
+        yield Decoded(Point(*where, *size, *_measured(hr, pixels), made - begin, done - made), pixels)
 
+
+class _Way(NamedTuple):
+    """A way to code a picture: the file that it makes, and what comes back from that."""
+
+    method: str
+    scale: int
+    coder: str
+    quality: int
+    make: Callable[[], bytes]
+    back: Callable[[bytes], NDArray[np.uint8]]
+
+
+def _ways(
+    hr: NDArray[np.uint8], coded: Sequence[Codec], lossless: Sequence[Codec], coders: Sequence[str]
+) -> Iterator[_Way]:
+    lossy = [(coder, quality) for coder in coders for quality in QUALITIES[coder]]
+    full, size = _plain(hr), (hr.shape[1], hr.shape[0])
     for coder in coders:
         for method in ("direct", "tuned") if coder in _TUNED else ("direct",):
             for quality in QUALITIES[coder]:
-
-                def store(c: str = coder, q: int = quality, ours: bool = method == "tuned") -> bytes:
-                    return _file(full, c, q, restored=ours)
-
-                yield one(method, 1, coder, quality, store, _pixels)
+                make = partial(_file, full, coder, quality, restored=method == "tuned")
+                yield _Way(method, 1, coder, quality, make, _pixels)
     for scale in sorted({codec.scale for codec in coded}):
-        for coder in coders:
-            for quality in QUALITIES[coder]:
+        small = (size[0] // scale, size[1] // scale)
+        for coder, quality in lossy:
 
-                def shrink(s: int = scale, c: str = coder, q: int = quality) -> bytes:
-                    small = Image.fromarray(hr).resize((width // s, height // s), Image.Resampling.BICUBIC)
-                    return _file(Picture(np.asarray(small), None, False, None, None, ()), c, q)
+            def shrink(small: tuple[int, int] = small, c: str = coder, q: int = quality) -> bytes:
+                return _file(_plain(_resized(hr, small)), c, q)
 
-                def enlarge(data: bytes) -> NDArray[np.uint8]:
-                    small = Image.fromarray(_pixels(data))
-                    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
-
-                yield one("bicubic", scale, coder, quality, shrink, enlarge)
+            yield _Way("bicubic", scale, coder, quality, shrink, lambda data: _resized(_pixels(data), size))
     weights = Counter(name for name, _ in {(c.loaded.name, c.loaded.sha256) for c in (*coded, *lossless)})
-    for codec, lossy in [*((c, True) for c in coded), *((c, False) for c in lossless)]:
-        scale = codec.scale
+    stored = [(coder, 0) for coder in LOSSLESS]
+    for codec, settings in [*((c, lossy) for c in coded), *((c, stored) for c in lossless)]:
         method = codec.loaded.label if weights[codec.loaded.name] > 1 else codec.loaded.name
-        for coder in coders if lossy else LOSSLESS:
-            for quality in QUALITIES[coder] if lossy else (0,):
+        for coder, quality in settings:
+            make = partial(_shrunk, codec, full, coder, quality)
+            yield _Way(method, codec.scale, coder, quality, make, partial(_restored, codec, size))
 
-                def shrink_by(m: Codec = codec, c: str = coder, q: int = quality) -> bytes:
-                    small, info = m.shrink(full)
-                    if c == "JXL":
-                        # Pillow's plugin takes none: counted all the same
-                        return _file(small, c, q) + info.to_text().encode()
-                    return encode(small, f"a{_SUFFIX[c]}", info=info, quality=q or None)[0]
 
-                def restore(data: bytes, m: Codec = codec) -> NDArray[np.uint8]:
-                    return m.upscale_pixels(_pixels(data))[:height, :width].astype(np.uint8)
+def _plain(pixels: NDArray[np.uint8]) -> Picture:
+    return Picture(pixels, None, False, None, None, ())
 
-                yield one(method, scale, coder, quality, shrink_by, restore)
+
+def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def _shrunk(codec: Codec, full: Picture, coder: str, quality: int) -> bytes:
+    small, info = codec.shrink(full)
+    if coder == "JXL":  # Pillow's plugin takes no metadata: counted all the same
+        return _file(small, coder, quality) + info.to_text().encode()
+    return encode(small, f"a{_SUFFIX[coder]}", info=info, quality=quality or None)[0]
+
+
+def _restored(codec: Codec, size: tuple[int, int], data: bytes) -> NDArray[np.uint8]:
+    return codec.upscale_pixels(_pixels(data))[: size[1], : size[0]].astype(np.uint8)
 
 
 def measured_pixels(picture: Picture, name: str) -> NDArray[np.uint8]:

@@ -1,23 +1,18 @@
 """Checks of the arguments that the fast operator and its reference share."""
 
 import torch
+from torch import Tensor
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 SUPPORTED_DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
 MAX_SIDE = 1 << 23  # whole pixels, padding included, must be exact in float32
 
 
-def check_arguments(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> None:
+def check_arguments(image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int) -> None:
     """Raise TypeError or ValueError, naming the argument, unless the resampling is well defined."""
     tensors = {"image": image, "kernels": kernels, "offsets_h": offsets_h, "offsets_v": offsets_v}
     for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tensor.dtype not in SUPPORTED_DTYPES:
             raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
@@ -49,6 +44,6 @@ def check_arguments(
             )
 
 
-def kernel_side(kernels: torch.Tensor) -> int:
+def kernel_side(kernels: Tensor) -> int:
     """Return k for kernels of k*k channels."""
     return round(kernels.shape[1] ** 0.5)  # torch.compile traces this, and not math.isqrt

@@ -1,10 +1,10 @@
 """Antialiased bicubic resizing: the classical method with which learned pictures are compared."""
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name for it
+from torch import Tensor
 
 
-def bicubic_resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def bicubic_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize with the cubic convolution kernel (a = -1/2), widened by the scale when shrinking.
 
     It is the "bicubic" of the super-resolution tables (MATLAB ``imresize``, Pillow ``BICUBIC``).
@@ -32,7 +32,7 @@ def bicubic_resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(image, size=size, mode="bicubic", align_corners=False, antialias=True)
 
 
-def bicubic_downscale(image: torch.Tensor, scale: int) -> torch.Tensor:
+def bicubic_downscale(image: Tensor, scale: int) -> Tensor:
     """Shrink ``[B, C, H, W]`` by an integer `scale` that divides H and W; see `bicubic_resize`.
 
     Raises:

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from car.ops.arguments import kernel_side
-from car.ops.reference import empty_gradients, sampling_axis
+from car.ops.reference import Gradients, empty_gradients, sampling_axis
 
 if TYPE_CHECKING:
     from car.ops.numba_kernels import Floats, Grid
@@ -16,13 +17,7 @@ if TYPE_CHECKING:
 _SAMPLES_WORTH_THREADS = 1 << 16
 
 
-def resample(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> torch.Tensor:
+def resample(image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int) -> Tensor:
     """Compute `car.ops.reference.resample`, in memory for the result and a few rows of each thread.
 
     Tensors that are not contiguous (channels-last, slices) are copied once.
@@ -30,58 +25,53 @@ def resample(
     from car.ops import numba_kernels  # importing numba is slow
 
     out = image.new_empty(*image.shape[:2], *kernels.shape[2:])
-    result = out.numpy()
-    pixels, weights, across, down = _arrays(image.flatten(2), kernels, offsets_h, offsets_v)
-    grid = _grid(image, kernels, scale)
+    (result,), (pixels,) = _arrays(out), _arrays(image.flatten(2))
+    taps, grid = numba_kernels.Taps(*_arrays(kernels, offsets_h, offsets_v)), _grid(image, kernels, scale)
 
     def rows(start: int, stop: int) -> None:
-        numba_kernels.forward(pixels, weights, across, down, grid, result, start, stop)
+        numba_kernels.forward(pixels, taps, grid, result, start, stop)
 
     _share_out(rows, image.shape[0] * kernels.shape[2], kernels.numel())
     return out
 
 
 def resample_backward(
-    grad: torch.Tensor,
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
+    grad: Tensor,
+    image: Tensor,
+    kernels: Tensor,
+    offsets_h: Tensor,
+    offsets_v: Tensor,
     scale: int,
     for_image: bool,
     for_taps: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Gradients:
     """Compute `car.ops.reference.resample_backward`, with the same bits for any number of threads."""
     from car.ops import numba_kernels
 
     grads = empty_gradients(image, kernels, for_image, for_taps)
-    earned, pixels, weights, across, down = _arrays(grad, image.flatten(2), kernels, offsets_h, offsets_v)
-    grid = _grid(image, kernels, scale)
+    earned, pixels, to_image = _arrays(grad, image.flatten(2), grads[0].flatten(2) if for_image else grads[0])
+    taps, grid = numba_kernels.Taps(*_arrays(kernels, offsets_h, offsets_v)), _grid(image, kernels, scale)
+    to_taps = numba_kernels.Taps(*_arrays(*grads[1:]))
+
+    def rows(start: int, stop: int) -> None:
+        numba_kernels.backward_taps(earned, pixels, taps, grid, to_taps, start, stop)
+
+    def planes(start: int, stop: int) -> None:
+        numba_kernels.backward_image(earned, taps, grid, to_image, start, stop)
+
     if for_taps:
-        to_kernels, to_h, to_v = _arrays(*grads[1:])
-
-        def rows(start: int, stop: int) -> None:
-            numba_kernels.backward_taps(
-                earned, pixels, weights, across, down, grid, to_kernels, to_h, to_v, start, stop
-            )
-
         _share_out(rows, image.shape[0] * kernels.shape[2], kernels.numel())
     if for_image:
-        (to_image,) = _arrays(grads[0].flatten(2))
-
-        def planes(start: int, stop: int) -> None:
-            numba_kernels.backward_image(earned, weights, across, down, grid, to_image, start, stop)
-
         _share_out(planes, image.shape[0] * image.shape[1], kernels.numel() * image.shape[1])
     return grads
 
 
-def _arrays(*tensors: torch.Tensor) -> "tuple[Floats, ...]":
+def _arrays(*tensors: Tensor) -> "tuple[Floats, ...]":
     """Return the tensors as arrays: views of contiguous ones, copies of the others."""
     return tuple(t.detach().contiguous().numpy() for t in tensors)
 
 
-def _grid(image: torch.Tensor, kernels: torch.Tensor, scale: int) -> "Grid":
+def _grid(image: Tensor, kernels: Tensor, scale: int) -> "Grid":
     """Return tables of the geometry that all rows share."""
     from car.ops.numba_kernels import Grid
 

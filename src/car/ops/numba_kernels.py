@@ -35,6 +35,23 @@ class Grid(NamedTuple):
     rows: Indices  # the same down, each times W: the index of the row's first pixel
 
 
+class Taps(NamedTuple):
+    """What belongs to each tap: kernels and offsets, or their gradients; ``[B, k * k, h, w]`` each."""
+
+    kernels: Floats
+    offsets_h: Floats
+    offsets_v: Floats
+
+
+class Row(NamedTuple):
+    """Where one tap reads along a row of outputs: first neighbours in the padded image, and fractions."""
+
+    left: Padded
+    top: Padded
+    a: Floats
+    b: Floats
+
+
 def _compiled(function: Function) -> Function:
     try:
         compiled = numba.njit(nogil=True, cache=True)(function)
@@ -51,18 +68,17 @@ def _padded_index(position: Any, last: Any) -> Any:
 
 
 @_compiled
-def _locate(
-    grid: Grid,
-    offsets_h: Floats,
-    offsets_v: Floats,
-    tap: int,
-    y: int,
-    left: Padded,
-    top: Padded,
-    a: Floats,
-    b: Floats,
-) -> None:
-    """Write the first neighbours in the padded image and the fractions of one tap along row `y`."""
+def _row(like: Floats, w: int) -> Row:
+    return Row(
+        np.empty(w, np.uint32), np.empty(w, np.uint32), np.empty(w, like.dtype), np.empty(w, like.dtype)
+    )
+
+
+@_compiled
+def _locate(grid: Grid, taps: Taps, n: int, tap: int, y: int, row: Row) -> None:
+    """Fill `row` for one tap along row `y` of the outputs."""
+    left, top, a, b = row
+    offsets_h, offsets_v = taps.offsets_h[n, tap, y], taps.offsets_v[n, tap, y]
     real = a.dtype.type
     i, j = real(tap // grid.side), real(tap % grid.side)
     last_x, last_y = real(grid.columns.size - 2), real(grid.rows.size - 2)
@@ -80,28 +96,18 @@ def _locate(
 
 
 @_compiled
-def forward(
-    image: Floats,
-    kernels: Floats,
-    offsets_h: Floats,
-    offsets_v: Floats,
-    grid: Grid,
-    out: Floats,
-    start: int,
-    stop: int,
-) -> None:
+def forward(image: Floats, taps: Taps, grid: Grid, out: Floats, start: int, stop: int) -> None:
     """Fill the rows `start` to `stop` of `out`, counted through the batch. Images are ``[B, C, H * W]``."""
     C = image.shape[1]
-    _, taps, h, w = kernels.shape
-    left, top = np.empty(w, np.uint32), np.empty(w, np.uint32)
-    a, b = np.empty(w, image.dtype), np.empty(w, image.dtype)
+    _, count, h, w = taps.kernels.shape
+    left, top, a, b = row = _row(image, w)
     for task in range(start, stop):
         n, y = task // h, task % h
         pixels, sums = image[n], out[n, :, y]
         sums[:] = 0
-        for tap in range(taps):
-            _locate(grid, offsets_h[n, tap, y], offsets_v[n, tap, y], tap, y, left, top, a, b)
-            weights = kernels[n, tap, y]
+        for tap in range(count):
+            _locate(grid, taps, n, tap, y, row)
+            weights = taps.kernels[n, tap, y]
             for x in range(w):
                 x0, x1 = grid.columns[left[x]], grid.columns[left[x] + ONE]
                 y0, y1 = grid.rows[top[x]], grid.rows[top[x] + ONE]
@@ -120,29 +126,18 @@ def forward(
 
 @_compiled
 def backward_taps(
-    grad: Floats,
-    image: Floats,
-    kernels: Floats,
-    offsets_h: Floats,
-    offsets_v: Floats,
-    grid: Grid,
-    grad_kernels: Floats,
-    grad_h: Floats,
-    grad_v: Floats,
-    start: int,
-    stop: int,
+    grad: Floats, image: Floats, taps: Taps, grid: Grid, grads: Taps, start: int, stop: int
 ) -> None:
     """Fill the rows `start` to `stop` of the gradients for kernels and offsets."""
     C = image.shape[1]
-    _, taps, h, w = kernels.shape
+    _, count, h, w = taps.kernels.shape
     real = image.dtype.type
-    left, top = np.empty(w, np.uint32), np.empty(w, np.uint32)
-    a, b = np.empty(w, image.dtype), np.empty(w, image.dtype)
+    left, top, a, b = row = _row(image, w)
     for task in range(start, stop):
         n, y = task // h, task % h
         pixels, earned = image[n], grad[n, :, y]
-        for tap in range(taps):
-            _locate(grid, offsets_h[n, tap, y], offsets_v[n, tap, y], tap, y, left, top, a, b)
+        for tap in range(count):
+            _locate(grid, taps, n, tap, y, row)
             for x in range(w):
                 x0, x1 = grid.columns[left[x]], grid.columns[left[x] + ONE]
                 y0, y1 = grid.rows[top[x]], grid.rows[top[x] + ONE]
@@ -154,23 +149,14 @@ def backward_taps(
                     bottom_right += earned[c, x] * pixels[c, y1 + x1]
                 above, below = top_right - top_left, bottom_right - bottom_left
                 upper, lower = top_left + a[x] * above, bottom_left + a[x] * below
-                unit = grid.scale * kernels[n, tap, y, x]
-                grad_kernels[n, tap, y, x] = upper + b[x] * (lower - upper)
-                grad_h[n, tap, y, x] = unit * (above + b[x] * (below - above))
-                grad_v[n, tap, y, x] = unit * (lower - upper)
+                unit = grid.scale * taps.kernels[n, tap, y, x]
+                grads.kernels[n, tap, y, x] = upper + b[x] * (lower - upper)
+                grads.offsets_h[n, tap, y, x] = unit * (above + b[x] * (below - above))
+                grads.offsets_v[n, tap, y, x] = unit * (lower - upper)
 
 
 @_compiled
-def backward_image(
-    grad: Floats,
-    kernels: Floats,
-    offsets_h: Floats,
-    offsets_v: Floats,
-    grid: Grid,
-    grad_image: Floats,
-    start: int,
-    stop: int,
-) -> None:
+def backward_image(grad: Floats, taps: Taps, grid: Grid, grad_image: Floats, start: int, stop: int) -> None:
     """Fill the planes `start` to `stop` of the gradient for the image, counted through batch and channels.
 
     Rows of outputs scatter over each other's pixels, so a plane is the smallest unit that one thread can own.
@@ -178,20 +164,19 @@ def backward_image(
     threads.
     """
     C = grad_image.shape[1]
-    _, taps, h, w = kernels.shape
-    left, top = np.empty(w, np.uint32), np.empty(w, np.uint32)
-    a, b = np.empty(w, grad.dtype), np.empty(w, grad.dtype)
+    _, count, h, w = taps.kernels.shape
+    left, top, a, b = row = _row(grad, w)
     for task in range(start, stop):
         n, c = task // C, task % C
         pixels = grad_image[n, c]
         pixels[:] = 0
         for y in range(h):
-            for tap in range(taps):
-                _locate(grid, offsets_h[n, tap, y], offsets_v[n, tap, y], tap, y, left, top, a, b)
+            for tap in range(count):
+                _locate(grid, taps, n, tap, y, row)
                 for x in range(w):
                     x0, x1 = grid.columns[left[x]], grid.columns[left[x] + ONE]
                     y0, y1 = grid.rows[top[x]], grid.rows[top[x] + ONE]
-                    share = grad[n, c, y, x] * kernels[n, tap, y, x]
+                    share = grad[n, c, y, x] * taps.kernels[n, tap, y, x]
                     right, bottom = share * a[x], share * b[x]
                     bottom_right = a[x] * bottom
                     pixels[y0 + x0] += share - right - bottom + bottom_right

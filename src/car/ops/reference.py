@@ -4,19 +4,23 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from car.ops.arguments import HALF_DTYPES, check_arguments, kernel_side
+
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of image, kernels, offsets_h and offsets_v."""
 
 
 class Axis(NamedTuple):
     """One direction of the sampling grid."""
 
-    whole: torch.Tensor  # [n], floating: floor of the unpadded position of each output sample, before taps
-    part: torch.Tensor  # [n], floating: the fraction that the floor removed, in [0, 1)
-    source: torch.Tensor  # [size + 2 * (k // 2)], int64: padded index -> image index, by reflection
+    whole: Tensor  # [n], floating: floor of the unpadded position of each output sample, before taps
+    part: Tensor  # [n], floating: the fraction that the floor removed, in [0, 1)
+    source: Tensor  # [size + 2 * (k // 2)], int64: padded index -> image index, by reflection
 
 
-def sampling_axis(size: int, samples: int, side: int, like: torch.Tensor) -> Axis:
+def sampling_axis(size: int, samples: int, side: int, like: Tensor) -> Axis:
     """Place `samples` outputs over `size` pixels padded for `side` taps, in the dtype and device of `like`.
 
     Position ``(x + 0.5) * size / samples - 0.5`` is split exactly, in integers. A float32 of the sum would
@@ -36,12 +40,8 @@ def sampling_axis(size: int, samples: int, side: int, like: torch.Tensor) -> Axi
 
 
 def adaptive_resample_reference(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> torch.Tensor:
+    image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int
+) -> Tensor:
     """Compute `car.ops.adaptive_resample`, slowly, from common differentiable operators.
 
     Arguments, result and errors are those of `car.ops.adaptive_resample`. It runs on any device, and
@@ -55,13 +55,7 @@ def adaptive_resample_reference(
     return resample(image, kernels, offsets_h, offsets_v, scale)
 
 
-def resample(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> torch.Tensor:
+def resample(image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int) -> Tensor:
     """Sum the weighted bilinear samples of all taps. The caller has checked the arguments."""
     out = image.new_zeros(*image.shape[:2], *kernels.shape[2:])
     for tap, (a, b, corners) in enumerate(_taps(image, kernels, offsets_h, offsets_v, scale)):
@@ -75,12 +69,8 @@ def resample(
 
 
 def resample_at_once(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> torch.Tensor:
+    image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int
+) -> Tensor:
     """Compute `resample` without a loop: a short graph, in 12 times the memory of the taps."""
     side = kernel_side(kernels)
     (B, C, H, W), (h, w) = image.shape, kernels.shape[2:]
@@ -90,7 +80,7 @@ def resample_at_once(
     left, right, a = _neighbours(columns, taps.repeat(side)[:, None, None], scale * offsets_h)
     top, bottom, b = _neighbours(rows, taps.repeat_interleave(side)[:, None, None], scale * offsets_v)
 
-    def at(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def at(y: Tensor, x: Tensor) -> Tensor:
         index = (y * W + x).reshape(B, 1, -1).expand(-1, C, -1)
         return image.flatten(2).gather(2, index).reshape(B, C, side * side, h, w)
 
@@ -101,15 +91,15 @@ def resample_at_once(
 
 
 def resample_backward(
-    grad: torch.Tensor,
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
+    grad: Tensor,
+    image: Tensor,
+    kernels: Tensor,
+    offsets_h: Tensor,
+    offsets_v: Tensor,
     scale: int,
     for_image: bool,
     for_taps: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Gradients:
     """Return the gradients of `resample` for its four tensors, in memory that does not grow with the taps.
 
     The gradient of `image` is empty if `for_image` is false, those of `kernels` and both offsets if
@@ -142,9 +132,7 @@ def resample_backward(
     return grads
 
 
-def empty_gradients(
-    image: torch.Tensor, kernels: torch.Tensor, for_image: bool, for_taps: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def empty_gradients(image: Tensor, kernels: Tensor, for_image: bool, for_taps: bool) -> Gradients:
     """Return empty tensors for the gradients of image, kernels and both offsets; size 0 if not requested."""
     taps = kernels.shape if for_taps else (0,)
     return (
@@ -156,8 +144,8 @@ def empty_gradients(
 
 
 def _taps(
-    image: torch.Tensor, kernels: torch.Tensor, offsets_h: torch.Tensor, offsets_v: torch.Tensor, scale: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]]:
+    image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """Yield for each tap both fractions ``[B, 1, h, w]`` and four corner indices ``[B, 1, h * w]``."""
     side = kernel_side(kernels)
     H, W = image.shape[2:]
@@ -171,9 +159,7 @@ def _taps(
         yield a, b, [(y * W + x).flatten(2) for y in (top, bottom) for x in (left, right)]
 
 
-def _neighbours(
-    axis: Axis, tap: int | torch.Tensor, shift: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _neighbours(axis: Axis, tap: int | Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the image indices of both neighbours of each position, and its fraction before clamping."""
     position = axis.part + shift
     floor = position.detach().floor()
@@ -184,7 +170,7 @@ def _neighbours(
     return axis.source[first], axis.source[second], position - floor
 
 
-def _gather(image: torch.Tensor, index: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def _gather(image: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
     """Read the plane indices ``[B, 1, h * w]`` from each channel, as `shape` ``[B, C, h, w]``."""
     # repeated, not expanded: adding into the image with an expanded index is hundreds of times slower
     return image.flatten(2).gather(2, index.repeat(1, image.shape[1], 1)).view(shape)

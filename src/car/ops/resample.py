@@ -8,18 +8,16 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from car.ops import cpu, reference
 from car.ops.arguments import HALF_DTYPES, check_arguments
+from car.ops.reference import Gradients
 
 
 def adaptive_resample(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> torch.Tensor:
+    image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int
+) -> Tensor:
     """Resample an image, with a separate kernel and separate offsets of its taps for each output pixel.
 
     This is the adaptive resampling of Sun & Chen, "Learned Image Downscaling for Upscaling using Content
@@ -71,8 +69,8 @@ def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
         dtype = arguments[0].dtype
         if dtype not in HALF_DTYPES:
             return function(*arguments)
-        result = function(*(a.float() if isinstance(a, torch.Tensor) else a for a in arguments))
-        return result.to(dtype) if isinstance(result, torch.Tensor) else tuple(r.to(dtype) for r in result)
+        result = function(*(a.float() if isinstance(a, Tensor) else a for a in arguments))
+        return result.to(dtype) if isinstance(result, Tensor) else tuple(r.to(dtype) for r in result)
 
     return wide
 
@@ -93,28 +91,22 @@ def _gpu() -> ModuleType | None:
 
 
 @torch.library.custom_op("car::adaptive_resample", mutates_args=())
-def _forward(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> torch.Tensor:
+def _forward(image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int) -> Tensor:
     return _in_float32(reference.resample)(image, kernels, offsets_h, offsets_v, scale)
 
 
 # Gradients that are not needed are empty, because an operator cannot return None instead of a tensor.
 @torch.library.custom_op("car::adaptive_resample_backward", mutates_args=())
 def _backward(
-    grad: torch.Tensor,
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
+    grad: Tensor,
+    image: Tensor,
+    kernels: Tensor,
+    offsets_h: Tensor,
+    offsets_v: Tensor,
     scale: int,
     for_image: bool,
     for_taps: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Gradients:
     return _in_float32(reference.resample_backward)(
         grad, image, kernels, offsets_h, offsets_v, scale, for_image, for_taps
     )
@@ -125,49 +117,34 @@ _backward.register_kernel("cpu")(_in_float32(cpu.resample_backward))
 
 
 @_forward.register_kernel("cuda")
-def _(*arguments: Any) -> torch.Tensor:
+def _(*arguments: Any) -> Tensor:
     kernels = _gpu()
     return kernels.resample(*arguments) if kernels else _in_float32(reference.resample)(*arguments)
 
 
 @_backward.register_kernel("cuda")
-def _(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def _(*arguments: Any) -> Gradients:
     kernels = _gpu()
     backward = kernels.resample_backward if kernels else _in_float32(reference.resample_backward)
     return backward(*arguments)
 
 
 @_forward.register_fake
-def _(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> torch.Tensor:
+def _(image: Tensor, kernels: Tensor, *_: Any) -> Tensor:
     return image.new_empty(*image.shape[:2], *kernels.shape[2:])
 
 
 @_backward.register_fake
-def _(
-    grad: torch.Tensor,
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-    for_image: bool,
-    for_taps: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return reference.empty_gradients(image, kernels, for_image, for_taps)
+def _(_: Tensor, image: Tensor, kernels: Tensor, *rest: Any) -> Gradients:
+    return reference.empty_gradients(image, kernels, *rest[-2:])
 
 
-def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needed: tuple[bool, ...] = ctx.needs_input_grad[:4]
     grads = _backward(grad, *ctx.saved_tensors, ctx.scale, needed[0], any(needed[1:]))
     return (*(g if wanted else None for g, wanted in zip(grads, needed, strict=True)), None)

@@ -7,23 +7,18 @@ from typing import Any
 
 import torch
 import triton.language as tl
+from torch import Tensor
 
 from car.ops import triton_source
 from car.ops.arguments import kernel_side
-from car.ops.reference import empty_gradients, sampling_axis
+from car.ops.reference import Gradients, empty_gradients, sampling_axis
 
 _programs: Any = triton_source
 _BLOCK = 128  # output pixels of one program
 _CHANNELS = 4  # of the image, together; a power of two
 
 
-def resample(
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
-    scale: int,
-) -> torch.Tensor:
+def resample(image: Tensor, kernels: Tensor, offsets_h: Tensor, offsets_v: Tensor, scale: int) -> Tensor:
     """Compute `car.ops.reference.resample`, in memory for the result only."""
     tensors = [t.contiguous() for t in (image, kernels, offsets_h, offsets_v)]
     out = tensors[0].new_empty(*image.shape[:2], *kernels.shape[2:])
@@ -35,37 +30,27 @@ def resample(
 
 
 def resample_backward(
-    grad: torch.Tensor,
-    image: torch.Tensor,
-    kernels: torch.Tensor,
-    offsets_h: torch.Tensor,
-    offsets_v: torch.Tensor,
+    grad: Tensor,
+    image: Tensor,
+    kernels: Tensor,
+    offsets_h: Tensor,
+    offsets_v: Tensor,
     scale: int,
     for_image: bool,
     for_taps: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Gradients:
     """Compute `car.ops.reference.resample_backward`; sums into the image in no fixed order."""
-    grad, image, kernels, offsets_h, offsets_v = (
-        t.contiguous() for t in (grad, image, kernels, offsets_h, offsets_v)
-    )
+    tensors = [t.contiguous() for t in (grad, image, kernels, offsets_h, offsets_v)]
     grads = empty_gradients(image, kernels, for_image, for_taps)
     launch = _Launch(image, kernels, scale)
     if for_taps:
         _programs.backward_taps[launch.grid(launch.side)](
-            grad,
-            image,
-            kernels,
-            offsets_h,
-            offsets_v,
-            *launch.tables,
-            *grads[1:],
-            *launch.numbers,
-            **launch.constants,
+            *tensors, *launch.tables, *grads[1:], *launch.numbers, **launch.constants
         )
     if for_image:
         sums = torch.zeros(image.shape, dtype=launch.real, device=image.device)
         _programs.backward_image[launch.grid(launch.channel_blocks)](
-            grad, kernels, offsets_h, offsets_v, *launch.tables, sums, *launch.numbers, **launch.constants
+            tensors[0], *tensors[2:], *launch.tables, sums, *launch.numbers, **launch.constants
         )
         return sums.to(image.dtype), *grads[1:]
     return grads
@@ -74,7 +59,7 @@ def resample_backward(
 class _Launch:
     """The arguments that all kernels share."""
 
-    def __init__(self, image: torch.Tensor, kernels: torch.Tensor, scale: int) -> None:
+    def __init__(self, image: Tensor, kernels: Tensor, scale: int) -> None:
         (self.batch, channels, H, W), (h, w) = image.shape, kernels.shape[2:]
         self.side = kernel_side(kernels)
         self.pixels = h * w

@@ -132,24 +132,17 @@ async def _known_parameters(request: Request) -> None:
             raise UsageError(f"the parameter {name!r} is there more than once")
 
 
+_CHECKED = [Depends(_known_parameters)]
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Return the service as an ASGI application."""
-    pictures = Pictures(settings)
-    pool = WorkPool(settings.concurrency, settings.queue)
-    registry = CollectorRegistry()
-    requests = Counter("car_requests", "Answers.", ["route", "status"], registry=registry)
-    seconds = Histogram("car_request_seconds", "Time to an answer.", ["route"], registry=registry)
-    Gauge("car_work_in_hand", "Pictures in progress or waiting.", registry=registry).set_function(
-        lambda: pool.in_hand
-    )
-    Gauge("car_cache_hits", "Small pictures from the cache.", registry=registry).set_function(
-        lambda: pictures.cache_hits
-    )
+    service = _Service(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         yield
-        pool.close()
+        service.pool.close()
 
     app = FastAPI(
         title="car",
@@ -159,67 +152,81 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # its page loads files from other hosts
         redoc_url=None,
     )
-    app.add_middleware(_Observed, requests=requests, seconds=seconds)
+    _add_failures(app, settings)
+    _add_work(app, service)
+    _add_folder(app, service)
+    _add_state(app, service)
+    _add_pages(app)
+    return app
 
-    @app.exception_handler(CarError)
-    async def _(_: Request, error: CarError) -> Response:
-        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-        return _failure(status, str(error))
 
-    @app.exception_handler(BusyError)
-    async def _(_: Request, __: BusyError) -> Response:
-        return _failure(429, "the queue is full; try again later", {"Retry-After": "2"})
+class _Service:
+    """What the routes share: the pictures, the threads that work on them, and the limits."""
 
-    @app.exception_handler(TooSlowError)
-    async def _(_: Request, __: TooSlowError) -> Response:
-        return _failure(503, f"the work took longer than {settings.timeout:g} seconds", {"Retry-After": "5"})
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pictures = Pictures(settings)
+        self.pool = WorkPool(settings.concurrency, settings.queue)
 
-    @app.exception_handler(GoneError)
-    async def _(_: Request, __: GoneError) -> Response:
-        return _failure(499, "the client left")
+    async def work(self, request: Request, function: Callable[[], _T]) -> _T:
+        """Return what a function returns that runs on the threads."""
+        return await self.pool.run(function, self.settings.timeout, request.is_disconnected)
 
-    @app.exception_handler(RequestValidationError)
-    async def _(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return _failure(422, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}")
-
-    @app.exception_handler(HTTPException)
-    async def _(_: Request, error: HTTPException) -> Response:
-        return _failure(error.status_code, str(error.detail), error.headers)
-
-    @app.exception_handler(Exception)
-    async def _(_: Request, error: Exception) -> Response:
-        _log.error("internal error", exc_info=error)
-        return _failure(500, "internal error")
-
-    checked = [Depends(_known_parameters)]
-
-    async def work(request: Request, function: Callable[[], _T]) -> _T:
-        return await pool.run(function, settings.timeout, request.is_disconnected)
-
-    async def body(request: Request) -> bytes:
+    async def body(self, request: Request) -> bytes:
         """Return the body; never hold more of it than the limit."""
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise HTTPException(415, "send the file itself as the body, not a form")
+        seconds = self.settings.upload_timeout
         try:
-            return await asyncio.wait_for(_read(request, settings.max_bytes), settings.upload_timeout)
+            return await asyncio.wait_for(_read(request, self.settings.max_bytes), seconds)
         except (TimeoutError, asyncio.TimeoutError):
-            raise HTTPException(
-                408, f"the body took longer than {settings.upload_timeout:g} seconds", {"Connection": "close"}
-            ) from None
+            text = f"the body took longer than {seconds:g} seconds"
+            raise HTTPException(408, text, {"Connection": "close"}) from None
 
-    def file(result: Result, name: str) -> Response:
-        headers = {"Content-Disposition": f'inline; filename="{name}"', "Cache-Control": "no-store"}
-        if result.notes:
-            headers["Car-Notes"] = "; ".join(result.notes).encode("ascii", "replace").decode()[:2000]
-        return Response(result.content, media_type=result.kind, headers=headers)
+
+def _add_failures(app: FastAPI, settings: Settings) -> None:
+    """Make a line of JSON of every error."""
+    late = f"the work took longer than {settings.timeout:g} seconds"
+    answers: dict[type[Exception], Callable[[Any], Response]] = {
+        CarError: lambda error: _failure(
+            next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500), str(error)
+        ),
+        BusyError: lambda _: _failure(429, "the queue is full; try again later", {"Retry-After": "2"}),
+        TooSlowError: lambda _: _failure(503, late, {"Retry-After": "5"}),
+        GoneError: lambda _: _failure(499, "the client left"),
+        RequestValidationError: _invalid,
+        HTTPException: lambda error: _failure(error.status_code, str(error.detail), error.headers),
+        Exception: _internal,
+    }
+    for kind, answer in answers.items():
+
+        async def handler(
+            _: Request, error: Exception, answer: Callable[[Any], Response] = answer
+        ) -> Response:
+            return answer(error)
+
+        app.add_exception_handler(kind, handler)
+
+
+def _invalid(error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    return _failure(422, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}")
+
+
+def _internal(error: Exception) -> Response:
+    _log.error("internal error", exc_info=error)
+    return _failure(500, "internal error")
+
+
+def _add_work(app: FastAPI, service: _Service) -> None:
+    """Add what works on the picture that is the body of a request."""
 
     @app.post(
         "/v1/downscale",
         response_class=Response,
         responses=_answers("image/png", "image/webp"),
         openapi_extra=_PICTURE,
-        dependencies=checked,
+        dependencies=_CHECKED,
     )
     async def downscale(
         request: Request,
@@ -234,17 +241,17 @@ def create_app(settings: Settings) -> FastAPI:
         format: SmallFormat = "png",
     ) -> Response:
         """Shrink a photograph."""
-        codec = pictures.codec(model, scale, effort, fast=fast)
-        content = await body(request)
-        result = await work(request, lambda: pictures.shrink(content, codec, format))
-        return file(result, f"small.x{codec.scale}.{format}")
+        codec = service.pictures.codec(model, scale, effort, fast=fast)
+        content = await service.body(request)
+        result = await service.work(request, lambda: service.pictures.shrink(content, codec, format))
+        return _file(result, f"small.x{codec.scale}.{format}")
 
     @app.post(
         "/v1/upscale",
         response_class=Response,
         responses=_answers("image/png", "image/webp", "image/jpeg", "image/avif"),
         openapi_extra=_PICTURE,
-        dependencies=checked,
+        dependencies=_CHECKED,
     )
     async def upscale(
         request: Request,
@@ -257,34 +264,40 @@ def create_app(settings: Settings) -> FastAPI:
     ) -> Response:
         """Restore a small picture. Files made by this software need no options."""
         if model is not None or scale is not None:
-            pictures.codec(model, scale)
-        content = await body(request)
-        result = await work(request, lambda: pictures.restore(content, model, scale, format, quality))
-        return file(result, f"restored.{format}")
+            service.pictures.codec(model, scale)
+        content = await service.body(request)
+        result = await service.work(
+            request, lambda: service.pictures.restore(content, model, scale, format, quality)
+        )
+        return _file(result, f"restored.{format}")
 
-    @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE, dependencies=checked)
+    @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE, dependencies=_CHECKED)
     async def compare(request: Request, scale: Scale = None, model: ModelName = None) -> Comparison:
         """Measure the round trip of a photograph, and bicubic down and up for comparison."""
-        codec = pictures.codec(model, scale)
-        content = await body(request)
-        return Comparison(**await work(request, lambda: pictures.measure(content, codec)))
+        codec = service.pictures.codec(model, scale)
+        content = await service.body(request)
+        return Comparison(**await service.work(request, lambda: service.pictures.measure(content, codec)))
 
-    @app.get("/v1/models", responses=_answers(work=False), dependencies=checked)
+
+def _add_folder(app: FastAPI, service: _Service) -> None:
+    """Add what there is to choose from: models, and pictures of the folder."""
+
+    @app.get("/v1/models", responses=_answers(work=False), dependencies=_CHECKED)
     async def models() -> list[Model]:
         """List the models that requests may name."""
         known = list_models()
         return [Model(name=m.name, scale=m.scale, weights=list(m.tags)) for m in known if m.tags]
 
-    @app.get("/v1/pictures", responses=_answers(work=False), dependencies=checked)
+    @app.get("/v1/pictures", responses=_answers(work=False), dependencies=_CHECKED)
     def names() -> list[str]:  # on a thread of Starlette: it is quick, and must not wait for pictures
         """List the pictures of the folder; /small/ has their small pictures."""
-        return pictures.listing()
+        return service.pictures.listing()
 
     described: dict[str, Any] = {
         "path": "/small/{name:path}",
         "response_class": Response,
         "responses": _answers("image/png", "image/webp") | {304: {"description": "not modified"}},
-        "dependencies": checked,
+        "dependencies": _CHECKED,
     }
 
     # two routes, because OpenAPI needs a name for each method
@@ -298,15 +311,28 @@ def create_app(settings: Settings) -> FastAPI:
         format: SmallFormat = "png",
     ) -> Response:
         """Get the small picture of a photograph in the folder."""
-        codec = pictures.codec(model, scale)
-        path = pictures.located(name)
-        tag = f'"{pictures.etag(path, codec, format)}"'
+        codec = service.pictures.codec(model, scale)
+        path = service.pictures.located(name)
+        tag = f'"{service.pictures.etag(path, codec, format)}"'
         headers = {"ETag": tag, "Cache-Control": "public, max-age=0, must-revalidate"}
         wanted = request.headers.get("if-none-match", "")
         if wanted == "*" or tag in (part.strip().removeprefix("W/") for part in wanted.split(",")):
             return Response(status_code=304, headers=headers)
-        result = await work(request, lambda: pictures.small(path, codec, format))
+        result = await service.work(request, lambda: service.pictures.small(path, codec, format))
         return Response(result.content, media_type=result.kind, headers=headers)
+
+
+def _add_state(app: FastAPI, service: _Service) -> None:
+    """Add what tells of the state of the service."""
+    registry = CollectorRegistry()
+    requests = Counter("car_requests", "Answers.", ["route", "status"], registry=registry)
+    seconds = Histogram("car_request_seconds", "Time to an answer.", ["route"], registry=registry)
+    for name, text, value in (
+        ("car_work_in_hand", "Pictures in progress or waiting.", lambda: service.pool.in_hand),
+        ("car_cache_hits", "Small pictures from the cache.", lambda: service.pictures.cache_hits),
+    ):
+        Gauge(name, text, registry=registry).set_function(value)
+    app.add_middleware(_Observed, requests=requests, seconds=seconds)
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
@@ -318,13 +344,17 @@ def create_app(settings: Settings) -> FastAPI:
     @app.get("/readyz", responses={503: {"model": Error, "description": "the queue is full"}})
     async def readyz() -> Health:
         """Whether it would take another picture now."""
-        if pool.in_hand >= settings.concurrency + settings.queue:
+        if service.pool.in_hand >= service.pool.room:
             raise HTTPException(503, "the queue is full")
         return Health(status="ok", version=__version__)
 
     @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     async def metrics() -> Response:
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _add_pages(app: FastAPI) -> None:
+    """Add the page, and the viewer for web sites."""
 
     @app.api_route("/viewer/models/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     def viewer_model(name: str) -> Response:  # likewise
@@ -346,8 +376,6 @@ def create_app(settings: Settings) -> FastAPI:
     @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     async def static(name: str) -> Response:
         return _static(_page(), name)
-
-    return app
 
 
 class _Observed:
@@ -381,9 +409,8 @@ class _Observed:
         try:
             await self.app(scope, receive, observed)
         finally:
-            route = getattr(
-                scope.get("route"), "path", "none"
-            )  # never the requested address: there is no limit to those
+            # never the requested address: there is no limit to those
+            route = getattr(scope.get("route"), "path", "none")
             self.requests.labels(route, str(status)).inc()
             self.seconds.labels(route).observe(time.perf_counter() - begin)
 
@@ -411,6 +438,13 @@ async def _read(request: Request, limit: int) -> bytes:
 async def _drain(parts: AsyncGenerator[bytes, None]) -> None:
     async for _ in parts:
         pass
+
+
+def _file(result: Result, name: str) -> Response:
+    headers = {"Content-Disposition": f'inline; filename="{name}"', "Cache-Control": "no-store"}
+    if result.notes:
+        headers["Car-Notes"] = "; ".join(result.notes).encode("ascii", "replace").decode()[:2000]
+    return Response(result.content, media_type=result.kind, headers=headers)
 
 
 def _failure(status: int, message: str, headers: Any = None) -> Response:

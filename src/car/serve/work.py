@@ -31,7 +31,7 @@ class WorkPool:
 
     def __init__(self, concurrency: int, queue: int) -> None:
         self._threads = ThreadPoolExecutor(concurrency, "picture")
-        self._room = concurrency + queue
+        self.room = concurrency + queue
         self._lock = threading.Lock()
         self.in_hand = 0
         """Number of functions that run or wait."""
@@ -47,7 +47,7 @@ class WorkPool:
             GoneError: `disconnected` returned true before the work was done.
         """
         with self._lock:
-            if self.in_hand >= self._room:
+            if self.in_hand >= self.room:
                 raise BusyError
             self.in_hand += 1
         future = self._threads.submit(function)

@@ -1,12 +1,13 @@
 """Training images: decoded once into a memory-mapped file, from which random crops are taken."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from car.files.atomic import atomic_write
 from car.files.places import Passed, counted, open_source
 from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.read import read
+from car.train.recipes import Recipe
 
 TRAINING_SETS = {"DIV2KHR": ("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR")}
 """The usual training sets, with their folders of images to train and to validate on."""
@@ -39,6 +41,24 @@ def find_training_set(image_path: Path, name: str, valid: Path | None) -> tuple[
     return [training], folders[1]
 
 
+OnProgress = Callable[[int, int], None]
+OnSkip = Callable[[str], None]
+
+
+def ignore(*_: Any) -> None:
+    """Do nothing; for who does not want to be told."""
+
+
+class _File(NamedTuple):
+    path: Path
+    name: str  # below its folder
+    size: int
+    changed: int  # nanoseconds
+
+
+_PIXELS, _INDEX = "pixels.u8", "index.json"
+
+
 @dataclass(frozen=True)
 class ImageStore:
     """Decoded RGB images, each ``[H, W, 3]`` uint8, backed by one memory-mapped file."""
@@ -56,74 +76,50 @@ _GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 class Crops:
-    """Random crops of a store.
+    """Random crops of a store, as a recipe asks for them.
 
-    They depend only on seed and step, so any process can make any part of any batch.
+    They depend only on the recipe's seed and the step, so any process can make any part of any batch.
 
     Args:
-        store: images, none smaller than `crop` on either side.
-        batch: crops in each step.
-        crop: side of the crops in pixels.
-        repeats: crops of each image in an epoch.
-        by_area: draw every region equally often; otherwise draw each image `repeats` times in an epoch,
-            shuffled.
-        orientations: 4 (flips) or 8 (flips and quarter turns).
-        grey: share of the crops that are made grey.
-        shrunk: share of the crops that are cut from the image shrunk by 1 to 2 (Lanczos), and are sharper.
-        emphasis: name of an image -> how many times as often it is drawn; with `by_area` only.
-        seed: of all random choices.
+        store: images, none smaller than the recipe's `crop` on either side.
+        recipe: its settings from `crop` to `orientations`, and its seed.
     """
 
-    def __init__(
-        self,
-        store: ImageStore,
-        *,
-        batch: int,
-        crop: int,
-        repeats: int = 1,
-        by_area: bool = True,
-        orientations: int = 8,
-        grey: float = 0.0,
-        shrunk: float = 0.0,
-        emphasis: Callable[[str], float] = lambda _: 1.0,
-        seed: int = 0,
-    ) -> None:
-        self.store, self.batch, self.crop, self.repeats, self.shrunk = store, batch, crop, repeats, shrunk
-        self.by_area, self.orientations, self.grey, self.seed = by_area, orientations, grey, seed
+    def __init__(self, store: ImageStore, recipe: Recipe) -> None:
+        self.store, self.recipe = store, recipe
         areas = np.array(
             [
-                emphasis(name) * image.shape[0] * image.shape[1]
+                recipe.emphasis_of(name) * image.shape[0] * image.shape[1]
                 for name, image in zip(store.names, store.images, strict=True)
             ],
             dtype=np.float64,
         )
         self._cumulative = np.cumsum(areas) / areas.sum()
-        self.epoch_steps = max(1, len(store.images) * repeats // batch)
+        self.epoch_steps = max(1, len(store.images) * recipe.repeats // recipe.batch)
 
     def get(self, step: int, first: int = 0, count: int | None = None) -> torch.Tensor:
         """Return `count` crops of the batch of `step`, from `first`, as ``[count, 3, crop, crop]`` uint8."""
-        rng = np.random.default_rng([self.seed, step])
-        if self.by_area:
-            indices = np.searchsorted(self._cumulative, rng.random(self.batch), side="right")
+        recipe, size = self.recipe, self.recipe.crop
+        rng = np.random.default_rng([recipe.seed, step])
+        if recipe.sampling == "area":
+            indices = np.searchsorted(self._cumulative, rng.random(recipe.batch), side="right")
         else:
             indices = self._of_epoch(*divmod(step, self.epoch_steps))
-        places = rng.random((self.batch, 2))
-        turns, mirrors = rng.integers(4, size=self.batch), rng.integers(2, size=self.batch)
-        if self.orientations == 4:
+        places = rng.random((recipe.batch, 2))
+        turns, mirrors = rng.integers(4, size=recipe.batch), rng.integers(2, size=recipe.batch)
+        if recipe.orientations == 4:
             turns = turns // 2 * 2
-        grey = rng.random(self.batch) < self.grey
-        factors = np.where(rng.random(self.batch) < self.shrunk, 1 + rng.random(self.batch), 1.0)
-        chosen = range(self.batch)[first : None if count is None else first + count]
-        patches = np.empty((len(chosen), self.crop, self.crop, 3), dtype=np.uint8)
+        grey = rng.random(recipe.batch) < recipe.grey
+        factors = np.where(rng.random(recipe.batch) < recipe.shrunk, 1 + rng.random(recipe.batch), 1.0)
+        chosen = range(recipe.batch)[first : None if count is None else first + count]
+        patches = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
         for row, i in enumerate(chosen):
             image = self.store.images[indices[i]]
-            side = min(round(self.crop * factors[i]), *image.shape[:2])
+            side = min(round(size * factors[i]), *image.shape[:2])
             top, left = (int(places[i, d] * (image.shape[d] - side + 1)) for d in (0, 1))
             patch = image[top : top + side, left : left + side]
-            if side > self.crop:
-                patch = np.asarray(
-                    Image.fromarray(patch).resize((self.crop, self.crop), Image.Resampling.LANCZOS)
-                )
+            if side > size:
+                patch = np.asarray(Image.fromarray(patch).resize((size, size), Image.Resampling.LANCZOS))
             patch = np.rot90(patch, k=int(turns[i]))
             patches[row] = patch[:, ::-1] if mirrors[i] else patch
             if grey[i]:
@@ -131,12 +127,11 @@ class Crops:
         return torch.from_numpy(patches).permute(0, 3, 1, 2)
 
     def _of_epoch(self, epoch: int, step: int) -> NDArray[np.int64]:
+        recipe, images = self.recipe, len(self.store.images)
         # a different random stream from that of the steps, whose seeds have two numbers
-        order = np.random.default_rng([self.seed, epoch, 1]).permutation(
-            len(self.store.images) * self.repeats
-        )
-        start = step * self.batch
-        return np.take(order, range(start, start + self.batch), mode="wrap") % len(self.store.images)
+        order = np.random.default_rng([recipe.seed, epoch, 1]).permutation(images * recipe.repeats)
+        start = step * recipe.batch
+        return np.take(order, range(start, start + recipe.batch), mode="wrap") % images
 
 
 class Prefetcher:
@@ -176,8 +171,8 @@ def load_store(
     min_size: int,
     workers: int = 1,
     leave_out: Sequence[Path] = (),
-    on_progress: Callable[[int, int], None] | None = None,
-    on_skip: Callable[[str], None] | None = None,
+    on_progress: OnProgress = ignore,
+    on_skip: OnSkip = ignore,
 ) -> ImageStore:
     """Decode every image below `folders` into `cache`, or open the cache if the folders are unchanged.
 
@@ -194,49 +189,46 @@ def load_store(
         TrainingError: a folder is missing, no usable image is found, or the cache cannot be written.
     """
     outside = {folder.resolve() for folder in leave_out}
-    files: list[tuple[Path, str]] = []
-    listing: list[list[Any]] = []
-    for path, name in (found for folder in folders for found in _image_files(folder, outside, on_skip)):
-        try:
-            status = path.stat()
-        except OSError as error:  # it was removed a moment ago
-            if on_skip:
-                on_skip(f"{path}: cannot be read ({error.strerror})")
-            continue
-        files.append((path, name))
-        listing.append([str(path), status.st_size, status.st_mtime_ns])
+    files = [found for folder in folders for found in _image_files(folder, outside, on_skip)]
     if not files:
         raise TrainingError(f"no images found below {', '.join(str(f) for f in folders)}")
-    pixels_path, index_path = cache / "pixels.u8", cache / "index.json"
     try:
-        index: dict[str, Any] = json.loads(index_path.read_text())
-        size = sum(height * width * 3 for _, height, width in index["entries"])
-        fresh = index["listing"] == listing and size == pixels_path.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError):
-        index, fresh = {}, False
-    if not fresh:
-        try:
+        entries = _kept(cache, files)
+        if entries is None:
             cache.mkdir(parents=True, exist_ok=True)
-            entries = _decode(files, pixels_path, workers, on_progress, on_skip)
-            index = {"listing": listing, "entries": entries}
-            atomic_write(index_path, json.dumps(index).encode())
-        except OSError as error:
-            raise TrainingError(f"cannot write the image cache in {cache}: {error.strerror}") from error
-    flat = np.memmap(pixels_path, dtype=np.uint8, mode="r") if index["entries"] else np.empty(0, np.uint8)
-    names: list[str] = []
-    images: list[NDArray[np.uint8]] = []
-    offset = 0
-    for name, height, width in index["entries"]:
-        end = offset + height * width * 3
+            entries = _decode(files, cache / _PIXELS, workers, on_progress, on_skip)
+            index = {"listing": _listing(files), "entries": entries}
+            atomic_write(cache / _INDEX, json.dumps(index).encode())
+    except OSError as error:
+        raise TrainingError(f"cannot write the image cache in {cache}: {error.strerror}") from error
+    flat = np.memmap(cache / _PIXELS, dtype=np.uint8, mode="r") if entries else np.empty(0, np.uint8)
+    ends = itertools.accumulate(height * width * 3 for _, height, width in entries)
+    images: list[tuple[str, NDArray[np.uint8]]] = []
+    for (name, height, width), end in zip(entries, ends, strict=True):
         if min(height, width) >= min_size:
-            names.append(name)
-            images.append(flat[offset:end].reshape(height, width, 3))
-        elif on_skip:
+            start = end - height * width * 3
+            images.append((name, flat[start:end].reshape(height, width, 3)))
+        else:
             on_skip(f"{name}: {width}x{height} is smaller than the crop of {min_size}")
-        offset = end
     if not images:
         raise TrainingError(f"no image is at least {min_size} pixels on each side")
-    return ImageStore(tuple(names), tuple(images))
+    names, pixels = zip(*images, strict=True)
+    return ImageStore(names, pixels)
+
+
+def _listing(files: Sequence[_File]) -> list[list[Any]]:
+    return [[str(file.path), file.size, file.changed] for file in files]
+
+
+def _kept(cache: Path, files: Sequence[_File]) -> list[tuple[str, int, int]] | None:
+    """Return (name, height, width) of the images in the cache; None if it is not of these files."""
+    try:
+        index: dict[str, Any] = json.loads((cache / _INDEX).read_text())
+        size = sum(height * width * 3 for _, height, width in index["entries"])
+        fresh = index["listing"] == _listing(files) and size == (cache / _PIXELS).stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return index["entries"] if fresh else None
 
 
 def split_held_out(
@@ -265,34 +257,31 @@ def split_held_out(
     return store.subset(lambda name: name not in held), store.subset(lambda name: name in held)
 
 
-def _image_files(
-    folder: Path, outside: set[Path], on_skip: Callable[[str], None] | None
-) -> Iterator[tuple[Path, str]]:
+def _image_files(folder: Path, outside: set[Path], on_skip: OnSkip) -> Iterator[_File]:
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder of images")
     root, passed = folder.resolve(), Passed()
     own = tuple(path.relative_to(root).as_posix() for path in outside if path.is_relative_to(root))
     source = replace(open_source(str(folder), INPUT_SUFFIXES), without=own)
     for name, _ in source.pictures(passed):
-        yield folder / name, name
-    told = [*passed.problems, *([f"{folder}: {counted(passed.left_out)}"] if passed.left_out else [])]
-    if on_skip:
-        for line in told:
-            on_skip(line)
+        try:
+            status = (folder / name).stat()
+        except OSError as error:  # noqa: PERF203 - it was removed a moment ago
+            on_skip(f"{folder / name}: cannot be read ({error.strerror})")
+        else:
+            yield _File(folder / name, name, status.st_size, status.st_mtime_ns)
+    for line in (*passed.problems, *([f"{folder}: {counted(passed.left_out)}"] if passed.left_out else ())):
+        on_skip(line)
 
 
 def _decode(
-    files: Sequence[tuple[Path, str]],
-    target: Path,
-    workers: int,
-    on_progress: Callable[[int, int], None] | None,
-    on_skip: Callable[[str], None] | None,
+    files: Sequence[_File], target: Path, workers: int, on_progress: OnProgress, on_skip: OnSkip
 ) -> list[tuple[str, int, int]]:
     entries: list[tuple[str, int, int]] = []
 
-    def decode(file: tuple[Path, str]) -> NDArray[np.uint8] | str:
+    def decode(file: _File) -> NDArray[np.uint8] | str:
         try:
-            pixels = read(file[0]).pixels
+            pixels = read(file.path).pixels
         except ImageError as error:
             return str(error)
         if pixels.dtype != np.uint8:
@@ -306,13 +295,11 @@ def _decode(
                 group = files[first : first + 2 * threads]
                 for done, (file, pixels) in enumerate(zip(group, pool.map(decode, group), strict=True), 1):
                     if isinstance(pixels, str):
-                        if on_skip:
-                            on_skip(pixels)
+                        on_skip(pixels)
                     else:
                         out.write(pixels.data)
-                        entries.append((file[1], pixels.shape[0], pixels.shape[1]))
-                    if on_progress:
-                        on_progress(first + done, len(files))
+                        entries.append((file.name, pixels.shape[0], pixels.shape[1]))
+                    on_progress(first + done, len(files))
 
     atomic_write(target, decode_all)
     return entries

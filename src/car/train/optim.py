@@ -20,43 +20,30 @@ class MuonAdam(torch.optim.Optimizer):
 
     Args:
         halves: (module, factor for its learning rates); parameters that require a gradient are optimised.
-        muon_lr: peak learning rate of the matrices.
-        lr: peak learning rate of the rest.
-        beta2: of Adam.
-        eps: of Adam.
-        weight_decay: decoupled, of the matrices.
+        recipe: gives the peak learning rates, `muon_lr` of the matrices and `lr` of the rest, `beta2` and
+            `eps` of Adam, and `weight_decay` of the matrices.
     """
 
-    def __init__(
-        self,
-        halves: list[tuple[nn.Module, float]],
-        *,
-        muon_lr: float,
-        lr: float,
-        beta2: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
+    def __init__(self, halves: list[tuple[nn.Module, float]], recipe: Recipe) -> None:
         groups: list[dict[str, Any]] = []
         for half, factor in halves:
-            inner = {id(weight) for weight in _inner_weights(half)}
+            matrix = {id(weight) for weight in _inner_weights(half)}
             trained = [p for p in half.parameters() if p.requires_grad]
-            for matrices, rate in ((False, lr), (True, muon_lr)):
-                chosen = [p for p in trained if (id(p) in inner) == matrices]
+            for matrices, rate in ((False, recipe.lr), (True, recipe.muon_lr)):
+                chosen = [p for p in trained if (id(p) in matrix) == matrices]
                 if chosen:
                     groups.append({"params": chosen, "lr": rate * factor, "matrices": matrices})
         super().__init__(groups, {})
         self._inner: list[torch.optim.Optimizer] = []
         for group in self.param_groups:
             if group["matrices"]:
-                # Muon takes only two-dimensional parameters; these share storage with the convolutions'
-                # weights
+                # Muon takes matrices only; these share storage with the convolutions' weights
                 flat = [nn.Parameter(p.detach().view(p.shape[0], -1)) for p in group["params"]]
-                self._inner.append(torch.optim.Muon(flat, lr=group["lr"], weight_decay=weight_decay))
+                inner = torch.optim.Muon(flat, lr=group["lr"], weight_decay=recipe.weight_decay)
             else:
-                self._inner.append(
-                    torch.optim.Adam(group["params"], lr=group["lr"], betas=(0.9, beta2), eps=eps)
-                )
+                betas = (0.9, recipe.beta2)
+                inner = torch.optim.Adam(group["params"], lr=group["lr"], betas=betas, eps=recipe.eps)
+            self._inner.append(inner)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -82,9 +69,8 @@ class MuonAdam(torch.optim.Optimizer):
 def _inner_weights(half: nn.Module) -> list[torch.Tensor]:
     """Return the weights of 3x3 convolutions that keep the number of features, without the first and last."""
     convs = [module for module in half.modules() if isinstance(module, nn.Conv2d)]
-    inner = convs[
-        1:-1
-    ]  # first and last have pixels on one side; at 4x these can have as many channels as features
+    # first and last have pixels on one side; at 4x these can have as many channels as features
+    inner = convs[1:-1]
     return [c.weight for c in inner if c.in_channels == c.out_channels > 3 and c.kernel_size == (3, 3)]
 
 
@@ -100,14 +86,7 @@ def make_optimizer(model: Rescaler, recipe: Recipe) -> torch.optim.Optimizer:
     if model.corrector is not None:
         halves.append((model.corrector, recipe.corrector_lr))
     if recipe.optimizer == "muon":
-        return MuonAdam(
-            halves,
-            muon_lr=recipe.muon_lr,
-            lr=recipe.lr,
-            beta2=recipe.beta2,
-            eps=recipe.eps,
-            weight_decay=recipe.weight_decay,
-        )
+        return MuonAdam(halves, recipe)
     groups = [
         {"params": trained, "lr": recipe.lr * factor}
         for half, factor in halves

@@ -4,60 +4,39 @@ import hashlib
 import io
 import json
 import math
-import shutil
 import signal
 import statistics
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
-from car.codec.coding import Coding, encoded
-from car.codec.lossy import drawn, recode
-from car.errors import ImageError, TrainingError, UsageError
+from car.codec.lossy import drawn
+from car.errors import ImageError, TrainingError
 from car.files.atomic import atomic_write
-from car.models import Rescaler, create, quantize
-from car.models.compact import deepened
-from car.models.published import AdaptiveDownscaler
-from car.ops import bicubic_downscale
-from car.train.data import Crops, ImageStore, Prefetcher
+from car.models import create
+from car.train.data import Crops, ImageStore, OnSkip, Prefetcher, ignore
 from car.train.log import RunLog, read_log, write_curves
-from car.train.losses import LossWatch, Objective, Shares, decibels
+from car.train.losses import LossWatch, Objective
 from car.train.optim import lr_factor, make_optimizer
-from car.train.recipes import BUDGETS, Recipe
-from car.weights import load
+from car.train.recipes import Recipe
+from car.train.state import BEST, LATEST, STATE, check_disk, check_same_run, fresh_model, read_state
+from car.train.validation import Validation, spread, validate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-STATE, LATEST, BEST = "state.pt", "model.safetensors", "best.safetensors"
 _CHECK_STEPS = 10  # between readings of the loss, because a reading makes an accelerator wait
 _MAX_ROLLBACKS = 3
-_VALIDATED = (Coding("JPEG", 30), Coding("WEBP", 30), Coding("JPEG", 60), Coding("AVIF", 50))
-
-
-@dataclass(frozen=True)
-class Validation:
-    """PSNR in dB of restored images, on luma, RGB and chroma, and of the LR against the bicubic one.
-
-    `score`, by which the best weights are kept, weighs the first three as the loss does.
-    """
-
-    score: float
-    psnr: float
-    psnr_rgb: float
-    psnr_chroma: float
-    lr_psnr: float
-    lr_psnr_rgb: float
+_KEPT = ("step", "seconds", "rollbacks", "best", "past_l1")  # of the trainer in its state, as they are
+_PARTS = ("model", "average", "optimizer")  # which have states of their own
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do; see `plan_run`. Seconds are measured on a few steps."""
+    """What a run would do; see `car.train.run.Run.plan`. Seconds are measured on a few steps."""
 
     images: int
     validation_images: int
@@ -97,16 +76,14 @@ class Trainer:
         training: ImageStore,
         validation: ImageStore,
         out: Path,
-        *,
         accelerator: "Accelerator",
         workers: int = 0,
-        on_note: Callable[[str], None] | None = None,
+        note: OnSkip = ignore,
     ) -> None:
-        self.recipe, self.out, self.accelerator = recipe, out, accelerator
-        self.note = on_note or _ignore
-        self.validation = _spread(validation, recipe.eval_images)
+        self.recipe, self.out, self.accelerator, self.note = recipe, out, accelerator, note
+        self.validation = spread(validation, recipe.eval_images)
         torch.manual_seed(recipe.seed)
-        model = _fresh_model(recipe)
+        model = fresh_model(recipe)
         self.average = create(recipe.model).to(accelerator.device).requires_grad_(False)
         self.average.load_state_dict(model.state_dict())
         self._inner_objective = Objective(model, recipe)
@@ -115,34 +92,29 @@ class Trainer:
         inner = make_optimizer(model, recipe)
         self._peaks = [float(group["lr"]) for group in inner.param_groups]
         self.optimizer: Any = accelerator.prepare_optimizer(inner)
-        self.crops = Crops(
-            training,
-            batch=recipe.batch,
-            crop=recipe.crop,
-            repeats=recipe.repeats,
-            by_area=recipe.sampling == "area",
-            orientations=recipe.orientations,
-            grey=recipe.grey,
-            shrunk=recipe.shrunk,
-            emphasis=recipe.emphasis_of,
-            seed=recipe.seed,
-        )
+        self.crops = Crops(training, recipe)
         share = recipe.batch // accelerator.num_processes
         first = share * accelerator.process_index
-        self.batches = Prefetcher(lambda step: self._to_device(self.crops.get(step, first, share)), workers)
-        self.step, self.seconds, self.rollbacks = 0, 0.0, 0
-        self.best = -math.inf
-        self.past_l1 = (
-            False  # stays true even if a longer budget moves the end of that share beyond this step
-        )
+        pinned = accelerator.device.type == "cuda"
+
+        def crops(step: int) -> torch.Tensor:
+            batch = self.crops.get(step, first, share)
+            return batch.pin_memory() if pinned else batch
+
+        self.batches = Prefetcher(crops, workers)
+        self.step, self.seconds, self.rollbacks, self.best = 0, 0.0, 0, -math.inf
+        # stays true even if a longer budget moves the end of that share beyond this step
+        self.past_l1 = False
         self.watch = LossWatch()
         self._losses: list[torch.Tensor] = []
         self._stop: int | None = None
         if (out / STATE).exists():
             self._restore(budget_may_change=True)
 
-    def close(self) -> None:
-        """Stop the threads."""
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.batches.close()
 
     def plan(self) -> RunPlan:
@@ -175,10 +147,10 @@ class Trainer:
             seconds=steps * step_seconds,
         )
 
-    def run(self, save_seconds: float, on_progress: Callable[[Progress], None] | None) -> Path:
-        """Train to the end of the budget; see `train`."""
-        report = on_progress if on_progress and self.accelerator.is_main_process else None
-        self._check_disk()
+    def run(self, save_seconds: float, on_progress: Callable[[Progress], None]) -> Path:
+        """Train to the end of the budget; see `car.train.run.Run.train`."""
+        report = on_progress if self.accelerator.is_main_process else ignore
+        check_disk(self.out, self.model)
         precision = {"no": "float32"}.get(self.accelerator.mixed_precision, self.accelerator.mixed_precision)
         begun = f", continuing at step {self.step}" if self.step else ""
         self.note(
@@ -203,9 +175,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return self.out / LATEST
 
-    def _loop(
-        self, save_seconds: float, report: Callable[[Progress], None] | None, log: RunLog | None
-    ) -> None:
+    def _loop(self, save_seconds: float, report: Callable[[Progress], None], log: RunLog | None) -> None:
         last_saved = last_validated = mark = time.monotonic()
         validated_step, mark_step = self.step, self.step
         while True:
@@ -227,20 +197,15 @@ class Trainer:
                     continue
                 speed = (self.step - mark_step) * self.recipe.batch / max(now - mark, 1e-9)
                 state = Progress(self.step, self.seconds, done, loss, speed)
-                if report:
-                    report(state)
+                report(state)
                 if validate or finished:
-                    state = self._report(state, log, may_fail=not finished)
-                    if report:
-                        report(state)
+                    report(self._report(state, log, may_fail=not finished))
                     last_validated, validated_step = time.monotonic(), self.step
                 mark, mark_step = time.monotonic(), self.step
             elif finished and self._unreported():
                 # the run was killed after its last step, or its files were deleted; the state has everything
                 state = Progress(self.step, self.seconds, done, self.watch.mean, 0.0)
-                state = self._report(state, log, may_fail=False)
-                if report:
-                    report(state)
+                report(self._report(state, log, may_fail=False))
             if saving or stop or finished:
                 self._save(may_fail=not (stop or finished))
                 last_saved = time.monotonic()
@@ -293,9 +258,6 @@ class Trainer:
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
         return total
-
-    def _to_device(self, batch: torch.Tensor) -> torch.Tensor:
-        return batch.pin_memory() if self.accelerator.device.type == "cuda" else batch
 
     def _done(self) -> float:
         return self._done_at(self.step, self.seconds)
@@ -354,7 +316,7 @@ class Trainer:
 
     def _report(self, state: Progress, log: RunLog | None, *, may_fail: bool) -> Progress:
         """Validate; write the weights and the log."""
-        found, pictures = self._validate()
+        found, pictures = validate(self.average, self.validation, self.recipe, self.accelerator)
         if log:
             try:
                 self._write_weights(LATEST)
@@ -390,41 +352,6 @@ class Trainer:
         }
         atomic_write(self.out / name, save(weights, metadata))
 
-    @torch.inference_mode()
-    def _validate(self) -> tuple[Validation, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-        """Return PSNR of restored images and of the LR against bicubic on average, and a few pictures.
-
-        All are measured on centre crops, of which each process takes its share. With a lossy coder, the score
-        is less what the recipe says that the bytes above those of coded bicubic ones are worth.
-        """
-        accelerator, geometry = self.accelerator, self.model.geometry
-        sums = np.zeros(len(fields(Validation)))
-        pictures: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        unit = math.lcm(8, geometry.multiple)
-        first, processes = accelerator.process_index, accelerator.num_processes
-        for number in range(first, len(self.validation.images), processes):
-            image = self.validation.images[number]
-            side = min(self.recipe.eval_crop, *image.shape[:2]) // unit * unit
-            top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-            crop = torch.from_numpy(np.array(image[top : top + side, left : left + side]))
-            hr = crop.permute(2, 0, 1)[None].to(accelerator.device).float().div(255)
-            hr = hr.contiguous(memory_format=torch.channels_last)
-            lr = quantize(self.average.downscale(hr))
-            bicubic, small = quantize(bicubic_downscale(hr, geometry.scale)).cpu(), lr.cpu()
-            price = 0.0
-            if self.recipe.coded:
-                coding = _VALIDATED[number % len(_VALIDATED)]
-                lr = recode(lr, coding)[0]
-                price = (
-                    10 * self.recipe.rate_weight * math.log10(_bytes(small, coding) / _bytes(bicubic, coding))
-                )
-            restored, hr = quantize(self.average.upscale(lr)).cpu(), hr.cpu()
-            sums += _measured(restored, hr, small, bicubic, self._inner_objective.shares, price)
-            if len(pictures) < 3:
-                pictures.append((hr[0], small[0], restored[0]))
-        total: Any = accelerator.reduce(torch.from_numpy(sums).float().to(accelerator.device), "sum")
-        return Validation(*(total / len(self.validation.images)).tolist()), pictures
-
     @contextmanager
     def _signals_wait(self) -> Generator[None]:
         """Delay the first SIGINT or SIGTERM to the end of the step; the second acts as usual."""
@@ -448,34 +375,18 @@ class Trainer:
         finally:
             restore()
 
-    def _check_disk(self) -> None:
-        parameters = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        # state (weights, average, two moments), its temporary copy, and two files of weights
-        needed = parameters * (2 * 4 + 3)
-        free = shutil.disk_usage(self.out).free
-        if free < needed:
-            raise TrainingError(
-                f"{self.out}: {free / 1e6:.0f} MB free, but the run's state needs {needed / 1e6:.0f} MB"
-            )
-
     def _save(self, *, may_fail: bool = False) -> None:
         """Write the state; with `may_fail`, do not raise, and skip a state that the loss makes suspect."""
         if may_fail and self.watch.suspect:
             return
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            state = {
-                "recipe": _jsonable(self.recipe),
-                "step": self.step,
-                "seconds": self.seconds,
-                "rollbacks": self.rollbacks,
-                "best": self.best,
-                "past_l1": self.past_l1,
+            state: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}
+            state |= {name: getattr(self, name).state_dict() for name in _PARTS}
+            state |= {
+                "recipe": asdict(self.recipe),
                 "watch": self.watch.state(),
                 "images": self._images(),
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler else {},
                 "torch_rng": torch.get_rng_state(),
             }
@@ -490,116 +401,18 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _restore(self, *, budget_may_change: bool) -> None:
-        path = self.out / STATE
-        try:
-            state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-            saved = _recipe(state["recipe"])
-        except Exception as error:
-            rest = (
-                f"; --init {self.out / LATEST} starts from its weights"
-                if (self.out / LATEST).exists()
-                else ""
-            )
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TrainingError(
-                f"{path} cannot be read ({reason}); use another --out folder{rest}"
-            ) from error
+        state = read_state(self.out, self.accelerator.device)
         if budget_may_change:
-            budget = {name: getattr(self.recipe, name) for name in BUDGETS}
-            if replace(saved, **budget) != self.recipe:
-                raise TrainingError(
-                    f"{self.out} holds a run with another recipe ({_differences(saved, self.recipe)}); "
-                    "use another --out folder"
-                )
-            done = self._done_at(state["step"], state["seconds"])
-            if done > 1 and budget != {name: getattr(saved, name) for name in BUDGETS}:
-                raise UsageError(
-                    f"{self.out} has trained {state['step']} steps in {state['seconds'] / 60:.1f} minutes: "
-                    "ask for more, or use another --out folder"
-                )
+            check_same_run(self.out, state, self.recipe, self._done_at(state["step"], state["seconds"]))
             if state["images"] != self._images():
                 self.note("the run began with other images; the search for the best weights starts again")
                 state["best"] = -math.inf
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.rollbacks, self.best = state["rollbacks"], state["best"]
-        self.past_l1 = state.get("past_l1", False)  # states of earlier versions do not say
+        for name in _KEPT:
+            setattr(self, name, state[name])
         self.watch.restore(state["watch"])
         self._losses = []
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["torch_rng"].cpu())
-
-
-def _fresh_model(recipe: Recipe) -> Rescaler:
-    model = create(recipe.model)
-    if recipe.kernel_start == "classical" and isinstance(model.downscaler, AdaptiveDownscaler):
-        model.downscaler.start_classical()
-    if recipe.init:
-        loaded = load(recipe.init)
-        weights = deepened(loaded.rescaler.state_dict(), model)
-        shapes = {name: value.shape for name, value in weights.items()}
-        if shapes != {name: value.shape for name, value in model.state_dict().items()}:
-            raise UsageError(
-                f"the weights {recipe.init} belong to {loaded.name} and do not fit {recipe.model}"
-            )
-        model.load_state_dict(weights)
-    frozen = {"downscaler": model.downscaler, "upscaler": model.upscaler}.get(recipe.freeze)
-    if frozen is not None:
-        frozen.requires_grad_(False)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UsageError(f"{recipe.model} with {recipe.freeze} frozen has nothing to train")
-    return model
-
-
-def _recipe(values: dict[str, Any]) -> Recipe:
-    """Return the recipe of which `_jsonable` gave `values`."""
-    tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Recipe(**tuples)
-
-
-def _jsonable(recipe: Recipe) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}
-
-
-def _spread(store: ImageStore, count: int) -> ImageStore:
-    """Return `count` images, evenly spread over `store`, or all if `count` is 0."""
-    total = len(store.names)
-    if not 0 < count < total:
-        return store
-    chosen = {store.names[i * total // count] for i in range(count)}
-    return store.subset(lambda name: name in chosen)
-
-
-def _measured(
-    restored: torch.Tensor,
-    hr: torch.Tensor,
-    small: torch.Tensor,
-    bicubic: torch.Tensor,
-    shares: Shares,
-    price: float,
-) -> NDArray[np.float64]:
-    """Return the values of `Validation` for one image, each at most 99 dB."""
-    scale = hr.shape[-1] // small.shape[-1]
-    inside = (..., slice(scale, -scale), slice(scale, -scale))
-    rgb, luma, chroma = decibels(restored[inside], hr[inside])
-    lr_rgb, lr_luma, _ = decibels(small, bicubic)
-    score = shares.luma * luma + shares.chroma * chroma + shares.rgb * rgb - price
-    return np.array([score, luma, rgb, chroma, lr_luma, lr_rgb])
-
-
-def _bytes(lr: torch.Tensor, coding: Coding) -> int:
-    """Return the size of the file of RGB ``[1, 3, h, w]``."""
-    return len(encoded((lr[0] * 255).round().byte().permute(1, 2, 0).numpy(), coding))
-
-
-def _differences(saved: Recipe, asked: Recipe) -> str:
-    names = [name for name in asdict(saved) if name not in BUDGETS]
-    pairs = [(name, getattr(saved, name), getattr(asked, name)) for name in names]
-    return ", ".join(f"{name} {was!r} there, {now!r} here" for name, was, now in pairs if was != now)
-
-
-def _ignore(_: str) -> None:
-    """Ignore a note."""
