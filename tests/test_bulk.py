@@ -472,7 +472,7 @@ def test_a_disk_that_is_really_full(tmp_path, tiny_disk):
     assert go(src, tiny_disk).failed == 0
     assert len(files(tiny_disk)) == 40
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
-    with pytest.raises(StorageError, match="no right to write here"):
+    with pytest.raises(StorageError, match="no permission to write here"):
         go(src, tiny_disk)
 
 
@@ -755,7 +755,7 @@ def test_requests_that_make_no_sense(tmp_path):
     for source, target, work, match in (
         (tmp_path / "none", tmp_path / "dst", DOWN, "no such file or folder"),
         (tmp_path / "src/*.gif", tmp_path / "dst", DOWN, "no images here"),
-        ("nowhere://x", tmp_path / "dst", DOWN, "no such kind of place"),
+        ("nowhere://x", tmp_path / "dst", DOWN, "this kind of URL is unknown"),
         (tmp_path / "src", tmp_path / "dst", replace(DOWN, scale=None), "give a scale"),
         (tmp_path / "src", tmp_path / "dst", replace(DOWN, scale=3), "3"),
     ):

@@ -141,7 +141,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         to_onnx(load("car_plus_x4"))
     for arguments in ({"half": "sideways"}, {"storage": "int8"}, {"opset": 5}):
-        with pytest.raises(UsageError, match="no such half"):
+        with pytest.raises(UsageError, match="unknown half"):
             to_onnx(load("car_plus_x4"), **arguments)  # type: ignore[arg-type]
 
 

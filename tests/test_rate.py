@@ -222,6 +222,6 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         assert "pip install pillow-jxl-plugin" in done.stderr
     done = run(tmp_path / "small.png", "--coder", "HEIC", "-o", tmp_path / "out")
     assert done.returncode == 2
-    assert "no coder is called HEIC" in done.stderr
+    assert "unknown coder HEIC" in done.stderr
     done = run()
     assert done.returncode == 2

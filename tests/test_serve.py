@@ -494,7 +494,7 @@ def test_bad_requests_of_the_command(tmp_path: Path) -> None:
             (tmp_path / "none",): "no such folder",
             ("--port", taken.getsockname()[1]): "cannot listen",
             ("--host", "no.such.host.invalid"): "cannot listen",
-            ("--max-bytes", "lots"): "--max-bytes wants a size",
+            ("--max-bytes", "lots"): "--max-bytes needs a size",
             ("--scale", 3): "no model shrinks by 3",
         }
         for arguments, message in cases.items():

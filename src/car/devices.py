@@ -1,4 +1,4 @@
-"""Names of devices, as users and the MindSpore code write them, and what to do where one is missing.
+"""Names of devices, as users and the MindSpore code write them, and errors if a device is missing.
 
 Importing this module does not import PyTorch.
 """
@@ -50,7 +50,7 @@ _threads: int | None = None
 
 
 def set_cpu_threads(count: int) -> None:
-    """Let the networks of this process use so many CPU threads."""
+    """Set the number of CPU threads that the networks of this process use."""
     global _threads
     _threads = count
     torch = sys.modules.get("torch")
@@ -61,17 +61,17 @@ def set_cpu_threads(count: int) -> None:
 
 
 def cpu_threads() -> int:
-    """Return how many CPU threads the networks use: as set, or one for each core at hand."""
+    """Return the number of CPU threads that the networks use: as set, or one for each available core."""
     if _threads is not None:
         return _threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_cpu(name: str) -> bool:
-    """Return whether `name` stands for the CPU; PyTorch is imported only where it may be something else.
+    """Return whether `name` stands for the CPU. PyTorch is imported only if it may be another device.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: no device has this name.
     """
     if name == "auto" and not _may_have_gpu():
         return True
@@ -85,12 +85,12 @@ def is_cpu(name: str) -> bool:
 def _may_have_gpu() -> bool:
     """Return whether there may be a GPU or NPU and a PyTorch that can use it."""
     if sys.platform == "darwin":
-        return False  # `auto` does not stand for mps
+        return False  # `auto` never means mps
     if sys.platform == "linux" and not any(Path(node).exists() for node in _NODES):
         return False
     try:
         return importlib.util.find_spec("torch") is not None
-    except ValueError:  # so is said of one that must not be imported
+    except ValueError:  # raised for a module that must not be imported
         return False
 
 
@@ -115,21 +115,21 @@ def _parts(name: str) -> tuple[str, str, str]:
 
 
 def resolve_device(name: str) -> "torch.device":
-    """Return the device called `name`; ``auto`` is a GPU or NPU where PyTorch sees one, else the CPU.
+    """Return the device called `name`; ``auto`` is a GPU or NPU if PyTorch sees one, else the CPU.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` (also for ROCm), ``npu``, ``xpu``, ``mps``, the MindSpore names GPU,
             CPU and Ascend, or one of them with a number, as ``cuda:1``.
 
     Raises:
-        UsageError: no such device, or it cannot be used here; the message says what it needs.
+        UsageError: no device has this name, or it cannot be used here. The message says what it needs.
     """
     kind, colon, index = ("", "", "") if name == "auto" else _parts(name)
     needs_torch(f"for device {name!r}")
     import torch
 
     if name == "auto":
-        npu = getattr(torch, "npu", None)  # there once torch_npu is loaded
+        npu = getattr(torch, "npu", None)  # exists once torch_npu is loaded
         return torch.device(
             "cuda" if torch.cuda.is_available() else "npu" if npu and npu.is_available() else "cpu"
         )
@@ -148,7 +148,7 @@ def resolve_device(name: str) -> "torch.device":
 
 
 def fast_bf16(device: "torch.device") -> bool:
-    """Return whether `device` computes in bfloat16 by instructions of its own."""
+    """Return whether `device` has instructions for bfloat16."""
     import torch
 
     if device.type == "cpu":
@@ -161,10 +161,10 @@ def fast_bf16(device: "torch.device") -> bool:
 
 
 def resolve_precision(precision: Precision, device: "torch.device") -> Precision:
-    """Return what ``auto`` stands for: bf16 on a GPU or NPU that is fast at it, elsewhere float32.
+    """Return what ``auto`` stands for: bf16 on a GPU or NPU that has instructions for it, else float32.
 
-    On a CPU that is float32 even where bf16 would be fast, so that what is restored is exact. A warning tells
-    of bf16 on a CPU that has no instructions for it.
+    On a CPU it is always float32, so that restored pictures are exact. Warns of bf16 on a CPU that has no
+    instructions for it.
     """
     if precision == "auto":
         return "bf16" if device.type != "cpu" and fast_bf16(device) else "float32"

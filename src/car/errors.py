@@ -1,15 +1,15 @@
-"""The exception tree: every failure that a user can cause is a `CarError` with a one-line message."""
+"""The exception tree: each failure that a user can cause is a `CarError` with a one-line message."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class CarError(Exception):
-    """Base of all errors raised on purpose; the message says what was wrong, with what, and what to do."""
+    """Base of all errors raised on purpose. The message names fault, file or option, and remedy."""
 
 
 class UsageError(CarError):
-    """The request itself makes no sense (unknown model, impossible option): nothing was attempted."""
+    """The request makes no sense (unknown model, impossible option). Nothing was attempted."""
 
 
 class ImageError(CarError):
@@ -20,7 +20,7 @@ class StorageError(CarError):
     """A folder or bucket cannot be listed, read or written.
 
     Attributes:
-        fatal: nothing else can be written there either, as on a full disk.
+        fatal: no other file can be written there either, for example because the disk is full.
     """
 
     def __init__(self, message: str, *, fatal: bool = False) -> None:
@@ -33,7 +33,7 @@ class WeightsError(CarError):
 
 
 class TrainingError(CarError):
-    """Training cannot start or go on (no usable images, diverged, unwritable folder)."""
+    """Training cannot start or continue (no usable images, divergence, unwritable folder)."""
 
 
 def needs(what: str, extra: str) -> UsageError:
@@ -56,7 +56,7 @@ def told(error: BaseException, name: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or the list of them where none is near."""
+    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or the list of them if none is near."""
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:

@@ -1,6 +1,6 @@
-"""What models there are, as data: names, sizes, geometry and traits. `car.models` builds networks from it.
+"""All models as data: names, sizes, geometry and traits. `car.models` builds networks from this data.
 
-A model is one entry here. One that runs without PyTorch also has a pair of graphs, which
+A model is one entry here. A model that runs without PyTorch also has a pair of graphs, which
 ``tools/make_graphs.py`` writes.
 """
 
@@ -15,7 +15,7 @@ MadeFor = Literal["lossless", "lossy"]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the code around a model must know of it, as data.
+    """What other code must know about a model, as data.
 
     Attributes:
         scale: HR pixels per LR pixel along each axis.
@@ -40,15 +40,15 @@ class Architecture:
     Attributes:
         name: ``family_xS``.
         geometry: sizes and receptive fields.
-        network: what builds the pair of networks: ``module:function``, or the function. It takes the scale
-            and `sizes` as keywords.
+        network: the function that builds the pair of networks, or its name as ``module:function``. It takes
+            the scale and `sizes` as keywords.
         sizes: channels, blocks and the like.
         values: float32 values per LR pixel that two layers of the networks hold at once, at most.
-        made_for: files in which small pictures of the model keep what they hold.
-        viewer: whether browsers restore its small pictures.
-        kernels: whether each LR pixel is a weighted mean of HR pixels, so that there are kernels to look at.
-        needs_torch: whether it runs on PyTorch alone.
-        control: it exists to be compared with, not to be used: lists of models leave it out.
+        made_for: the kind of small files for which the model was trained.
+        viewer: whether the viewer in browsers can restore its small pictures.
+        kernels: whether each LR pixel is a weighted mean of HR pixels, so that kernels can be inspected.
+        needs_torch: whether it runs only on PyTorch.
+        control: whether it is only a control for comparisons; lists of models leave it out.
         uncorrected: the same model without its corrector, if it has one.
     """
 
@@ -76,9 +76,9 @@ class Architecture:
 
     @property
     def shape(self) -> str:
-        """The network and its sizes, which models may share: the name of the graph that shrinks.
+        """The name of the graph that shrinks: network and sizes, which several models may share.
 
-        What restores knows no corrector, so its graph is called by the shape of `uncorrected`.
+        The upscaler has no corrector, so its graph has the name of the shape of `uncorrected`.
         """
         network = self.network if isinstance(self.network, str) else self.network.__name__
         return "-".join([network.rpartition(":")[2], str(self.scale), *map(str, self.sizes.values())])
@@ -96,7 +96,7 @@ def register(architecture: Architecture) -> None:
 
 
 def model_names(*, controls: bool = True) -> tuple[str, ...]:
-    """Return the names of all known models, sorted; on request without the controls."""
+    """Return the names of all known models, sorted, with or without the controls."""
     return tuple(sorted(name for name, known in _ARCHITECTURES.items() if controls or not known.control))
 
 
@@ -104,7 +104,7 @@ def architecture(name: str) -> Architecture:
     """Return the model called `name`.
 
     Raises:
-        UsageError: there is none; the message suggests the nearest name.
+        UsageError: no model has this name; the message suggests the nearest name.
     """
     if name not in _ARCHITECTURES:
         raise UsageError(f"no model is called {name!r}{did_you_mean(name, _ARCHITECTURES)}")
@@ -112,7 +112,7 @@ def architecture(name: str) -> Architecture:
 
 
 def made_for(name: str) -> MadeFor | None:
-    """Return for which files the model called `name` was made; None for a name that is not known."""
+    """Return the kind of files for which the model `name` was made; None if the name is unknown."""
     known = _ARCHITECTURES.get(name)
     return known.made_for if known else None
 
@@ -121,7 +121,7 @@ _CORRECTOR_HALO = 24
 
 
 def compact_geometry(scale: int, depth_down: int, depth_up: int, depth_corrector: int = 0) -> Geometry:
-    """Return the geometry of compact networks with so many residual blocks."""
+    """Return the geometry of compact networks with these numbers of residual blocks."""
     # each 3x3 convolution of a trunk extends its view by one pixel: two in each block, one before, one after;
     # bicubic looks 2 LR pixels beyond the cell, which is no more
     down = 2 * depth_down + 2
@@ -139,7 +139,7 @@ def compact_geometry(scale: int, depth_down: int, depth_up: int, depth_corrector
 
 
 def published_geometry(scale: int, up_blocks: int) -> Geometry:
-    """Return the geometry of the published networks, whose upscaler has so many residual blocks."""
+    """Return the geometry of the published networks, given the residual blocks of the upscaler."""
     blocks = 5
     # In HR pixels: the 5x5 convolution, two convolutions in each block at 1/4, three at 1/8, the blur of
     # enlarging across an 8-pixel cell, three convolutions at LR. Then the reach of the resampling itself:
@@ -156,7 +156,7 @@ def published_geometry(scale: int, up_blocks: int) -> Geometry:
 
 
 def _bicubic_geometry(geometry: Geometry) -> Geometry:
-    """Return the geometry of a pair that shrinks bicubically and restores like the one of `geometry`."""
+    """Return the geometry of a pair that shrinks bicubically and has the upscaler of `geometry`."""
     s = geometry.scale
     return Geometry(scale=s, multiple=s, min_size=s, halo_down=2 * s, halo_up=geometry.halo_up)
 

@@ -1,9 +1,9 @@
 """PSNR and SSIM as the super-resolution tables measure them ("paper protocol"), and of chroma.
 
 Pictures are arrays ``[H, W, 3]`` or ``[B, H, W, 3]`` of RGB: uint8, or floating point in [0, 1]. PyTorch
-tensors are taken too, ``[3, H, W]`` or ``[B, 3, H, W]``, floating point. What is compared has been rounded to
-8 bit before. Luma and chroma are those of studio-swing BT.601, as differences of RGB (offsets cancel),
-`border` pixels are shaved on each side, and SSIM uses the 11x11 Gaussian window of sigma 1.5 with
+tensors are accepted too: ``[3, H, W]`` or ``[B, 3, H, W]``, floating point. Round pictures to 8 bits before
+you compare them. Luma and chroma are those of studio-swing BT.601 (offsets cancel in differences). `border`
+pixels are left out on each side. SSIM uses the 11x11 Gaussian window of sigma 1.5 with
 K = (0.01, 0.03) and L = 255 (Wang et al., "Image quality assessment: from error visibility to structural
 similarity", IEEE TIP 13, 2004).
 """
@@ -55,7 +55,7 @@ def luma(image: Any) -> NDArray[np.float64]:
 
 
 def psnr(a: Any, b: Any, *, border: int = 0, on: Channel = "luma") -> float:
-    """Return the peak signal-to-noise ratio in dB for a peak of 255; infinite where the pictures are equal.
+    """Return the peak signal-to-noise ratio in dB for a peak of 255; infinite if the pictures are equal.
 
     Args:
         a: a picture or a batch, see above.

@@ -55,13 +55,18 @@ class EngineName(str, Enum):
 Source = Annotated[
     str, typer.Argument(help="A folder, a glob or a URL (s3://bucket/photos, gs://..., memory://...).")
 ]
-Target = Annotated[str, typer.Argument(help="A folder or URL; the tree below the source is kept.")]
+Target = Annotated[
+    str, typer.Argument(help="A folder or URL. The results have the same tree of folders as the source.")
+]
 FileFormatOption = Annotated[FileFormat, typer.Option("--format", "-f", help="File format of the results.")]
 Quality = Annotated[
     int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
 ]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Compare the content of what is done, not sizes and times only.")
+    bool,
+    typer.Option(
+        "--verify", help="Compare the contents of files from earlier runs, not only sizes and times."
+    ),
 ]
 ManifestFile = Annotated[
     Path | None,
@@ -89,13 +94,18 @@ class How:
 
     exclude: Exclude = None
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Images at a time. Default: one a CPU core.")
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Images in progress at a time. Default: one for each CPU core."
+        ),
     ] = None
-    engine: Annotated[EngineName, typer.Option("--engine", help="This machine, or a Ray cluster.")] = (
-        EngineName.local
-    )
+    engine: Annotated[
+        EngineName,
+        typer.Option("--engine", help="Where the work runs: on this machine, or on a Ray cluster."),
+    ] = EngineName.local
     address: Annotated[
-        str | None, typer.Option("--address", help="Of the Ray cluster; without it, one is started here.")
+        str | None,
+        typer.Option("--address", help="Address of the Ray cluster. Default: a cluster on this machine."),
     ] = None
     manifest: ManifestFile = None
 
@@ -108,7 +118,7 @@ class How:
         if self.engine is EngineName.ray:
             return functools.partial(run_on_ray, address=self.address, workers=self.workers or 0)
         if self.address is not None:
-            raise UsageError("--address goes with --engine ray")
+            raise UsageError("--address needs --engine ray")
         return functools.partial(run_here, workers=self.workers or cpu_threads())
 
 
@@ -121,7 +131,9 @@ def bulk_downscale_command(
     model: Model = None,
     *,
     results: Results,
-    psnr: Annotated[bool, typer.Option("--psnr", help="Also restore and record the PSNR.")] = False,
+    psnr: Annotated[
+        bool, typer.Option("--psnr", help="Also restore each picture, and record its PSNR.")
+    ] = False,
     overwrite: Overwrite = False,
     how: How,
     showing: Showing,
@@ -184,7 +196,7 @@ def bulk_evaluate_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Measure the round trip of every image below a folder or URL; the target holds nothing but the records.
+    """Measure the round trip of every image below a folder or URL; the target holds only the records.
 
     For example:
 

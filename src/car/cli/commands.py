@@ -24,20 +24,19 @@ _HELP = {
     },
     "serving": {
         "serve": "Serve shrinking and restoring over HTTP, with a page to try it.",
-        "gallery": "Make a web site of small pictures that are restored in the visitor's browser.",
+        "gallery": "Make a web site whose small pictures the visitor's browser restores.",
     },
     "measures": {
-        "compare": "Shrink and restore one image, measure it against bicubic and draw the comparison.",
-        "evaluate": "Measure round trips by the protocol of the published tables, beside bicubic down + "
-        "bicubic up.",
+        "compare": "Shrink and restore one image, compare the measures with bicubic, and draw a "
+        "comparison picture.",
+        "evaluate": "Measure shrinking and restoring by the protocol of the papers, next to bicubic.",
     },
     "rating": {
-        "rate": "Compare small pictures that are restored with codecs at full size: bits per pixel "
-        "against quality.",
+        "rate": "Compare bits and quality of restored small pictures with those of codecs at full size.",
     },
     "reporting": {
-        "report": "Write one HTML page about models: tables next to the published rows, crops, error maps, "
-        "curves, time.",
+        "report": "Write one HTML page about models: tables with the published rows, crops, error maps, "
+        "curves, times.",
     },
     "models": {
         "models": "List the models, their weights and their PSNR.",

@@ -24,7 +24,7 @@ ModelName = str | Path | tuple[str | Path, str | Path]
 
 
 def _hyphens(option: str) -> str:
-    """Accept options as the MindSpore code spells them, with underscores."""
+    """Accept options with underscores, as in the MindSpore code."""
     return option.replace("_", "-")
 
 
@@ -41,7 +41,7 @@ app = typer.Typer(
 
 
 class _Terminal(Console):
-    """A console on which each text is one line that moves no cursor: names of files may hold anything."""
+    """A console that prints each text as one line, without control characters."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(shown(o) if isinstance(o, str) else o for o in objects), **options)
@@ -82,11 +82,11 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(
         "--exclude",
-        help="Leave out files and folders of this name, as `*_raw.*`; with a slash it is the whole name "
-        "below the folder, as `trip/*.png`. Repeatable.",
+        help="Leave out files and folders with this name, such as `*_raw.*`. A pattern with a slash applies "
+        "to the whole path below the folder, such as `trip/*.png`. Repeatable.",
     ),
 ]
-Scale = Annotated[int | None, typer.Option("--scale", "-s", help="2 or 4; picks the default model.")]
+Scale = Annotated[int | None, typer.Option("--scale", "-s", help="2 or 4; selects the default model.")]
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Name, tag or .safetensors file of a model; see `car models`."),
@@ -94,18 +94,21 @@ Model = Annotated[
 Kgn = Annotated[
     Path | None,
     typer.Option(
-        "--kgn", "--kgn-ckpt-name", help="Instead of --model: published kernel generator, with --usn."
+        "--kgn",
+        "--kgn-ckpt-name",
+        help="Published kernel generator (.ckpt or .pth), with --usn instead of --model.",
     ),
 ]
 Usn = Annotated[
-    Path | None, typer.Option("--usn", "--usn-ckpt-name", help="Published upscaler (.ckpt or .pth).")
+    Path | None,
+    typer.Option("--usn", "--usn-ckpt-name", help="Published upscaler (.ckpt or .pth), with --kgn."),
 ]
 Format = Annotated[
-    FileFormat, typer.Option("--format", "-f", help="File format where --output names no file.")
+    FileFormat, typer.Option("--format", "-f", help="File format, if --output does not name a file.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 DeviceId = Annotated[
-    int | None, typer.Option("--device-id", min=0, help="Number of the device; or say --device cuda:1.")
+    int | None, typer.Option("--device-id", min=0, help="Number of the device; the same as --device cuda:1.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -132,7 +135,7 @@ class Named:
             raise UsageError("give either --model or --kgn and --usn")
         if self.kgn is None or self.usn is None:
             missing = "--kgn" if self.kgn is None else "--usn"
-            raise UsageError(f"--kgn and --usn go together; {missing} is missing")
+            raise UsageError(f"--kgn and --usn need each other; {missing} is missing")
         return self.kgn, self.usn
 
 
@@ -157,18 +160,18 @@ class Showing:
 
 
 def chosen_device(device: str, device_id: int | None) -> str:
-    """Return what --device and the MindSpore code's --device-id stand for together."""
+    """Return the device that --device and the MindSpore code's --device-id name together."""
     if device_id is None or (device_id == 0 and device.lower() in ("auto", "cpu")):
         return device
     if ":" in device or device.lower() in ("auto", "cpu"):
         raise UsageError(
-            f"--device-id {device_id} goes with a kind of device, as --device cuda, not {device}"
+            f"--device-id {device_id} needs a kind of device, such as --device cuda, not {device}"
         )
     return f"{device}:{device_id}"
 
 
 def chosen_memory(text: str | None) -> int:
-    """Return the bytes that --memory stands for."""
+    """Return the value of --memory in bytes."""
     from car.codec.large import memory_at_hand, memory_besides
 
     if text is None:
@@ -180,15 +183,15 @@ def chosen_memory(text: str | None) -> int:
 
 
 def chosen_bytes(option: str, text: str) -> int:
-    """Return the bytes that a size as 800MB or 2GB stands for."""
+    """Return a size such as 800MB or 2GB in bytes."""
     match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*([kKmMgGtT])?[iI]?[bB]?\s*", text)
     if match is None:
-        raise UsageError(f"{option} wants a size as 800MB or 2GB, got {text!r}")
+        raise UsageError(f"{option} needs a size such as 800MB or 2GB, got {text!r}")
     return int(float(match[1]) * 1000 ** " kmgt".index((match[2] or " ").lower()))
 
 
 def duration(seconds: float) -> str:
-    """Say how long `seconds` are."""
+    """Return a duration in words."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -216,13 +219,13 @@ def error_line(message: str) -> None:
 
 
 def shown(text: str) -> str:
-    """Return `text`, which may come from a file or a server, without what a terminal would obey."""
+    """Return `text`, which may come from a file or a server, without control characters."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @contextmanager
 def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None], None, None]:
-    """Show a bar on a terminal; give the function that moves it on by one."""
+    """Show a progress bar on a terminal; give the function that advances it by one."""
     if not (shown and stderr.is_terminal):
         yield lambda: None
         return
@@ -235,5 +238,5 @@ def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None]
 
 
 def print_json(value: Any) -> None:
-    """Print what scripts read."""
+    """Print a value as JSON."""
     sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -35,12 +35,12 @@ def _export() -> None:
 def export_onnx_command(
     model: Annotated[str, typer.Argument(help="Name, tag or .safetensors file; see `car models`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file.")],
-    half: Annotated[Half, typer.Option("--half", help="up restores, down shrinks.")] = "up",
+    half: Annotated[Half, typer.Option("--half", help="up: the upscaler; down: the downscaler.")] = "up",
     storage: Annotated[
         Storage, typer.Option("--weights", help="float16 halves the file; the arithmetic stays float32.")
     ] = "float32",
     opset: Annotated[
-        int, typer.Option("--opset", min=OPSETS[0], max=OPSETS[-1], help="Version of the operators.")
+        int, typer.Option("--opset", min=OPSETS[0], max=OPSETS[-1], help="Version of the ONNX operators.")
     ] = DEFAULT_OPSET,
     checked: Annotated[
         bool, typer.Option("--check/--no-check", help="Compare with PyTorch before writing the file.")
@@ -64,7 +64,7 @@ def export_onnx_command(
     if output.suffix != ".onnx":
         raise UsageError(f"{output}: name an .onnx file")
     if images and not checked:
-        raise UsageError("--images are for the comparison, which --no-check skips")
+        raise UsageError("--images has no effect with --no-check")
     check_installed("export", "export", "torch", "onnx", "onnxscript")
     from car.export.onnx import check, to_onnx
 

@@ -1,4 +1,4 @@
-"""One picture file after the other: what is done to each, the report, standard input and output."""
+"""Work on one picture file after the other, its report, standard input and output."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ _STDIN = "standard input"
 
 @dataclass(frozen=True)
 class Pipe:
-    """Inputs and output with files in place of standard input and output, which lie in `folder`.
+    """Inputs and output, with files in `folder` in place of standard input and output.
 
     With `to_output`, standard output is for the picture alone.
     """
@@ -40,7 +40,7 @@ class Pipe:
     to_output: bool = False
 
     def named(self, text: str) -> str:
-        """Return a message in which those files have the names that the user knows."""
+        """Return a message in which these files have the names that the user knows."""
         return text.replace(self.folder + os.sep, "") if self.folder else text
 
 
@@ -48,7 +48,7 @@ class Pipe:
 def piped(
     inputs: Sequence[str], output: str | None, suffix: str, showing: Showing
 ) -> Generator[Pipe, None, None]:
-    """Let ``-`` stand for standard input and output; the picture goes out when all went well.
+    """Replace ``-`` by files for standard input and output; the picture is sent if all went well.
 
     Raises:
         UsageError: they are terminals, or there are other pictures besides.
@@ -64,7 +64,7 @@ def piped(
     if output == "-" and showing.as_json:
         raise UsageError("--json and the picture cannot both go to standard output")
     if output == "-" and sys.stdout.isatty():
-        raise UsageError("standard output is a terminal; send it to a file, or name one with --output")
+        raise UsageError("standard output is a terminal; redirect it to a file, or name a file with --output")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, _STDIN), Path(folder, f"standard output{suffix}")
         if "-" in inputs:
@@ -83,7 +83,7 @@ def piped(
 
 def _take_in(path: Path) -> None:
     if sys.stdin.isatty():
-        raise UsageError("standard input is a terminal; send a picture into it")
+        raise UsageError("standard input is a terminal; redirect it from a picture")
     left = MAX_FILE_BYTES + 1  # one too many, so that what reads the file refuses it
     with path.open("wb") as file:
         while left and (block := sys.stdin.buffer.read(min(left, 2**20))):
@@ -94,7 +94,7 @@ def _take_in(path: Path) -> None:
 def run_jobs(
     verb: str, todo: Plan, work: Callable[[Job], dict[str, Any]], pipe: Pipe, *, overwrite: bool
 ) -> None:
-    """Do every job and report, however it ends; leave with 1 where something failed."""
+    """Do every job and report the results; exit with 1 if something failed."""
     results: list[dict[str, Any]] = []
     failures = [Failure("", problem) for problem in todo.problems]
     try:

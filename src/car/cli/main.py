@@ -1,4 +1,4 @@
-"""The command line: options in, calls to the library, results and exit codes out.
+"""The command line: global options, errors and exit codes.
 
 Exit codes: 0 all done, 1 something could not be done, 2 the request makes no sense, 130 interrupted.
 """
@@ -34,9 +34,7 @@ def _options(
     ] = None,
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
-        ),
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
     if threads:
@@ -44,7 +42,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code; every failure is one line on standard error."""
+    """Run the command line and exit with its exit code; each failure is one line on standard error."""
     sys.exit(_main())
 
 

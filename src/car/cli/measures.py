@@ -66,7 +66,7 @@ def compare_command(
         typer.Option(
             "--output",
             "-o",
-            help="A folder for small picture, restored picture and comparison, or a picture file.",
+            help="A file for the comparison picture, or a folder for all three pictures.",
         ),
     ] = "comparison.png",
     *,
@@ -75,7 +75,7 @@ def compare_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Shrink and restore one image, measure it against bicubic and draw the comparison.
+    """Shrink and restore one image, compare the measures with bicubic, and draw a comparison picture.
 
     The image is taken as 8-bit RGB and cropped to multiples of 8, as in the published tables.
 
@@ -147,13 +147,13 @@ def evaluate_command(
         Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
     ] = None,
     no_ssimulacra2: Annotated[
-        bool, typer.Option("--no-ssimulacra2", help="Leave SSIMULACRA2 out, which takes time.")
+        bool, typer.Option("--no-ssimulacra2", help="Leave out SSIMULACRA2, which takes most of the time.")
     ] = False,
     overwrite: Overwrite = False,
     showing: Showing,
     options: Options,
 ) -> None:
-    """Measure round trips by the protocol of the published tables, beside bicubic down + bicubic up.
+    """Measure shrinking and restoring by the protocol of the papers, next to bicubic.
 
     PSNR is on luma, RGB and chroma, SSIM on luma, with as many pixels shaved on each side as the scale.
     SSIMULACRA2 is what an observer would say, colour included: 90 is visually lossless, 70 high quality, 50
@@ -167,7 +167,7 @@ def evaluate_command(
     ```
     """
     if output is not None and output.suffix not in (".json", ".csv"):
-        raise UsageError(f"{output}: records are written as .json or .csv")
+        raise UsageError(f"{output}: name a .json or .csv file for the records")
     inputs = pictures.named()
     if output is not None:
         check_target(Job(Path(inputs[0]), output), overwrite)
@@ -238,7 +238,7 @@ def _csv(records: Iterable[evaluation.ImageRecord]) -> bytes:
 
 
 def _quality_table(title: str, name: str, ours: evaluation.Quality, theirs: evaluation.Quality) -> Table:
-    """Return the numbers of a model beside those of bicubic."""
+    """Return the measures of a model next to those of bicubic."""
     table = Table(title=title, title_justify="left")
     for column in ("", name, "bicubic"):
         table.add_column(column, justify="right" if column else "left")

@@ -58,8 +58,8 @@ def pull_command(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="car_x2 or car_x4 (the published weights); or the URL or path of a .safetensors file; or "
-            "those of a kernel generator and an upscaler (.ckpt or .pth)."
+            help="car_x2 or car_x4 for the published weights, or URLs or paths: one .safetensors file, or "
+            "a kernel generator and an upscaler (.ckpt or .pth)."
         ),
     ],
     name: Annotated[
@@ -69,11 +69,11 @@ def pull_command(
     sha256: Annotated[
         list[str] | None,
         typer.Option(
-            "--sha256", help="Expected digest, once for each file. Default: that of the first download."
+            "--sha256", help="Expected SHA-256, once for each file. Default: that of the first download."
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Download again, and accept changed content.")
+        bool, typer.Option("--force", help="Download again, and accept a changed file.")
     ] = False,
     *,
     showing: Showing,
@@ -131,7 +131,9 @@ def convert_command(
     ],
     to: Annotated[
         Literal["ckpt", "pth"] | None,
-        typer.Option("--to", help="Write the pair that the MindSpore (ckpt) or PyTorch (pth) code reads."),
+        typer.Option(
+            "--to", help="Write the pair of files for the MindSpore code (ckpt) or the PyTorch code (pth)."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     *,
@@ -154,7 +156,7 @@ def convert_command(
     if to is None and output.suffix != ".safetensors":
         raise UsageError(f"{output}: name a .safetensors file, or give --to ckpt or --to pth")
     if to is not None and not means_folder(str(output)):
-        raise UsageError(f"{output}: two files are written; name a folder")
+        raise UsageError(f"{output}: name a folder, because two files are written")
     needs_torch("to convert weights")
     from car.weights.convert import pair_files, read_pair, weights_bytes
 

@@ -93,7 +93,8 @@ def upscale_command(
     *,
     chosen: Chosen,
     size: Annotated[
-        str | None, typer.Option("--size", help="WIDTHxHEIGHT to restore, where the file does not say.")
+        str | None,
+        typer.Option("--size", help="WIDTHxHEIGHT of the restored picture, if the file has no metadata."),
     ] = None,
     format: Format = FileFormat.png,
     quality: Annotated[
@@ -152,7 +153,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and len(part) < 10 and int(part) for part in parts):
-        raise UsageError(f"--size wants WIDTHxHEIGHT, as 1920x1080, got {text!r}")
+        raise UsageError(f"--size needs WIDTHxHEIGHT, such as 1920x1080, got {text!r}")
     return int(parts[0]), int(parts[1])
 
 

@@ -53,25 +53,29 @@ def rate_command(
         "rate"
     ),
     scale: Annotated[
-        list[int] | None, typer.Option("--scale", "-s", help="2 or 4; repeatable. Both, where none is given.")
+        list[int] | None, typer.Option("--scale", "-s", help="2 or 4; repeatable. Default: both.")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Models for lossily coded small pictures; repeatable."),
+        typer.Option(
+            "--model", "-m", help="Models whose small pictures are saved as lossy files; repeatable."
+        ),
     ] = None,
     coder: Annotated[
         list[str] | None,
-        typer.Option("--coder", help="JPEG, WEBP, AVIF or JXL; repeatable. Default: those installed."),
+        typer.Option("--coder", help="JPEG, WEBP, AVIF or JXL; repeatable. Default: all that are installed."),
     ] = None,
     images: Annotated[
-        int, typer.Option("--images", min=0, help="So many images, evenly spread over all; 0 for all.")
+        int, typer.Option("--images", min=0, help="Number of images to use, evenly spread; 0 for all.")
     ] = 0,
-    looks: Annotated[int, typer.Option("--looks", min=0, help="So many images have crops to look at.")] = 3,
+    looks: Annotated[
+        int, typer.Option("--looks", min=0, help="Number of images whose crops the page shows.")
+    ] = 3,
     overwrite: Overwrite = False,
     showing: Showing,
     options: Options,
 ) -> None:
-    """Compare small pictures that are restored with codecs at full size: bits per pixel against quality.
+    """Compare bits and quality of restored small pictures with those of codecs at full size.
 
     Each image goes through each coder at about ten qualities: at full size, as a bicubic small picture that
     is enlarged again, and as a small picture of the `car_codec` models that is restored; and through
@@ -126,7 +130,7 @@ def _coders(named: list[str] | None) -> tuple[str, ...]:
     if "JXL" in unknown:
         raise UsageError("JXL needs Pillow's plugin: pip install pillow-jxl-plugin")
     if unknown:
-        raise UsageError(f"no coder is called {unknown[0]}; there are {', '.join(installed)}")
+        raise UsageError(f"unknown coder {unknown[0]}; installed: {', '.join(installed)}")
     return chosen
 
 

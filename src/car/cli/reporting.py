@@ -43,11 +43,13 @@ _CODERS = ("JPEG", "AVIF")
 def report_command(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Models, by name or weights file. Default: all that are shipped."),
+        typer.Argument(
+            help="Names or weights files of models. Default: all models with weights in the package."
+        ),
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option("--images", "-i", help="Image files, a folder or a glob: a set; repeatable."),
+        typer.Option("--images", "-i", help="Image files, a folder or a glob, as one set; repeatable."),
     ] = None,
     img_dir: ImgDir = None,
     target_dataset: Annotated[
@@ -55,25 +57,28 @@ def report_command(
         typer.Option(
             "--target-dataset",
             help=f"Test set below --img-dir: {', '.join(evaluation.DATASETS)}; repeatable. "
-            "Default: those that are there.",
+            "Default: those that exist.",
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, an .html file.")] = Path(
         "report.html"
     ),
     looks: Annotated[
-        int, typer.Option("--looks", min=0, help="So many images of each set have crops and error maps.")
+        int,
+        typer.Option(
+            "--looks", min=0, help="Number of images in each set whose crops and error maps the page shows."
+        ),
     ] = 2,
     rated: Annotated[
         int,
-        typer.Option("--curves", min=0, help="So many images go through codecs for rate-distortion plots."),
+        typer.Option("--curves", min=0, help="Number of images to code for the rate-distortion plots."),
     ] = 2,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     *,
     options: Options,
 ) -> None:
-    """Write one HTML page about models: tables next to the published rows, crops, error maps, curves, time.
+    """Write one HTML page about models: tables with the published rows, crops, error maps, curves, times.
 
     The page opens offline, anywhere. Measured is by the protocol of the published tables, as by `car
     evaluate`. Rate-distortion curves are as by `car rate`, which measures more of them.
@@ -87,7 +92,7 @@ def report_command(
     """
     check_installed("report", "report", *REPORT)
     if output.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{output}: the page is an .html file")
+        raise UsageError(f"{output}: name an .html file")
     failures: list[str] = []
     sets = _sets(images or (), img_dir, target_dataset or (), failures)
     check_target(Job(next(iter(sets.values()))[0], output), overwrite)
@@ -151,7 +156,7 @@ def _measured(
 def _sets(
     images: Sequence[str], img_dir: Path | None, named: Sequence[str], failures: list[str]
 ) -> dict[str, list[Path]]:
-    """Return the files of each set by its name; `failures` takes in folders that cannot be read."""
+    """Return the files of each set by its name; add folders that cannot be read to `failures`."""
 
     def files(name: str) -> list[Path]:
         found = find_images([name])

@@ -56,24 +56,31 @@ def serve_command(
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 picks a free one.")
     ] = 8000,
-    scale: Annotated[
-        int, typer.Option("--scale", "-s", help="Scale of small pictures if a request names none.")
-    ] = 4,
+    scale: Annotated[int, typer.Option("--scale", "-s", help="Default scale of small pictures.")] = 4,
     max_bytes: Annotated[str, typer.Option("--max-bytes", help="Largest size of an upload.")] = "64MB",
     max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, help="Most pixels of a picture that is read or restored.")
+        int,
+        typer.Option(
+            "--max-pixels", min=1, help="Largest number of pixels of a picture that is read or restored."
+        ),
     ] = 64_000_000,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds of work for a request, including the wait.")
+        float,
+        typer.Option(
+            "--timeout", min=0.1, help="Largest number of seconds for a request, including the wait."
+        ),
     ] = 60,
     upload_timeout: Annotated[
-        float, typer.Option("--upload-timeout", min=0.1, help="Seconds in which an upload must arrive.")
+        float,
+        typer.Option("--upload-timeout", min=0.1, help="Largest number of seconds for an upload to arrive."),
     ] = 30,
     concurrency: Annotated[
         int | None,
         typer.Option("--concurrency", min=1, help="Pictures processed at once. Default: one for each core."),
     ] = None,
-    queue: Annotated[int, typer.Option("--queue", min=0, help="Pictures that may wait.")] = 32,
+    queue: Annotated[
+        int, typer.Option("--queue", min=0, help="Largest number of pictures that may wait.")
+    ] = 32,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder that caches the small pictures of /small/.")
     ] = None,
@@ -177,7 +184,7 @@ def gallery_command(
     ] = None,
     description: Annotated[str, typer.Option("--description", help="A line below the title.")] = "",
     format: Annotated[
-        SiteFormat, typer.Option("--format", "-f", help="Format of the small pictures; png keeps the most.")
+        SiteFormat, typer.Option("--format", "-f", help="Format of the small pictures; only png is lossless.")
     ] = SiteFormat.png,
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
@@ -188,7 +195,7 @@ def gallery_command(
         typer.Option("--overwrite", help="Write into a folder that holds other files; these are kept."),
     ] = False,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Then serve the site on this computer until Ctrl-C.")
+        bool, typer.Option("--serve", help="Afterwards, serve the site on this computer until Ctrl-C.")
     ] = False,
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port for --serve; 0 picks a free one.")
@@ -197,7 +204,7 @@ def gallery_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Make a web site of small pictures that are restored in the visitor's browser.
+    """Make a web site whose small pictures the visitor's browser restores.
 
     The site consists of plain files for any web host. If you repeat the command, it updates only what
     changed. It replaces and removes only files that it made.

@@ -101,12 +101,12 @@ def train_command(
         typer.Option(min=0, max=256, help="Threads that decode images and cut crops ahead of the training."),
     ] = 1,
     save_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds between two writings of the state.")
+        float, typer.Option(min=0, help="Seconds between saves of the training state.")
     ] = 60.0,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print what would be done, timed on a few steps, and stop. Decodes the images."
+            "--dry-run", help="Print the settings and an estimate of the time, and stop. Decodes the images."
         ),
     ] = False,
     showing: Showing,
@@ -156,7 +156,7 @@ def train_command(
 
 
 def _recipe(model: str | None, scale: int | None, changes: dict[str, Any]) -> Recipe:
-    """Return the recipe that was asked for, with its changed settings."""
+    """Return the chosen recipe, with the changed settings."""
     if model is None:
         if scale is None:
             raise UsageError("name a model, or --scale for the published recipe")
@@ -169,7 +169,7 @@ def _recipe(model: str | None, scale: int | None, changes: dict[str, Any]) -> Re
 
 
 class _Show:
-    """Shows on a terminal how a training goes on, and prints a line for each validation."""
+    """Shows the progress of a training on a terminal, and prints a line for each validation."""
 
     def __init__(self, shown: bool) -> None:
         self._shown, self._newest = shown, ""

@@ -1,4 +1,4 @@
-"""Models for other programs. What can be asked for is here; `car.export.onnx` does it, with PyTorch."""
+"""Models for other programs. The choices are here; `car.export.onnx` writes the files, with PyTorch."""
 
 from typing import Literal
 

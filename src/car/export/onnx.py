@@ -28,7 +28,7 @@ _SMALLEST_HALVED = 64  # values; smaller tensors, such as biases, stay float32
 
 
 class ExportError(CarError):
-    """The exported model computes other values than PyTorch."""
+    """The values of the exported model differ from those of PyTorch."""
 
 
 def to_onnx(
@@ -48,10 +48,10 @@ def to_onnx(
         opset: version of the operators, 18 to 23.
 
     Raises:
-        UsageError: the required packages are not installed, or an argument has another value.
+        UsageError: a required package is not installed, or an argument is not one of these.
     """
     if half not in get_args(Half) or storage not in get_args(Storage) or opset not in OPSETS:
-        raise UsageError(f"no such half, storage or opset: {half}, {storage}, {opset}")
+        raise UsageError(f"unknown half, storage or opset: {half}, {storage}, {opset}")
     g = loaded.geometry
     names = ("lr", "hr") if half == "up" else ("hr", "lr")
     model = network_graph(loaded.build(), half, opset=opset)
@@ -76,7 +76,7 @@ def to_onnx(
 
 
 class _Network(nn.Module):
-    """One half of a pair: what shrinks, corrector included, or what restores."""
+    """One half of a pair: the downscaler, corrector included, or the upscaler."""
 
     def __init__(self, rescaler: Rescaler, half: Half) -> None:
         super().__init__()
@@ -108,16 +108,16 @@ class _Weightless(nn.Module):
 def network_graph(
     rescaler: Rescaler, half: Half, *, opset: int = DEFAULT_OPSET, weightless: bool = False
 ) -> "onnx.ModelProto":
-    """Return one half of a pair as `to_onnx` does, without what it says of itself.
+    """Return one half of a pair as `to_onnx` does, without metadata.
 
     Args:
         rescaler: the pair.
         half: ``up`` or ``down``.
         opset: version of the operators.
-        weightless: weights are inputs, by the names that they have in the pair.
+        weightless: make the weights inputs, with the names that they have in the pair.
 
     Raises:
-        UsageError: the packages for it are not installed.
+        UsageError: a required package is not installed.
     """
     _needed("onnx")
     _needed("onnxscript")
@@ -162,13 +162,13 @@ def network_graph(
 def compare(
     content: bytes, loaded: LoadedModel, half: Half, images: Iterable[NDArray[np.uint8]]
 ) -> tuple[int, ...]:
-    """Run an exported half beside PyTorch; return how many 8-bit samples differ by 0, 1, 2... levels.
+    """Compare an exported half with PyTorch; return how many 8-bit samples differ by 0, 1, 2... levels.
 
     Args:
         content: what `to_onnx` returned.
-        loaded: the model that it was made of.
-        half: as it was exported.
-        images: RGB ``[H, W, 3]``, input of that half; cut to what its size may be.
+        loaded: the model that was exported.
+        half: the half that was exported.
+        images: RGB ``[H, W, 3]``, input of that half; they are cut to a size that it accepts.
 
     Raises:
         UsageError: onnxruntime is not installed, or an image is too small.
@@ -220,7 +220,7 @@ def _needed(name: str) -> Any:
 
 
 class _silence:  # noqa: N801 - used like a function
-    """Keep what the exporter says of its own progress from standard output and the log."""
+    """Keep the exporter's messages about its progress from standard output and the log."""
 
     def __enter__(self) -> None:
         self._stdout = contextlib.redirect_stdout(io.StringIO())
@@ -235,7 +235,7 @@ class _silence:  # noqa: N801 - used like a function
 
 
 def _halve(model: "onnx.ModelProto") -> None:
-    """Store large weights as float16, which a Cast makes float32 where they are used."""
+    """Store large weights as float16; a Cast converts them to float32 where they are used."""
     onnx = _needed("onnx")
     casts: list[Any] = []
     for tensor in model.graph.initializer:
@@ -256,7 +256,7 @@ def _halve(model: "onnx.ModelProto") -> None:
 
 
 def _strip(model: "onnx.ModelProto") -> None:
-    """Drop what the exporter writes about where the code lay on this machine."""
+    """Remove the paths of this machine that the exporter writes."""
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, *model.functions):
         if hasattr(part, "metadata_props"):
             del part.metadata_props[:]
@@ -265,6 +265,6 @@ def _strip(model: "onnx.ModelProto") -> None:
 
 
 def metadata(content: bytes) -> dict[str, str]:
-    """Return what an ONNX file says about itself."""
+    """Return the metadata of an ONNX file."""
     onnx = _needed("onnx")
     return {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}

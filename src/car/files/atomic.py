@@ -1,4 +1,4 @@
-"""Files as wholes: written completely or not at all, and read up to a limit."""
+"""Whole files: written completely or not at all, and read up to a limit."""
 
 import contextlib
 import errno
@@ -35,8 +35,8 @@ def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
         data: the content, or a function that writes it to the open file.
 
     Raises:
-        ImageError: it cannot be written, as where a link is there that leads nowhere. Whatever happens, an
-            existing file stays whole and no temporary file is left.
+        ImageError: the file cannot be written, for example because `path` is a link that leads nowhere. An
+            existing file then stays as it is, and no temporary file remains.
     """
     atomic_write_all({path: data})
 

@@ -1,8 +1,8 @@
 """Which files of a folder, glob or bucket are pictures to work on: the one rule of all commands.
 
-A picture is a regular file, or a link to one, whose name ends like that of a picture. Hidden files and hidden
-folders are left out, and so are links to folders, which may lead back or out. A folder that cannot be read is
-passed over and reported. A file that is named itself is taken whatever its name.
+A picture is a regular file, or a link to one, whose name has the suffix of a picture. Hidden files and hidden
+folders are left out, and so are links to folders, because they may lead back or out. A folder that cannot be
+read is skipped and reported. A file that the user names is used, whatever its name.
 """
 
 import glob
@@ -50,10 +50,10 @@ _TOLD = 8  # kinds that one line names
 
 @dataclass
 class Passed:
-    """What a listing passed over; complete when the listing is.
+    """What a listing skipped; complete after the end of the listing.
 
     Attributes:
-        left_out: how many of each kind, as "hidden files" or ".heic".
+        left_out: the number of files of each kind, such as "hidden files" or ".heic".
         problems: a line for each folder that could not be read.
     """
 
@@ -63,14 +63,15 @@ class Passed:
 
 @dataclass(frozen=True)
 class Source:
-    """What the user named: a place, and which of its files count.
+    """An input of the user: a place, and which of its files are pictures.
 
     Attributes:
         place: the folder or bucket.
         suffixes: of pictures, lower case, with their dot.
-        pattern: of a glob, below the place.
-        only: the one file that was named.
-        exclude: patterns of names to leave out; one with a slash is for the whole name below the place.
+        pattern: the pattern of a glob, below the place.
+        only: the name of a single file, if the user named one.
+        exclude: patterns of names to leave out; a pattern with a slash applies to the whole name below the
+            place.
         without: folders that belong to something else, and are not even counted.
     """
 
@@ -82,7 +83,7 @@ class Source:
     without: tuple[str, ...] = ()
 
     def pictures(self, passed: Passed) -> Iterator[tuple[str, Entry]]:
-        """Yield name and entry of each picture in the order of the names; `passed` takes in the rest.
+        """Yield name and entry of each picture in the order of the names; add everything else to `passed`.
 
         Raises:
             StorageError: the place cannot be listed.
@@ -116,7 +117,7 @@ class Source:
         return self._folder_kind(folder) == ""
 
     def _folder_kind(self, folder: str) -> str | None:
-        """Say why a folder is left out; "" where it is not, None where it is no part of the source."""
+        """Return why a folder is left out; "" if it is not, None if it is no part of the source."""
         if folder in self.without or (self._whole and not any(p.match(folder) for p in self._leading)):
             return None
         if is_hidden(folder):
@@ -124,7 +125,7 @@ class Source:
         return _EXCLUDED if self._is_excluded(folder) else ""
 
     def _kind(self, found: Found) -> str | None:
-        """Say why something is left out; "" where it is not, None where nobody asked for it."""
+        """Return why a file or folder is left out; "" if it is not, None if it is no part of the source."""
         if found.kind in (Kind.FOLDER, Kind.LINKED_FOLDER):
             return self._folder_kind(found.name) or (
                 None if self._folder_kind(found.name) is None else _KINDS.get(found.kind)
@@ -151,7 +152,7 @@ class Source:
 
 
 def open_source(text: str, suffixes: frozenset[str], exclude: tuple[str, ...] = ()) -> Source:
-    """Return what a folder, file, glob or URL names.
+    """Return the source that a folder, file, glob or URL names.
 
     Args:
         text: as given by the user.
@@ -159,8 +160,8 @@ def open_source(text: str, suffixes: frozenset[str], exclude: tuple[str, ...] = 
         exclude: see `Source`.
 
     Raises:
-        UsageError: there is no such thing.
-        StorageError: it cannot be told.
+        UsageError: no such file or folder exists.
+        StorageError: it cannot be found out whether one exists.
     """
     if not text:
         raise UsageError("an input has an empty name")
@@ -187,19 +188,19 @@ def open_source(text: str, suffixes: frozenset[str], exclude: tuple[str, ...] = 
 
 
 def is_hidden(name: str) -> bool:
-    """Whether the last part of a name is hidden: it begins with a dot, or it is a system's own."""
+    """Return whether the last part of a name is hidden: with a leading dot, or a folder of the system."""
     last = name.rpartition("/")[2]
     return last.startswith(".") or last.lower() in _OF_SYSTEMS
 
 
 def suffix_of(name: str) -> str:
-    """Return the ending of a file's name, lower case, with its dot; "" where it has none."""
+    """Return the suffix of a file's name, lower case, with its dot; "" if it has none."""
     stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
     return f".{suffix.lower()}" if stem and dot else ""
 
 
 def counted(left_out: Mapping[str, int]) -> str:
-    """Say in one line what was left out, by its kinds: ``left out: 3 .heic, 1 hidden file``."""
+    """Return one line that counts what was left out, by kind: ``left out: 3 .heic, 1 hidden file``."""
     kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     told = [f"{count} {_ONE.get(kind, kind) if count == 1 else kind}" for kind, count in kinds[:_TOLD]]
     rest = sum(count for _, count in kinds[_TOLD:])

@@ -1,4 +1,4 @@
-"""Folders and buckets, local or behind any URL that fsspec knows: names and bytes, all or nothing."""
+"""Folders and buckets, local or behind any URL that fsspec knows; files are written whole or not at all."""
 
 import contextlib
 import errno
@@ -39,14 +39,14 @@ _STAMPS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a place: its size in bytes and what changes when its content does, "" where unknown."""
+    """A file in a place: its size in bytes, and a text that changes with its content, "" if unknown."""
 
     size: int
     stamp: str
 
 
 class Kind(Enum):
-    """What a walk through a place comes upon."""
+    """The kinds of entries that a walk through a place finds."""
 
     FILE = "file"
     FOLDER = "folder that was not entered"
@@ -58,7 +58,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Found:
-    """What a walk comes upon: its name, its kind, the entry of a file, why a folder cannot be read."""
+    """One thing that a walk finds: name and kind, the entry of a file, why a folder is unreadable."""
 
     name: str
     kind: Kind
@@ -74,7 +74,7 @@ class Place:
             come from fsspec's configuration (environment variables such as ``FSSPEC_S3_ENDPOINT_URL``).
 
     Raises:
-        UsageError: no such kind of place, or the package for it is not installed.
+        UsageError: fsspec does not know this kind of URL, or the package for it is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -87,7 +87,7 @@ class Place:
                 raise needs(f"{url}: {extra[0]} is needed", extra[1]) from error
             raise UsageError(f"{url}: {' '.join(str(error).split())}") from error
         except ValueError as error:
-            raise UsageError(f"{url}: no such kind of place ({error})") from error
+            raise UsageError(f"{url}: this kind of URL is unknown ({error})") from error
         self._fs: Any = fs
         self.is_local = isinstance(fs, LocalFileSystem)
         # fsspec makes local paths absolute, and would take a backslash or tilde in a name for something else
@@ -98,17 +98,17 @@ class Place:
 
     @property
     def identity(self) -> str:
-        """What is the same for each way to write this place."""
+        """A name that is the same for all spellings of this place."""
         root = os.path.realpath(self._root) if self.is_local else self._root
         return f"{type(self._fs).__name__}:{root}"
 
     @property
     def absolute(self) -> str:
-        """What names this place whatever the working folder is."""
+        """A name of this place that does not depend on the working folder."""
         return self._root if self.is_local else self.url
 
     def path_of(self, name: str) -> str:
-        """Return what stands for `name` in messages."""
+        """Return how messages name the file `name`."""
         return f"{self.url.rstrip('/')}/{name}"
 
     def below(self, other: "Place") -> str | None:
@@ -124,11 +124,11 @@ class Place:
         return ours[len(theirs) :].replace(os.sep, "/") if ours.startswith(theirs) else None
 
     def walk(self, enter: Callable[[str], bool] = lambda _: True, below: str = "") -> Iterator[Found]:
-        """Yield what is here and below, in the order of the names, with one folder in memory at a time.
+        """Yield all entries here and below, in the order of the names, with one folder in memory at a time.
 
         Args:
-            enter: asked for each sub-folder, by its name, whether to look into it.
-            below: name of the folder to begin at; names are relative to this place all the same.
+            enter: returns whether to look into a sub-folder, given its name.
+            below: name of the folder to begin at; the names yielded are still relative to this place.
 
         Raises:
             StorageError: the place cannot be listed.
@@ -195,14 +195,14 @@ class Place:
 
     @property
     def _pages(self) -> Any:
-        """What lists a bucket page by page, however flat it is; None where there is no such thing."""
+        """A function that lists a bucket page by page; None if the storage has none."""
         return getattr(self._fs, "call_s3", None)
 
     def _walk_pages(self, enter: Callable[[str], bool], below: str) -> Iterator[Found]:
         passed, last = "", ""
         for name, about in self._keys(below):
             if name < last:
-                raise StorageError(f"{self.url}: its listing is not in order, as it is in no usual bucket")
+                raise StorageError(f"{self.url}: its listing is not in the order of the names")
             last = name
             if passed and name.startswith(passed):
                 continue
@@ -230,10 +230,10 @@ class Place:
             asked["ContinuationToken"] = page["NextContinuationToken"]
 
     def entry(self, name: str) -> Entry | None:
-        """Return the entry of one file, None where there is none.
+        """Return the entry of one file, or None if the file does not exist.
 
         Raises:
-            StorageError: it cannot be told.
+            StorageError: it cannot be found out.
         """
         path = self._path(name)
         try:
@@ -249,10 +249,10 @@ class Place:
             raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
 
     def prepare(self) -> None:
-        """Make a local folder, so that one that cannot be written to is known before any work.
+        """Make a local folder, so that errors of writing appear before any work.
 
         Raises:
-            StorageError: it cannot be made, is a file or is not to be written to.
+            StorageError: it cannot be made, is a file or is not writable.
         """
         if not self.is_local:
             return
@@ -261,10 +261,10 @@ class Place:
         except OSError as error:
             raise StorageError(f"{self.url}: cannot make this folder ({_why(error)})") from error
         if not os.access(self._root, os.W_OK | os.X_OK):
-            raise StorageError(f"{self.url}: no right to write here")
+            raise StorageError(f"{self.url}: no permission to write here")
 
     def remove_leftovers(self) -> None:
-        """Remove temporary files of programs that were killed long enough ago, below a local folder."""
+        """Remove the temporary files of killed programs below a local folder, once they are old enough."""
         if not self.is_local:
             return
         for folder, _, names in os.walk(self._root):
@@ -278,7 +278,7 @@ class Place:
         """Return the content of a file.
 
         Raises:
-            StorageError: it cannot be read, or is over `car.files.atomic.MAX_FILE_BYTES`.
+            StorageError: it cannot be read, or is larger than `car.files.atomic.MAX_FILE_BYTES`.
         """
         path = self._path(name)
         try:
@@ -292,7 +292,7 @@ class Place:
         raise StorageError(f"{self.path_of(name)}: {size} bytes are over the limit of {MAX_FILE_BYTES}")
 
     def lines(self, name: str) -> Iterator[bytes]:
-        """Yield the lines of a file of any size; one that is too long comes in pieces.
+        """Yield the lines of a file of any size; a line that is too long comes in pieces.
 
         Raises:
             StorageError: it cannot be read.
@@ -306,10 +306,11 @@ class Place:
             raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
 
     def size_of(self, name: str) -> int | None:
-        """Return the bytes of a file that a result would replace, or None where there is none.
+        """Return the size in bytes of a file that a result would replace, or None if it does not exist.
 
         Raises:
-            StorageError: it cannot be told, it is no regular file, or a link there leads out of this place.
+            StorageError: it cannot be found out, the file is not a regular file, or it is a link that leads
+                out of this place.
         """
         path = self._path(name)
         try:
@@ -325,7 +326,7 @@ class Place:
 
     @contextlib.contextmanager
     def local(self, name: str) -> Generator[Path, None, None]:
-        """Give a file on this machine's disk with the content of `name`: that file, or a copy for the while.
+        """Give a file on the local disk with the content of `name`: the file itself, or a temporary copy.
 
         Raises:
             StorageError: it cannot be read.
@@ -343,14 +344,14 @@ class Place:
             yield copy
 
     def write(self, name: str, content: bytes | Path) -> None:
-        """Write a file, all or nothing; folders are made.
+        """Write a file, whole or not at all; make its folders.
 
         Args:
             name: of the file.
-            content: its bytes, or a file that holds them, which may be of any size.
+            content: its bytes, or a file of any size that holds them.
 
         Raises:
-            StorageError: it cannot be written; `fatal` is set where nothing else here could be either.
+            StorageError: it cannot be written; `fatal` is true if no other file could be written here either.
         """
         path = self._path(name)
         try:
@@ -420,14 +421,15 @@ class Place:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that may lead out of its place: names come from listings, which others can write.
+    """Refuse a name that may lead out of its place, because others can write the listings with the names.
 
     Raises:
-        StorageError: the name is absolute, has an empty part, ``.`` or ``..``, or a character no path has.
+        StorageError: the name is absolute, has an empty part, ``.`` or ``..``, or a character that no path
+            can have.
     """
     parts = name.replace("\\", "/").split("/") if os.sep == "\\" else name.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in name or (os.name == "nt" and ":" in name):
-        raise StorageError(f"{name!r} is no name of a file below its folder")
+        raise StorageError(f"{name!r} is not the name of a file below its folder")
 
 
 def _copying(source: Path) -> Callable[[BinaryIO], None]:

@@ -1,4 +1,4 @@
-"""Records to tables and pictures."""
+"""Comparison pictures: original, small picture, bicubic and ours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def comparison_picture(
         hr: the original, ``[H, W, 3]`` uint8.
         lr: the small picture, ``[h, w, 3]`` uint8.
         bicubic: the bicubic restoration, the size of `hr`.
-        restored: ours, the size of `hr`.
+        restored: our restored picture, the size of `hr`.
         captions: for original, small picture, bicubic and ours, in this order.
     """
     height, width = hr.shape[:2]

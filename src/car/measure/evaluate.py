@@ -1,4 +1,4 @@
-"""Round trips measured by the paper protocol, beside bicubic down + bicubic up."""
+"""Round trips measured by the protocol of the papers, next to bicubic down + bicubic up."""
 
 import io
 import math
@@ -34,19 +34,19 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Quality:
-    """How one round trip fared; NaN: not measured.
+    """The measures of one round trip; NaN means not measured.
 
     Attributes:
-        psnr: of the restored image, dB, on luma, `scale` pixels shaved.
-        ssim: likewise.
-        psnr_rgb: likewise, over all of RGB.
-        psnr_cb: likewise, on chroma; NaN for a grey image, which bicubic restores without any error of it.
-        psnr_cr: as `psnr_cb`.
-        ssimulacra2: of the whole restored image, 100 for no error; see `car.measure.ssimulacra2`.
-        lr_psnr: of the LR against the bicubic LR, dB, on luma; infinite for bicubic itself.
-        lr_psnr_rgb: likewise, over all of RGB.
-        lr_ssimulacra2: likewise; NaN under 8 pixels a side too.
-        lr_png: size of the LR as a PNG file, bytes.
+        psnr: PSNR of the restored image on luma, dB, without a border of `scale` pixels.
+        ssim: SSIM, likewise.
+        psnr_rgb: PSNR over RGB, likewise.
+        psnr_cb: PSNR of Cb, likewise; NaN for a grey image, which has no colour to restore.
+        psnr_cr: PSNR of Cr, likewise.
+        ssimulacra2: score of the whole restored image, 100 for no error; see `car.measure.ssimulacra2`.
+        lr_psnr: PSNR of the small picture against the bicubic one on luma, dB; infinite for bicubic itself.
+        lr_psnr_rgb: likewise, over RGB.
+        lr_ssimulacra2: its score against the bicubic one; NaN also under 8 pixels a side.
+        lr_png: size of the small picture as a PNG file, bytes.
         lr_webp: likewise as lossless WebP.
         downscale_seconds: time in the downscaler, all included.
         upscale_seconds: time in the upscaler, all included.
@@ -97,24 +97,24 @@ def find_dataset(img_dir: Path, name: str) -> Path:
     """Return the folder of the test set `name` in the usual layout below `img_dir`.
 
     Raises:
-        UsageError: the name is not known or the folder is not there.
+        UsageError: the name is unknown or the folder does not exist.
     """
     if name not in DATASETS:
         raise UsageError(f"no test set is called {name!r}{did_you_mean(name, DATASETS)}")
     folder = img_dir / DATASETS[name]
     if not folder.is_dir():
         raise UsageError(
-            f"{folder} is not there; {name} is expected as {DATASETS[name]}/ below the data folder"
+            f"{folder} does not exist; {name} is expected as {DATASETS[name]}/ below the data folder"
         )
     return folder
 
 
 def round_trip(codec: Codec, path: Path, *, perceptual: bool = True, **read_options: Any) -> RoundTrip:
-    """Shrink and restore one image, crop included, and measure it by the paper protocol.
+    """Shrink and restore one image, and measure it by the protocol of the papers.
 
-    The HR is read as 8-bit RGB and cropped at the top left to multiples of 8; LR and restored image are
-    rounded to 8 bit; see `car.metrics` for the measures. Without `perceptual`, SSIMULACRA2, which takes
-    a second or two for a megapixel, is left out.
+    The original is read as 8-bit RGB. Its right and bottom edges are cropped, so that both sides are
+    multiples of 8. The small and the restored picture are rounded to 8 bits. `car.metrics` describes the
+    measures. Without `perceptual`, SSIMULACRA2 is left out, which takes a second or two for a megapixel.
 
     Raises:
         ImageError: the image cannot be read or is too small to be measured.
@@ -123,7 +123,7 @@ def round_trip(codec: Codec, path: Path, *, perceptual: bool = True, **read_opti
 
 
 def round_trip_of(codec: Codec, picture: Picture, path: str, *, perceptual: bool = True) -> RoundTrip:
-    """Do what `round_trip` does with a picture that was read; `path` is its name.
+    """Do the same as `round_trip` with a picture that has been read; `path` is its name.
 
     Raises:
         ImageError: the image is too small to be measured.
@@ -171,10 +171,10 @@ def quality(
 
     Args:
         hr: the original.
-        lr: what was made of it.
-        restored: what was made of `lr`.
-        bicubic_lr: what `lr` is compared with.
-        seconds: that shrinking and restoring took.
+        lr: its small picture.
+        restored: the picture restored from `lr`.
+        bicubic_lr: the small picture with which `lr` is compared.
+        seconds: the seconds of shrinking and of restoring.
         perceptual: whether SSIMULACRA2 is measured.
     """
     scale = hr.shape[0] // lr.shape[0]
@@ -202,23 +202,23 @@ def bicubic(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 
 
 def mean_quality(qualities: Iterable[Quality]) -> Quality:
-    """Return the field-wise mean over images, as the tables average; what was not measured is left out."""
+    """Return the mean of each field over images, as the tables do; values not measured are left out."""
     rows = list(qualities)
     return Quality(**{f.name: mean(getattr(q, f.name) for q in rows) for f in fields(Quality)})
 
 
 def growth(records: Iterable[ImageRecord], field: str) -> float:
-    """Return by how many per cent `field` (a size) of the model is above bicubic's, a mean over images."""
+    """Return the excess of `field` (a size) of the model over bicubic's, in per cent, a mean over images."""
     return mean(100 * (getattr(r.model, field) / getattr(r.bicubic, field) - 1) for r in records)
 
 
 def told(value: float | None, form: str) -> str:
-    """Return a number as tables have it: "-" for what was not measured, is not known or is infinite."""
+    """Return a number for a table: "-" if it was not measured, is unknown or is infinite."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def mean(values: Iterable[float]) -> float:
-    """Return the mean of what is not NaN, or NaN."""
+    """Return the mean of all values that are not NaN, or NaN."""
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan
 
@@ -226,7 +226,7 @@ def mean(values: Iterable[float]) -> float:
 def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: int) -> dict[str, Any]:
     """Return a JSON-ready record of a whole evaluation.
 
-    None stands for what is infinite or was not measured; ``growth`` is that of sizes, in per cent.
+    None means infinite or not measured. ``growth`` is the growth of sizes, in per cent.
     """
     means: dict[str, Any] | None = None
     if records:
@@ -245,7 +245,7 @@ def _file_bytes(pixels: NDArray[np.uint8], kind: str, **options: Any) -> int:
 
 
 def finite(value: Any) -> Any:
-    """Return nested dicts, lists and tuples as JSON takes them: None for numbers that are not finite."""
+    """Return nested dicts, lists and tuples for JSON: None replaces numbers that are not finite."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -18,14 +18,14 @@ _SIDE = 512  # HR pixels a side that are looked at, from the middle of the image
 
 @dataclass(frozen=True)
 class KernelStatistics:
-    """Kernels and offsets of one image; lengths in HR pixels, along one axis where not said otherwise.
+    """Kernels and offsets of one image; lengths in HR pixels, along one axis unless stated otherwise.
 
     Attributes:
         model: name of the model.
         side: taps of a kernel along one axis.
         mean_offset: (x, y) mean over all taps and LR pixels.
         mean_length: mean length of an offset, in both axes together.
-        weighted_length: likewise with each tap counting by the size of its kernel value.
+        weighted_length: the same mean, weighted by the absolute kernel values.
         largest: the largest offset.
         roughness: mean difference of the same tap's offset between neighbouring LR pixels.
         width: deviation of the mean kernel from its centre, offsets included.
@@ -47,9 +47,9 @@ class KernelStatistics:
 
 @dataclass(frozen=True)
 class KernelView:
-    """The HR crop that was looked at, uint8 ``[H, W, 3]``, with arrays ``[k, k, H/s, W/s]`` in HR pixels.
+    """The HR crop that was inspected, uint8 ``[H, W, 3]``, with arrays ``[k, k, H/s, W/s]`` in HR pixels.
 
-    `x` and `y` are where each tap samples, relative to the centre of its LR pixel.
+    `x` and `y` are the positions of the taps, relative to the centre of their LR pixel.
     """
 
     hr: NDArray[np.uint8]
@@ -71,7 +71,7 @@ def inspect_kernels(
     """
     down, geometry = rescaler.downscaler, rescaler.geometry
     if not isinstance(down, KernelDownscaler):
-        raise UsageError(f"{model} has no kernels to look at; families car and car_lite have")
+        raise UsageError(f"{model} has no kernels to inspect; car, car_small and car_lite have")
     pixels = read(path, **read_options).pixels
     if pixels.dtype != np.uint8:
         pixels = np.round(pixels / 257).astype(np.uint8)
@@ -118,7 +118,7 @@ def inspect_kernels(
 
 
 def kernels_picture(view: KernelView, statistics: KernelStatistics) -> Image.Image:
-    """Draw the crop, the mean kernel, the length of offsets, and the taps of six telling LR pixels.
+    """Draw the crop, the mean kernel, the length of offsets, and the taps of six LR pixels at strong edges.
 
     Raises:
         UsageError: matplotlib is missing.

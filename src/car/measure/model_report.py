@@ -1,4 +1,4 @@
-"""What models do to test sets, as one HTML page: tables beside published rows, crops, error maps, timing."""
+"""Models on test sets, as one HTML page: tables beside published rows, crops, error maps, timing."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Measured:
     """One model on one set of images.
 
     Attributes:
-        model: what tables call it.
+        model: its name in the tables.
         scale: HR pixels per LR pixel along each axis.
         parameters: of both networks.
         images: name of the set.
@@ -56,10 +56,10 @@ def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str
     """Return the parts of the page; see `car.measure.pages`.
 
     Args:
-        found: what was measured, each model on each set.
+        found: the measures of each model on each set.
         looks: crops to compare, see `crops`.
-        curves: parts about rate and distortion, ready made; none: left out.
-        machine: on which the seconds were measured.
+        curves: finished parts about rate and distortion; may be empty.
+        machine: the machine on which the seconds were measured.
     """
     parts: list[str] = []
     for scale in sorted({one.scale for one in found}):
@@ -121,7 +121,7 @@ def _results(found: Sequence[Measured], scale: int) -> str:
 
 
 def _colour(found: Sequence[Measured]) -> str:
-    """Return what luma does not say, each model beside bicubic."""
+    """Return the measures of colour, each model next to bicubic."""
     heads = ("", "images", "RGB", "Cb", "Cr", "SSIMULACRA2")
     fields = {"psnr_rgb": ".2f", "psnr_cb": ".2f", "psnr_cr": ".2f", "ssimulacra2": ".1f"}
     rows: list[tuple[str, ...]] = []
@@ -175,7 +175,7 @@ def _each(found: Sequence[Measured]) -> str:
 
 
 def crops(name: str, trips: Sequence[tuple[str, RoundTrip]]) -> Crops:
-    """Return what (model, round trip) pairs of one image and scale made of its most telling square."""
+    """Return crops of one image for (model, round trip) pairs of one scale, where the models differ most."""
     first = trips[0][1]
     side = min(_CROP, *first.hr.shape[:2])
     scale = first.hr.shape[0] // first.lr.shape[0]

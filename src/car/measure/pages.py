@@ -15,7 +15,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Crops:
-    """Crops of one picture that are to be compared: (label, pixels ``[H, W, 3]`` uint8), all of one size."""
+    """Crops of one picture, to be compared: (label, pixels ``[H, W, 3]`` uint8), all of one size."""
 
     title: str
     crops: tuple[tuple[str, NDArray[np.uint8]], ...]
@@ -42,7 +42,7 @@ def table(
     sortable: bool = False,
     bold: Container[int] = (),
 ) -> str:
-    """Return a table of plain text; a reader sorts a `sortable` one by a click on a column's head.
+    """Return a table of plain text; in a `sortable` one, a click on a column's head sorts the rows.
 
     Args:
         heads: one for each column.
@@ -65,7 +65,7 @@ def plot(png_bytes: bytes, alt: str) -> str:
 
 
 def look(look: Crops, *, left: int = 1, right: int = -1) -> str:
-    """Return two crops under a slider, with a choice of all; `left` and `right` are shown first."""
+    """Return two crops under a slider, with menus to choose others; `left` and `right` are shown first."""
     crops = [{"name": name, "src": _address(_png(pixels))} for name, pixels in look.crops]
     data = json.dumps(crops).replace("<", "\\u003c")
     first, second = (n % len(crops) for n in (min(left, len(crops) - 1), right))

@@ -1,8 +1,8 @@
-"""What a picture costs at what quality: coders at full size, and coders of small pictures that are restored.
+"""Bits and quality of codecs at full size, and of small pictures that are coded and restored.
 
-Rates are bits per HR pixel of whole files, metadata included. Means over images are of bits per pixel and of
-decibels, setting by setting, which is what Bjontegaard's difference of rates compares (Bjontegaard,
-"Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001; here with Akima interpolation).
+Rates are bits per HR pixel of whole files, metadata included. For each setting, bits per pixel and decibels
+are averaged over images. Bjontegaard's difference of rates compares these means (G. Bjontegaard, "Calculation
+of average PSNR differences between RD-curves", VCEG-M33, 2001; here with Akima interpolation).
 """
 
 import io
@@ -48,21 +48,21 @@ CLASSICAL = ("direct", "tuned", "bicubic")
 
 @dataclass(frozen=True)
 class Point:
-    """One file of one image, and what came back from it.
+    """One coded file of one image, and its measures.
 
     Attributes:
         image: name of the image.
-        method: what made the small picture: ``direct`` (none: full size), ``tuned`` (none either, coded as
-            our small pictures are), ``bicubic`` or a model; which weights, where there are several of one.
+        method: what made the small picture: ``bicubic`` or a model, with its weights if there are several.
+            ``direct`` and ``tuned`` mean full size; ``tuned`` has the settings of our small pictures.
         scale: 1 at full size.
         coder: JPEG, WEBP, AVIF, JXL or PNG.
         quality: the coder's setting; 0 for lossless.
-        bytes: of the file, metadata included.
+        bytes: size of the file, metadata included.
         bpp: bits per HR pixel.
-        psnr: on luma, dB, of the whole picture.
-        psnr_rgb: over all channels.
-        ssim: on luma.
-        ms_ssim: on luma, over five scales; NaN for pictures under 176 pixels.
+        psnr: PSNR of the whole picture on luma, dB.
+        psnr_rgb: PSNR over RGB, dB.
+        ssim: SSIM on luma.
+        ms_ssim: SSIM on luma over five scales; NaN for pictures under 176 pixels a side.
         encode_seconds: shrinking included.
         decode_seconds: restoring included.
     """
@@ -84,7 +84,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over images, one value for each setting, by rising rate."""
+    """Means over images, one value for each setting, in the order of the rate."""
 
     method: str
     scale: int
@@ -100,7 +100,7 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """What legends and tables call it."""
+        """Its name in legends and tables."""
         if self.scale == 1:
             return self.coder if self.method == "direct" else f"{self.coder}, our settings"
         lossless = ", lossless" if self.qualities == (0,) else ""
@@ -110,14 +110,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A file and the pixels that came back from it, uint8 ``[H, W, 3]``."""
+    """A file and the pixels decoded from it, uint8 ``[H, W, 3]``."""
 
     point: Point
     pixels: NDArray[np.uint8]
 
 
 def installed_coders() -> tuple[str, ...]:
-    """Return the lossy coders that are installed; JPEG XL is a plugin of Pillow's."""
+    """Return the lossy coders that are installed; JPEG XL needs a plugin of Pillow."""
     try:
         import_module("pillow_jxl")  # registers itself
     except ImportError:
@@ -126,7 +126,7 @@ def installed_coders() -> tuple[str, ...]:
 
 
 def point_count(coded: int, scales: int, lossless: int, coders: Sequence[str]) -> int:
-    """Return how many points `points` yields for so many models, and scales of the coded ones."""
+    """Return the number of points that `points` yields, given the numbers of models and of coded scales."""
     tuned = sum(len(QUALITIES[coder]) for coder in coders if coder in _TUNED)
     lossy = (1 + scales + coded) * sum(len(QUALITIES[coder]) for coder in coders)
     return lossy + tuned + lossless * len(LOSSLESS)
@@ -141,12 +141,12 @@ def points(
     coders: Sequence[str] = ("JPEG", "WEBP", "AVIF"),
     on_point: Callable[[], None] = lambda: None,
 ) -> Iterator[Decoded]:
-    """Code a picture in every way, and yield what comes back.
+    """Code a picture in every way, and yield the measures of each.
 
     Args:
-        picture: taken as 8-bit RGB, cropped at the top left to multiples of 8.
-        name: what its points are called.
-        coded: models whose small pictures go through each lossy coder; bicubic ones do at the same scales.
+        picture: the original; it is cropped to multiples of 8, and used as 8-bit RGB.
+        name: the name of its points.
+        coded: models whose small pictures are coded by each lossy coder, and bicubic ones of the same scales.
         lossless: models whose small pictures are stored without loss.
         coders: the lossy ones; see `installed_coders`.
         on_point: called after each.
@@ -302,12 +302,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def hull(several: Sequence[Curve]) -> tuple[tuple[float, float], ...]:
-    """Return (bpp, PSNR) of the points of `several` that none of the others beats, by rising rate."""
+    """Return (bpp, PSNR) of the best points of `several` at each rate, in the order of the rate."""
     return tuple(rising(sorted((r, q) for c in several for r, q in zip(c.bpp, c.psnr, strict=True))))
 
 
 def rising(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points of (bpp, PSNR), by rising rate, that are better than all of a lower rate."""
+    """Return the points (bpp, PSNR) that are better than all points of a lower rate, in that order."""
     best: list[tuple[float, float]] = []
     for rate, quality in curve:
         if not best or quality > best[-1][1]:
@@ -316,11 +316,11 @@ def rising(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def gain_at_equal_bytes(curve: Curve, anchor: Curve) -> tuple[float, ...]:
-    """Return, setting by setting, how many dB `curve` is above `anchor` at the same bits per pixel.
+    """Return, for each setting, by how many dB `curve` is above `anchor` at the same bits per pixel.
 
-    The anchor is interpolated linearly in the logarithm of the rate. Below its range, where `below` is true,
-    stands what `curve` is above the smallest of the anchor's files, which have more bytes and no fewer
-    decibels than smaller ones would: at least so much it gains, if anything. NaN where nothing is known.
+    The anchor is interpolated linearly in the logarithm of the rate. Below its range,
+    where `below` is true, the result is the difference from the smallest file of the anchor. A still smaller
+    file would not have more decibels, so `curve` gains at least that much. NaN if nothing is known.
     """
     at = np.interp(np.log(curve.bpp), np.log(anchor.bpp), anchor.psnr, right=math.nan)
     gains = [float(ours - theirs) for ours, theirs in zip(curve.psnr, at, strict=True)]
@@ -331,7 +331,7 @@ def gain_at_equal_bytes(curve: Curve, anchor: Curve) -> tuple[float, ...]:
 
 
 def below(curve: Curve, anchor: Curve) -> tuple[bool, ...]:
-    """Return, setting by setting, whether `anchor` has no files as small as those of `curve`."""
+    """Return, for each setting, whether all files of `anchor` are larger than that of `curve`."""
     return tuple(rate < min(anchor.bpp) for rate in curve.bpp)
 
 
@@ -341,16 +341,17 @@ def bd_rate(
     least: float = 0.0,
     most: float = math.inf,
 ) -> float:
-    """Return by how many per cent `test` needs more bits than `anchor` for the same PSNR; less is negative.
+    """Return how many more bits `test` needs than `anchor` for the same PSNR, in per cent.
 
     Args:
-        test: (bpp, PSNR), by rising rate.
+        test: (bpp, PSNR), in the order of the rate.
         anchor: likewise.
         least: rates below this are left out.
         most: rates above this are left out.
 
     Returns:
-        NaN where fewer than four points are left, or less than a quarter of the PSNR is common to both.
+        The per cent, negative for fewer bits. NaN if fewer than four points remain, or less than a quarter of
+        the range of PSNR is common to both.
 
     Raises:
         UsageError: bjontegaard is not installed.

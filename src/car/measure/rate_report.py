@@ -23,7 +23,7 @@ RATES = (0.15, 0.3, 0.5)
 
 
 def points_csv(found: Sequence[Point]) -> bytes:
-    """Return all points, a row each."""
+    """Return all points, one row for each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f.name for f in fields(Point)]
@@ -60,7 +60,7 @@ def summary_of(curves: Sequence[Curve]) -> dict[str, Any]:
 
 
 def equal_bytes_crops(decoded: Sequence[Decoded], hr: NDArray[np.uint8]) -> tuple[Crops, ...]:
-    """Return, for each of `RATES`, what each way of coding makes of one picture with no more bytes."""
+    """Return, for each of `RATES`, crops of one picture from each way of coding, at no higher rate."""
     image = decoded[0].point.image
     found: list[Crops] = []
     side = min(_CROP, *hr.shape[:2])
@@ -145,7 +145,8 @@ def body(found: dict[str, Any], plots: Sequence[bytes], looks: Sequence[Crops]) 
     parts.append(
         pages.heading(
             "Bits for the same PSNR",
-            "Bjontegaard's difference of rates; less is better. Blank: too little PSNR is common to both.",
+            "Bjontegaard's difference of rates; less is better. A cell is empty if the curves have too "
+            "little PSNR in common.",
         )
     )
     rows = [

@@ -1,10 +1,11 @@
-"""SSIMULACRA2: how an observer would rate a picture beside its original.
+"""SSIMULACRA2: an estimate of how an observer would rate a picture next to its original.
 
 SSIMULACRA 2.1 (Sneyers, Cloudinary, 2023) is structural similarity in the colour space of JPEG XL, at six
-sizes, with ringing and blur told apart, weighted to agree with observers. It looks at colour too. Scores
-agree with those of its authors' program to 0.2 below 80, and to 0.7 above, where its float32 tells. The
-package for Python, which treats borders in another way, is off by up to 4. For pictures with too few pixels
-for six sizes (under 121 a side) the program takes the weights of other sizes; here each size keeps its own.
+sizes. It measures ringing and blur separately, with weights that agree with observers, and also measures
+colour. Scores differ from those of the authors' program by up to 0.2 below 80, and up to 0.7 above, because
+that program computes in float32. The package for Python treats borders in another way, and differs by up to
+4. Pictures under 121 pixels a side are too small for six sizes. For these, the program uses weights of other
+sizes; here, each size keeps its own weights.
 """
 
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ _WEIGHTS = (
 
 
 def ssimulacra2(image: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
-    """Return the score of ``[H, W, 3]`` beside `original`: 100 for no error, down to negative numbers.
+    """Return the score of ``[H, W, 3]`` against `original`: 100 for no error; it may be negative.
 
     90 is visually lossless, 70 high quality, 50 medium, 30 low.
 
@@ -132,7 +133,7 @@ def _colours(image: NDArray[Any], linear: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _light(image: NDArray[Any], linear: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return linear light of sRGB in uint8; what has it already passes."""
+    """Return linear light of sRGB in uint8; values that are linear already stay."""
     return linear[image] if image.dtype == np.uint8 else image.astype(np.float64, copy=False)
 
 

@@ -1,4 +1,4 @@
-"""Trained weights: the manifest of what ships with the package, and loading with every check."""
+"""Trained weights: the manifest of the weights in the package, and loading with all checks."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ HASH_DIGITS = 16  # of the SHA-256, kept in LR files: enough to tell weights apa
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """What is known of one file of shipped weights; the fields of ``manifest.json``.
+    """One file of weights in the package; the fields of ``manifest.json``.
 
     Attributes:
         tag: ``model.vN``.
@@ -56,7 +56,7 @@ class ManifestEntry:
         recipe: the command that trained them.
         trained: date, ISO 8601.
         metrics: data set name -> means that ``car evaluate`` measures: of the ``model``, of ``bicubic``, and
-            the ``growth`` of the small picture's bytes over bicubic's, per cent; None: infinite.
+            the ``growth`` of the small picture's bytes over bicubic's, in per cent; None means infinite.
     """
 
     tag: str
@@ -73,7 +73,7 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One model, as `list_models` reports it; `tags` of shipped weights, the newest last."""
+    """One model, as `list_models` reports it; `tags` are those of the weights in the package, newest last."""
 
     name: str
     family: str
@@ -86,8 +86,8 @@ class ModelInfo:
 class LoadedModel:
     """A model with its weights, as they lie in the file: float32 arrays by the names of parameters.
 
-    `tag` is that of shipped weights, the name of pulled ones, None for a file of one's own; `sha256` is
-    that of the ``.safetensors`` file, for two published checkpoints that of what `car convert` makes of them.
+    `tag` is the tag of weights in the package, the name of pulled weights, or None for another file. `sha256`
+    is that of the ``.safetensors`` file; for two published checkpoints, of the file that `car convert` makes.
     """
 
     architecture: Architecture
@@ -104,7 +104,7 @@ class LoadedModel:
         tag: str | None = None,
         sha256: str = "0" * 64,
     ) -> "LoadedModel":
-        """Return a model with copies of the weights that networks have, as during a training."""
+        """Return a model with copies of the weights of networks, for example during a training."""
         from car.weights.convert import arrays_of
 
         return cls(architecture(model) if isinstance(model, str) else model, tag, sha256, arrays_of(rescaler))
@@ -121,27 +121,27 @@ class LoadedModel:
 
     @property
     def parameters(self) -> int:
-        """How many values its weights have."""
+        """The number of values in its weights."""
         return sum(values.size for values in self.tensors.values())
 
     @property
     def short_hash(self) -> str:
-        """The digits that LR files carry."""
+        """The digits of the hash that small files carry."""
         return self.sha256[:HASH_DIGITS]
 
     @property
     def label(self) -> str:
-        """What tells these weights from others of the model: ``car_plus_x2.v4``, ``car_plus_x2 (hash)``."""
+        """The name of these weights, as ``car_plus_x2.v4`` or ``car_plus_x2 (hash)``."""
         told = self.tag or self.short_hash
         return told if told.startswith(self.name) else f"{self.name} ({told})"
 
     @cached_property
     def rescaler(self) -> "Rescaler":
-        """The networks, in evaluation mode, without gradients, on the CPU; no codec makes use of them."""
+        """The networks, in evaluation mode, without gradients, on the CPU; no codec uses this copy."""
         return self.build()
 
     def build(self) -> "Rescaler":
-        """Return networks with these weights that are nobody else's.
+        """Return new networks with these weights.
 
         Raises:
             UsageError: PyTorch is not installed.
@@ -152,7 +152,7 @@ class LoadedModel:
         return rescaler_of(self.architecture, self.tensors)
 
     def uncorrected(self) -> "LoadedModel":
-        """Return the same without its corrector; names and hashes stay. Itself, if it has none."""
+        """Return the model without its corrector, with the same names and hashes; itself if it has none."""
         plain = self.architecture.uncorrected
         if plain is None:
             return self
@@ -162,7 +162,7 @@ class LoadedModel:
 
 @cache
 def manifest() -> tuple[ManifestEntry, ...]:
-    """Return the shipped weights, in the order in which they were added."""
+    """Return the weights in the package, in the order in which they were added."""
     text = resources.files("car.weights").joinpath("manifest.json").read_text(encoding="utf-8")
     return tuple(ManifestEntry(**entry) for entry in json.loads(text))
 
@@ -182,10 +182,10 @@ _DEFAULTS: dict[MadeFor, str] = {"lossless": "car_plus", "lossy": "car_codec"}
 
 
 def default_model(scale: int, *, coded: bool = False) -> str:
-    """Return the name of the model that a scale alone stands for; with `coded`, that for lossy small files.
+    """Return the name of the default model for `scale`; with `coded`, of that for lossy small files.
 
     Raises:
-        UsageError: there are no shipped weights for `scale`.
+        UsageError: the package has no weights for `scale`.
     """
     family = _DEFAULTS["lossy" if coded else "lossless"]
     scales = [model.scale for model in list_models() if model.tags and model.family == family]
@@ -200,10 +200,10 @@ def find(
     *,
     remedy: str = "name the file of those weights as the model (--model)",
 ) -> str:
-    """Return the tag of the shipped weights, or the name of the pulled ones, that an LR file names.
+    """Return the tag or name of the weights that a small file names: in the package, or pulled.
 
-    Where the file knows no hash, that is the model itself. Nothing that `load` takes for a path is returned.
-    `remedy` ends the message where there are none.
+    If the file has no hash, return the name of the model. The result is never one that `load` would take for
+    a path. `remedy` is the end of the error message.
 
     Raises:
         WeightsError: no weights at hand have this hash, or no model has this name.
@@ -217,13 +217,13 @@ def find(
         if short_hash and record.model == model and record.sha256.startswith(short_hash):
             return record.name
     raise WeightsError(
-        f"made with weights {short_hash or '(not said which)'} of {model}, which this version does not ship "
+        f"made with weights {short_hash or '(unknown)'} of {model}, which this version does not ship "
         f"and `car pull` did not fetch; {remedy}"
     )
 
 
 def absolute_name(name: ModelName) -> ModelName:
-    """Return what names the same model whatever the working folder is."""
+    """Return a name of the same model that does not depend on the working folder."""
     files = name if isinstance(name, tuple) else str(name).split(",")
     if len(files) == 2 and not (isinstance(name, str) and Path(name).exists()):
         return Path(files[0]).absolute(), Path(files[1]).absolute()
@@ -239,9 +239,9 @@ def load(name: ModelName) -> LoadedModel:
             model, kernel generator and upscaler, as a tuple or as ``"kgn.ckpt,usn.ckpt"``.
 
     Raises:
-        UsageError: no such model, tag or file.
-        WeightsError: there are no weights, or they are damaged or do not fit the architecture; nothing
-            is ever loaded in part.
+        UsageError: no model, tag or file has this name.
+        WeightsError: the weights are missing, damaged or do not fit the architecture. Weights are never
+            loaded in part.
     """
     if isinstance(name, tuple):
         return _load_pair(Path(name[0]), Path(name[1]))
@@ -276,7 +276,7 @@ def load(name: ModelName) -> LoadedModel:
 
 
 def load_file(path: Path) -> LoadedModel:
-    """Load a ``.safetensors`` file of whatever name; raises as `load` does."""
+    """Load a ``.safetensors`` file, whatever its name; raises as `load` does."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     return _load(path, None, None, None, "")
@@ -305,7 +305,7 @@ def _load(path: Path, sha256: str | None, model: str | None, tag: str | None, re
         raise WeightsError(f"{path}: {known.problem}")
     model = model or known.model
     if not isinstance(model, str) or model not in model_names():
-        raise WeightsError(f"{path}: does not say which model it belongs to (metadata 'model': {model!r})")
+        raise WeightsError(f"{path}: its metadata does not name a known model ('model': {model!r})")
     shape_of = architecture(model)
     _check_fit(path, shape_of, known.tensors)
     return LoadedModel(shape_of, tag, known.sha256, known.tensors)
@@ -313,7 +313,7 @@ def _load(path: Path, sha256: str | None, model: str | None, tag: str | None, re
 
 @dataclass(frozen=True)
 class _File:
-    """A weights file: the model that it names, its arrays, or why there are none."""
+    """A weights file: the model that it names, and its arrays, or the reason why it has none."""
 
     sha256: str
     model: Any
@@ -323,7 +323,7 @@ class _File:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, *_: int) -> _File:
-    """Read and hash a file once, as long as it does not change."""
+    """Read and hash a file; again only after it has changed."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load as arrays
@@ -357,7 +357,7 @@ def parameter_shapes(model: Architecture) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of a model's weights.
 
     Raises:
-        UsageError: only PyTorch could tell them, and it is not installed.
+        UsageError: PyTorch is needed to find them, and it is not installed.
     """
     if not model.needs_torch:
         return {key: tuple(shape) for key, shape in _shapes()[model.shape].items()}
