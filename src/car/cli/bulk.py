@@ -294,7 +294,7 @@ def _progress(verb: str, hidden: bool) -> Generator[Callable[[Record], None], No
     said = begin = time.monotonic()
     live = stderr.is_terminal and not hidden
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not live) as bar:
+    with Progress(*columns, console=stderr.console, transient=True, disable=not live) as bar:
         task = bar.add_task(verb, total=None)
 
         def on_record(record: Record) -> None:

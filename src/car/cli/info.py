@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from car.cli.common import Json, app, print_json, stdout
-from car.pictures.read import inspect_info
+from car.pictures.info import inspect_info
 
 
 @app.command("info")

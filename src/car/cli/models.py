@@ -94,7 +94,7 @@ def pull_command(
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=stderr,
+        console=stderr.console,
         transient=True,
         disable=quiet or as_json or not stderr.is_terminal,
     )

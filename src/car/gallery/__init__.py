@@ -17,9 +17,9 @@ from urllib.parse import quote
 from car._version import __version__
 from car.batch.names import Naming, Plan, plan
 from car.codec.codec import Codec
-from car.errors import CarError, ImageError, UsageError, told
+from car.errors import CarError, ImageError, UsageError, one_line_errors, told
 from car.files.atomic import atomic_write
-from car.pictures.picture import DEFAULT_MAX_PIXELS, one_line_errors
+from car.pictures.picture import DEFAULT_MAX_PIXELS
 from car.pictures.read import decode
 from car.pictures.write import encode
 from car.viewer import assets, web_model
