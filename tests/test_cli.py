@@ -22,7 +22,8 @@ from car.batch import names
 from car.batch.names import Job, Naming, check_target, plan
 from car.errors import ImageError, UsageError
 from car.models import create
-from car.pictures.read import read, read_header
+from car.pictures.info import read_header
+from car.pictures.read import read
 from commandline import run_car as run
 from processes import LIMIT, start_car, wait_until
 

@@ -1,17 +1,39 @@
-"""The command line without PyTorch and numba, as `pip install content-adaptive-resampler` leaves it."""
+"""The command line without PyTorch, numba and imagecodecs, as `pip install` without extras leaves it."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
+import car
 from car.cli.commands import COMMANDS
+from car.pictures.read import read
+from car.pictures.write import write
 
 # what extras bring
-_EXTRAS = ("torch", "numba", "triton", "matplotlib", "bjontegaard", "onnx", "fastapi", "s3fs", "gcsfs", "ray")
+_EXTRAS = (
+    "torch",
+    "numba",
+    "triton",
+    "imagecodecs",
+    "pydantic",
+    "png",
+    "matplotlib",
+    "bjontegaard",
+    "onnx",
+    "fastapi",
+    "s3fs",
+    "gcsfs",
+    "ray",
+)
 _SCRIPT = f"""
 import contextlib, io, json, sys
 for name in {_EXTRAS}:
@@ -20,8 +42,6 @@ from car.cli.main import _main
 for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["car", *json.loads(line)]
-    import car.cli.common as common
-    common.stdout.file, common.stderr.file = out, err
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = _main()
     print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
@@ -129,10 +149,81 @@ def test_every_help_is_there(core: Any, command: str) -> None:
     assert f"car {command}" in " ".join(out.split())
 
 
+_RGB = (
+    np.random.default_rng(0).integers(0, 256, (40, 44, 3), np.uint8) // 2
+    + np.arange(44, dtype=np.uint8)[:, None]
+)
+_DEEP = _RGB.astype(np.uint16) * 257
+
+
+def _tiff(array: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, photometric="rgb" if array.ndim == 3 else "minisblack", **options)
+    return buffer.getvalue()
+
+
+def _fax() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(_RGB).convert("1").save(buffer, "TIFF", compression="group4")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _tiff(_RGB, compression="lzw"),
+        _tiff(_DEEP, compression="lzw", predictor=True, byteorder=">"),
+        _tiff(_DEEP, compression="lzw", tile=(16, 32)),
+        _tiff((_DEEP / 65535).astype(np.float32)[:, :, 0], compression="lzw"),
+        _tiff(np.moveaxis(_DEEP, 2, 0), compression="zlib", predictor=True, planarconfig="separate"),
+        _tiff(_DEEP, compression="packbits"),
+        _tiff(_RGB, compression="jpeg"),
+        _fax(),
+        bytes(imagecodecs.png_encode(_DEEP)),
+        bytes(imagecodecs.png_encode(np.ascontiguousarray(_DEEP[:, :, :2]))),
+    ],
+    ids=["lzw", "deep-lzw", "tiles", "floats", "planes", "packbits", "jpeg", "fax", "png", "grey-alpha-png"],
+)
+def test_usual_files_are_read_as_with_all_decoders(core: Any, content: bytes, tmp_path: Path) -> None:
+    source, small = tmp_path / "a", tmp_path / "small.png"
+    source.write_bytes(content)
+    code, _, err = core("downscale", source, "-s", 4, "-o", small)
+    assert code == 0, err
+    with_all = tmp_path / "all.png"
+    codec = car.open("car_plus_x4")
+    picture, info = codec.shrink(read(source))
+    write(with_all, picture, info=info)
+    assert small.read_bytes() == with_all.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jxl", imagecodecs.jpegxl_encode(_RGB)),
+        ("a.jp2", imagecodecs.jpeg2k_encode(_DEEP, level=0)),
+        ("a.tif", _tiff(_RGB, compression="zstd")),
+        ("b.tif", _tiff(_RGB, compression="jpeg2000")),
+    ],
+)
+def test_what_needs_more_decoders_says_so(core: Any, name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    code, _, err = core("downscale", tmp_path / name, "-s", 4)
+    assert code == 1
+    assert "pip install '.[formats]'" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_deep_avif_is_read_with_a_note(core: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.avif").write_bytes(imagecodecs.avif_encode(_DEEP >> 6, bitspersample=10))
+    code, _, err = core("downscale", tmp_path / "a.avif", "-s", 4)
+    assert code == 0
+    assert "10 bit reduced to 8" in err
+
+
 def test_next_to_nothing_is_imported() -> None:
     script = (
         "import sys; import car; from car.cli import main; "
-        "print(*{'torch', 'numba', 'numpy', 'PIL', 'onnxruntime'} & set(sys.modules))"
+        "print(*{'torch', 'numba', 'numpy', 'PIL', 'onnxruntime', 'rich.console'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -141,7 +232,18 @@ def test_next_to_nothing_is_imported() -> None:
 def test_showing_metadata_starts_no_runtime(photo: Path) -> None:
     script = (
         f"import sys; sys.argv = ['car', 'info', {str(photo)!r}]; from car.cli.main import _main; _main(); "
-        "print(*{'torch', 'numba', 'onnxruntime', 'safetensors'} & set(sys.modules))"
+        "print(*{'torch', 'numpy', 'onnxruntime', 'fsspec', 'tifffile', 'rich.console'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_restoring_a_file_imports_what_it_needs(photo: Path, tmp_path: Path) -> None:
+    car.downscale(photo, 2).save(tmp_path / "small.png")
+    script = (
+        f"import sys; sys.argv = ['car', 'upscale', {str(tmp_path / 'small.png')!r}]; "
+        "from car.cli.main import _main; assert _main() == 0; "
+        "print(*{'torch', 'fsspec', 'tifffile', 'rich.console', 'PIL.ImageCms'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""

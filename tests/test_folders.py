@@ -325,7 +325,7 @@ def test_a_bucket_is_listed_page_by_page_as_a_folder_is(odd: Path, monkeypatch: 
 
     Bucket.call_s3 = staticmethod(call_s3)
     monkeypatch.setattr(places.Place, "is_local", False, raising=False)
-    monkeypatch.setattr("car.files.storage.url_to_fs", lambda url: (Bucket(), "b/p"))
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: (Bucket(), "b/p"))
     passed = Passed()
     source = open_source("s3://b/p", INPUT_SUFFIXES)
     assert [name for name, _ in source.pictures(passed)] == sorted(PICTURES)

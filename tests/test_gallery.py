@@ -20,7 +20,7 @@ import car
 from browser import Site
 from car.errors import UsageError
 from car.gallery import plan_gallery
-from car.pictures.read import read_header
+from car.pictures.info import read_header
 from commandline import run_car
 from processes import start_car, wait_until
 

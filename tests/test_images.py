@@ -27,9 +27,10 @@ from car.errors import ImageError
 from car.files import atomic
 from car.files.atomic import atomic_write
 from car.pictures.formats import png_chunk
+from car.pictures.info import read_header
 from car.pictures.metadata import MAX_METADATA_BYTES, LRInfo
 from car.pictures.picture import Picture
-from car.pictures.read import decode, from_pil, header_size, read, read_header
+from car.pictures.read import decode, from_pil, header_size, read
 from car.pictures.write import to_pil, write
 
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
@@ -729,7 +730,7 @@ def test_warnings_of_other_threads_are_not_lost_while_a_file_is_read(
         during.append(list(warnings.filters))
 
     works = (read, read_header, lambda path: write(path, colour(4, 4)))
-    for module in (sys.modules[read.__module__], atomic):
+    for module in (sys.modules[read.__module__], sys.modules[read_header.__module__], atomic):
         monkeypatch.setattr(module, "check_regular", warn_elsewhere)
     for work in works:
         with warnings.catch_warnings(record=True) as caught:

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import car
-from car.pictures.read import read_header
+from car.pictures.info import read_header
 from car.weights import load, manifest
 from commandline import run_car
 from processes import LIMIT, Process, start_car, wait_until

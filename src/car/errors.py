@@ -1,7 +1,8 @@
 """The exception tree: each failure that a user can cause is a `CarError` with a one-line message."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 
 class CarError(Exception):
@@ -39,6 +40,29 @@ class TrainingError(CarError):
 def needs(what: str, extra: str) -> UsageError:
     """Return the error that says how to install `extra`, one of the package's, which `what` needs."""
     return UsageError(f"{what}: pip install '.[{extra}]'")
+
+
+@contextlib.contextmanager
+def one_line_errors(name: str, what: str) -> Generator[None, None, None]:
+    """Turn whatever a decoder or the system raises into an `ImageError` of one line."""
+    # decoders meet damaged files with almost any exception
+    try:
+        yield
+    except ImageError as error:
+        if str(error).startswith(name):
+            raise
+        raise ImageError(f"{name}: {error}") from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory") from error
+    except Exception as error:
+        # `compression` is what tifffile uses of Python 3.14; else it names the package in a text
+        missing = getattr(error, "name", "") in ("imagecodecs", "compression")
+        if missing or "'imagecodecs' package" in str(error):
+            raise ImageError(str(needs(f"{name}: its format needs more decoders", "formats"))) from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: {what} ({reason[:200]})") from error
 
 
 def reason(error: BaseException) -> str:

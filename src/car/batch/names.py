@@ -10,7 +10,7 @@ from pathlib import Path
 from car.errors import ImageError, UsageError
 from car.files.places import Passed, counted, open_source, suffix_of
 from car.pictures.formats import INPUT_SUFFIXES
-from car.pictures.read import read_header
+from car.pictures.info import read_header
 
 RESTORED = ".restored"
 """What the names of restored pictures end with that lie beside their small ones."""

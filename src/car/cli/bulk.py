@@ -276,7 +276,7 @@ def _progress(verb: str, shown: bool) -> Generator[Callable[[Record], None], Non
     said = begin = time.monotonic()
     live = stderr.is_terminal and shown
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not live) as bar:
+    with Progress(*columns, console=stderr.console, transient=True, disable=not live) as bar:
         task = bar.add_task(verb, total=None)
 
         def on_record(record: Record) -> None:

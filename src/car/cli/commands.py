@@ -60,13 +60,16 @@ class LazyGroup(TyperGroup):
     """The commands of the table above. Commands that are not imported yet have only names and help."""
 
     def __init__(self, **settings: Any) -> None:
+        # rich's help takes as long to import as all the rest; that of each command has it
+        settings["rich_markup_mode"] = None
         super().__init__(**settings)
         self._fill({})
 
     def _fill(self, more: dict[str, Any]) -> None:
         there = {**self.commands, **more}
         self.commands = {
-            name: there.get(name) or TyperCommand(name, help=text) for name, (_, text) in COMMANDS.items()
+            name: there.get(name) or TyperCommand(name, short_help=text)
+            for name, (_, text) in COMMANDS.items()
         }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -7,17 +7,20 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
-from rich.console import Console
 
 from car.cli.commands import LazyGroup
 from car.errors import UsageError, needs
 from car.errors import reason as reason
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ModelName = str | Path | tuple[str | Path, str | Path]
 """As `car.weights.ModelName`, which is not imported here: not every command needs weights."""
@@ -40,16 +43,43 @@ app = typer.Typer(
 )
 
 
-class _Terminal(Console):
-    """A console that prints each text as one line, without control characters."""
+class _Terminal:
+    """Standard output or error. Each text on it is one line that moves no cursor: names may hold anything.
 
-    def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*(shown(o) if isinstance(o, str) else o for o in objects), **options)
+    rich draws tables and bars, but takes as long to import as a whole command may take, so lines do without.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        self._stderr = stderr
+
+    @property
+    def file(self) -> TextIO:
+        """What is written to."""
+        return sys.stderr if self._stderr else sys.stdout
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody is looking."""
+        return self.file.isatty()
+
+    @cached_property
+    def console(self) -> "Console":
+        """What tables and bars are drawn on."""
+        from rich.console import Console
+
+        # file names are no markup
+        return Console(stderr=self._stderr, soft_wrap=True, markup=False, emoji=False)
+
+    def print(self, line: Any) -> None:
+        """Print a line of text, or what rich draws."""
+        line = shown(line) if isinstance(line, str) else line
+        if isinstance(line, str) and "console" not in self.__dict__:  # else there may be a bar to print above
+            print(line, file=self.file)
+        else:
+            self.console.print(line)
 
 
-# file names are no markup
-stdout = _Terminal(soft_wrap=True, markup=False, emoji=False)
-stderr = _Terminal(stderr=True, soft_wrap=True, markup=False, emoji=False)
+stdout, stderr = _Terminal(), _Terminal(stderr=True)
 
 
 class FileFormat(str, Enum):
@@ -232,7 +262,7 @@ def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True) as bar:
+    with Progress(*columns, console=stderr.console, transient=True) as bar:
         task = bar.add_task(verb, total=total)
         yield lambda: bar.advance(task)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from car.cli.common import Json, app, print_json, stdout
-from car.pictures.read import read_header
+from car.pictures.info import read_header
 
 
 @app.command("info")

@@ -96,7 +96,7 @@ def pull_command(
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=stderr,
+        console=stderr.console,
         transient=True,
         disable=not (showing.text and stderr.is_terminal),
     )

@@ -214,4 +214,4 @@ def _print(result: dict[str, Any], output: Path) -> None:
         cells = (row["bd_rate"].get(coder, math.nan) for coder in result["coders"])
         table.add_row(row["name"], *("not known" if math.isnan(c) else f"{c:+.1f} %" for c in cells))
     stdout.print(table)
-    stdout.print(f"{output / 'index.html'} shows it all", soft_wrap=True)
+    stdout.print(f"{output / 'index.html'} shows it all")

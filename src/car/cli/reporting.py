@@ -116,7 +116,7 @@ def report_command(
     content = pages.page("Models, measured", told, body(found, to_see, parts, machine))
     atomic_write(output, content)
     if not quiet:
-        stdout.print(f"{output} shows it all", soft_wrap=True)
+        stdout.print(f"{output} shows it all")
     for failure in failures:
         error_line(failure)
     if failures:

@@ -177,7 +177,7 @@ class _Show:
             TextColumn("{task.description}"),
             BarColumn(),
             TimeRemainingColumn(),
-            console=stderr,
+            console=stderr.console,
             disable=not shown or not stderr.is_terminal,
         )
         self._decoding = self.bar.add_task("reading images", total=None)

@@ -5,23 +5,24 @@ TIFF and BigTIFF are read and written strip by strip. Other formats are read so 
 """
 
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import imagecodecs
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from car.codec.codec import Codec, as_grey
-from car.errors import ImageError
+from car.errors import ImageError, one_line_errors
 from car.files.atomic import atomic_write
-from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size, one_line_errors
+from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
 from car.pictures.read import header_size, read
-from car.pictures.strips import Strips, open_strips
 from car.pictures.write import write
+
+if TYPE_CHECKING:
+    from car.pictures.strips import Strips
 
 _WHOLE = 16  # bytes a pixel of 8 bit while a whole picture is read or written: array, Pillow's copy, encoder
 _STRIP = 64  # rows of a strip of a TIFF that is written
@@ -92,6 +93,8 @@ def shrink_file(
     width, height = header_size(source)
     if width * height * _WHOLE > memory and not codec.options.effort:
         check_size(width, height, str(source), max_pixels)
+        from car.pictures.strips import Strips, open_strips
+
         with open_strips(source) as strips:
             if isinstance(strips, Strips):
                 small = _shrink_strips(codec, strips)
@@ -157,7 +160,7 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB of memory"
 
 
-def _shrink_strips(codec: Codec, strips: Strips) -> Picture:
+def _shrink_strips(codec: Codec, strips: "Strips") -> Picture:
     small = np.concatenate(list(codec.downscale_strips(strips.rows(), strips.height, strips.width)))
     notes = tuple(dict.fromkeys(strips.samples.notes))
     return Picture(small, None, False, strips.samples.profile, None, notes)
@@ -169,6 +172,8 @@ def why_whole(source: Path) -> str:
     Raises:
         ImageError: it cannot be read.
     """
+    from car.pictures.strips import open_strips
+
     with open_strips(source) as strips:
         return strips if isinstance(strips, str) else ""
 
@@ -179,14 +184,16 @@ def why_whole(source: Path) -> str:
 def _write_tiff(
     target: Path, strips: Iterable[NDArray[Any]], size: tuple[int, int], like: Picture, *, grey: bool
 ) -> None:
+    import tifffile
+
     width, height = size
     dtype = like.pixels.dtype
 
     def encoded() -> Iterator[bytes]:
         for strip in _regrouped(strips, width, height):
             rows = as_grey(strip)[:, :, 0] if grey else strip
-            predicted: Any = imagecodecs.delta_encode(rows, axis=1)
-            yield bytes(imagecodecs.deflate_encode(predicted, level=6))
+            predicted = np.diff(rows, axis=1, prepend=rows.dtype.type(0))
+            yield zlib.compress(predicted.tobytes(), 6)
 
     def save(file: BinaryIO) -> None:
         tifffile.imwrite(

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -56,7 +55,7 @@ def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mappi
                 raise FileExistsError(errno.EEXIST, "a link is there that leads nowhere")
             # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all
             # threads; only the start of the name, as the whole must not pass 255 bytes
-            temporary = target.with_name(f".{target.name[:30]}.{secrets.token_hex(6)}.tmp~")
+            temporary = target.with_name(f".{target.name[:30]}.{os.urandom(6).hex()}.tmp~")
             file = temporary.open("x+b")
             ready.append((temporary, target))
             with file:

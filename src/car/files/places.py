@@ -11,10 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-
-from fsspec.utils import glob_translate
 
 from car.errors import UsageError
 from car.files.storage import Entry, Found, Kind, Place
@@ -107,11 +105,11 @@ class Source:
         """Patterns of the folders below which something may match."""
         parts = self.pattern.split("/")
         ends = range(1, len(parts) + (parts[-1] == "**"))
-        return [re.compile(glob_translate("/".join(parts[:end]))) for end in ends]
+        return [_compiled("/".join(parts[:end])) for end in ends]
 
     @cached_property
     def _whole(self) -> re.Pattern[str] | None:
-        return None if self.pattern == "**" else re.compile(glob_translate(self.pattern))
+        return None if self.pattern == "**" else _compiled(self.pattern)
 
     def _enter(self, folder: str) -> bool:
         return self._folder_kind(folder) == ""
@@ -146,9 +144,16 @@ class Source:
     def _is_excluded(self, name: str) -> bool:
         last = name.rpartition("/")[2]
         return any(
-            re.match(glob_translate(pattern), name) if "/" in pattern else fnmatchcase(last, pattern)
+            _compiled(pattern).match(name) if "/" in pattern else fnmatchcase(last, pattern)
             for pattern in self.exclude
         )
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    from fsspec.utils import glob_translate  # takes a while to import, and most commands have no pattern
+
+    return re.compile(glob_translate(pattern))
 
 
 def open_source(text: str, suffixes: frozenset[str], exclude: tuple[str, ...] = ()) -> Source:

@@ -14,9 +14,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
-
 from car.errors import ImageError, StorageError, UsageError, needs
 from car.files.atomic import MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular
 
@@ -79,8 +76,15 @@ class Place:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.is_local = "://" not in url or url.startswith("file://")
+        if self.is_local:  # and fsspec, which takes a while to import, is not needed
+            self._fs: Any = None
+            self._root: str = os.path.abspath(url.removeprefix("file://"))  # noqa: PTH100
+            return
+        from fsspec.core import url_to_fs
+
         try:
-            fs, root = url_to_fs(url)
+            self._fs, root = url_to_fs(url)
         except ImportError as error:
             extra = _EXTRAS.get(url.partition("://")[0])
             if extra:
@@ -88,10 +92,7 @@ class Place:
             raise UsageError(f"{url}: {' '.join(str(error).split())}") from error
         except ValueError as error:
             raise UsageError(f"{url}: this kind of URL is unknown ({error})") from error
-        self._fs: Any = fs
-        self.is_local = isinstance(fs, LocalFileSystem)
-        # fsspec makes local paths absolute, and would take a backslash or tilde in a name for something else
-        self._root: str = os.path.abspath(url.removeprefix("file://")) if self.is_local else root.rstrip("/")  # noqa: PTH100
+        self._root = root.rstrip("/")
 
     def __str__(self) -> str:
         return self.url
@@ -100,7 +101,7 @@ class Place:
     def identity(self) -> str:
         """A name that is the same for all spellings of this place."""
         root = os.path.realpath(self._root) if self.is_local else self._root
-        return f"{type(self._fs).__name__}:{root}"
+        return f"{'local' if self.is_local else type(self._fs).__name__}:{root}"
 
     @property
     def absolute(self) -> str:
@@ -379,7 +380,7 @@ class Place:
 
     @property
     def _is_bucket(self) -> bool:
-        protocol = self._fs.protocol
+        protocol = () if self.is_local else self._fs.protocol
         return bool(_ALL_OR_NOTHING.intersection((protocol,) if isinstance(protocol, str) else protocol))
 
     def _check_target(self, path: Path) -> None:

@@ -17,9 +17,8 @@ from urllib.parse import quote
 from car._version import __version__
 from car.batch.names import Job, Naming, Plan, plan
 from car.codec.codec import Codec
-from car.errors import CarError, ImageError, UsageError, told
+from car.errors import CarError, ImageError, UsageError, one_line_errors, told
 from car.files.atomic import atomic_write
-from car.pictures.picture import one_line_errors
 from car.pictures.read import decode
 from car.pictures.write import encode
 from car.viewer import assets, web_model

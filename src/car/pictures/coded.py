@@ -3,30 +3,18 @@
 import io
 from typing import Any
 
-import imagecodecs
 import numpy as np
 from PIL import Image
 
 from car.errors import ImageError
 from car.pictures.colour import Calibration, coded_calibration
 from car.pictures.depth import Pixels
+from car.pictures.formats import JXL_CODESTREAM, is_jxl
 
-_JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
-_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx", b"mif1", b"msf1")
 _MOST_HEADER = 2**16  # bytes of a file in which headers are looked for
 _MOST_WEBP_CHUNKS = 1000  # before the pixels; usual are three, and a hostile file could have millions
 _END = b"\xff\xd9"
 _FILLERS = b"", bytes(range(1, 200)), bytes(range(200, 1, -3))
-
-
-def is_jxl(content: bytes) -> bool:
-    """Return whether it is JPEG XL."""
-    return content.startswith(_JXL)
-
-
-def is_heic(content: bytes) -> bool:
-    """Return whether it is HEIC, and not AVIF."""
-    return content[4:8] == b"ftyp" and content[8:12] in _HEIC and b"avif" not in content[:64]
 
 
 def is_lossy_webp(content: bytes) -> bool:
@@ -74,6 +62,11 @@ def has_gain_map(content: bytes, info: dict[Any, Any]) -> bool:
 # --- AVIF ------------------------------------------------------------------------------------------------
 
 
+def is_deep(content: bytes) -> bool:
+    """Return whether it is AVIF, JPEG 2000 or JPEG XL of more than 8 bits a sample, as it will be read."""
+    return is_jxl(content) or avif_bits(content) > 8 or jpeg2000_bits(content) > 8
+
+
 def avif_bits(content: bytes) -> int:
     """Return the bits of a sample of an AVIF: 8, 10 or 12."""
     at = content.find(b"av1C", 0, _MOST_HEADER)
@@ -83,6 +76,8 @@ def avif_bits(content: bytes) -> int:
 
 def decode_deep_avif(content: bytes) -> Pixels:
     """Decode an AVIF of 10 or 12 bits, which Pillow would reduce to 8, as stored."""
+    import imagecodecs
+
     return imagecodecs.avif_decode(content, index=0)
 
 
@@ -110,6 +105,8 @@ def jpeg2000_bits(content: bytes) -> int:
 
 def decode_jpeg2000(content: bytes) -> Pixels:
     """Decode a JPEG 2000 of more than 8 bits, which Pillow would reduce, as stored."""
+    import imagecodecs
+
     return imagecodecs.jpeg2k_decode(content)
 
 
@@ -130,7 +127,7 @@ def jxl_size(content: bytes) -> tuple[int, int]:
         ImageError: there is none.
     """
     at = 2
-    if not content.startswith(_JXL[0]):
+    if not content.startswith(JXL_CODESTREAM):
         box = content.find(b"jxlc", 0, _MOST_HEADER)
         parts = content.find(b"jxlp", 0, _MOST_HEADER)
         at = box + 6 if box > 0 else parts + 10
@@ -159,4 +156,6 @@ def jxl_size(content: bytes) -> tuple[int, int]:
 
 def decode_jxl(content: bytes) -> Pixels:
     """Decode the first frame of a JPEG XL, upright."""
+    import imagecodecs
+
     return imagecodecs.jpegxl_decode(content, index=0)

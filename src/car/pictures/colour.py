@@ -1,13 +1,13 @@
 """Colours of files to sRGB: by their ICC profile, or by what their format says without one."""
 
 import io
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import imagecodecs
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 from car.errors import ImageError
 from car.pictures.depth import Pixels, eight_bit
@@ -17,7 +17,9 @@ Convert = Callable[[Pixels], Pixels]
 
 _SPACES = {"GRAY": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
 _BLOCK = 2**20  # pixels that are converted at once: what is between takes several times their memory
-_EXACT = 0x100  # for lcms: no tables, which are far off in the darkest levels
+_D50 = (0.3457, 0.3585)
+# Bradford: from XYZ to what cones see, in which one white becomes another
+_CONES = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _D65 = (0.3127, 0.329)
 _SRGB = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 # ITU-T H.273, colour primaries: a name, x and y of red, green and blue, and of white where it is not D65
@@ -70,20 +72,26 @@ class Calibration:
         near = np.abs(np.subtract((*self.primaries, *self.white), (*_SRGB, *_D65))).max() < 0.002
         return bool(near) and (self.gamma is None or abs(self.gamma - 2.2) < 0.03)
 
-    def profile(self) -> bytes:
-        """Return an ICC profile of it."""
-        light = np.linspace(0, 1, 4096)
-        if self.gamma is None:
-            light = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
-        else:
-            light = light**self.gamma
-        points = [(*self.primaries[n : n + 2], 1.0) for n in (0, 2, 4)]
-        return imagecodecs.cms_profile(
-            "rgb",
-            whitepoint=[*self.white, 1.0],
-            primaries=[value for point in points for value in point],
-            transferfunction=light.astype(np.float32),
+    def light(self) -> Pixels:
+        """Return the light, 0 to 1, of each of 65536 levels."""
+        levels = np.linspace(0, 1, 65536)
+        if self.gamma is not None:
+            return levels**self.gamma
+        return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+
+    def matrix(self) -> Pixels:
+        """Return what makes XYZ, ``[3, 3]``, of its light; white becomes D50."""
+        red, green, blue, white = (
+            _xyz(*point)
+            for point in (*zip(self.primaries[::2], self.primaries[1::2], strict=True), self.white)
         )
+        colours = np.stack([red, green, blue], axis=1)
+        adapted = np.diag((_CONES @ _xyz(*_D50)) / (_CONES @ white))
+        return np.linalg.inv(_CONES) @ adapted @ _CONES @ (colours * np.linalg.solve(colours, white))
+
+
+def _xyz(x: float, y: float) -> Pixels:
+    return np.array([x / y, 1, (1 - x - y) / y])
 
 
 ADOBE_RGB = Calibration("Adobe RGB", (0.64, 0.33, 0.21, 0.71, 0.15, 0.06), _D65, 563 / 256)
@@ -133,12 +141,17 @@ def converter(
             return _same, None
         what = "grey with a colour profile" if profile else _name(kind, calibration)
         notes.append(f"{what} converted to sRGB")
+        from PIL.ImageCms import PyCMSError
+
         try:
             if kind == "RGB":
                 assert calibration is not None
-                return _of_rgb(calibration.profile()), None
-            return _of_grey(profile or _grey_of(calibration)), None
-        except (imagecodecs.CmsError, ValueError):
+                return _of_rgb(calibration), None
+            if profile is not None:
+                return _of_grey(_grey_levels(profile)), None
+            light = Calibration("grey", gamma=(calibration and calibration.gamma) or 2.2).light()
+            return _of_grey(_srgb_levels(light)), None
+        except (OSError, ValueError, PyCMSError):
             notes[-1] = "its colour profile is damaged and was not used"
             return _same, None
     notes.append(f"{kind} converted to sRGB")
@@ -156,6 +169,8 @@ def checked_profile(icc: Any, expected: str, notes: list[str]) -> bytes | None:
     """Return an ICC profile if it is one for the colour space `expected`; else None, with a note."""
     if not isinstance(icc, bytes) or not icc:
         return None
+    from PIL import ImageCms  # takes a while to import
+
     try:
         opened: Any = ImageCms.getOpenProfile(io.BytesIO(icc))
         space = opened.profile.xcolor_space.strip()
@@ -177,37 +192,70 @@ def _blocks(samples: Pixels, convert: Convert) -> Pixels:
     return np.concatenate([convert(samples[top : top + rows]) for top in range(0, len(samples), rows)])
 
 
-def _of_rgb(profile: bytes) -> Convert:
-    target = imagecodecs.cms_profile("srgb")
+def _srgb_levels(light: Pixels) -> Pixels:
+    """Return light as levels of sRGB, uint16."""
+    light = np.clip(light, 0, 1)
+    levels = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(levels * 65535).astype(np.uint16)
+
+
+def _of_rgb(calibration: Calibration) -> Convert:
+    light = calibration.light().astype(np.float32)
+    matrix = (np.linalg.inv(Calibration("sRGB").matrix()) @ calibration.matrix()).T.astype(np.float32)
 
     def convert(samples: Pixels) -> Pixels:
-        # with 8 bit, the library takes a way that is a level off
         deep = samples.astype(np.uint16) * np.uint16(257) if samples.dtype == np.uint8 else samples
-        deep = imagecodecs.cms_transform(
-            np.ascontiguousarray(deep), profile, target, colorspace="rgb", outcolorspace="rgb", flags=_EXACT
-        ).reshape(samples.shape)
-        return eight_bit(deep) if samples.dtype == np.uint8 else deep
+        levels = _srgb_levels(light[deep] @ matrix)
+        return eight_bit(levels) if samples.dtype == np.uint8 else levels
 
     return lambda samples: _blocks(samples, convert)
 
 
-def _grey_of(calibration: Calibration | None) -> bytes:
-    """Return a grey profile with the curve of `calibration`."""
-    assert calibration is not None
-    return imagecodecs.cms_profile("gray", whitepoint=[*_D65, 1.0], gamma=calibration.gamma or 2.2)
-
-
-def _of_grey(profile: bytes) -> Convert:
-    levels = np.arange(65536, dtype=np.uint16)[None]
-    deep = imagecodecs.cms_transform(
-        levels, profile, imagecodecs.cms_profile("srgb"), colorspace="gray", outcolorspace="rgb", flags=_EXACT
-    ).reshape(65536, 3)[:, 1]
+def _of_grey(deep: Pixels) -> Convert:
+    """Return what looks 16-bit grey up, in a table of 65536 levels, and 8-bit grey too."""
     table = {2: deep, 1: eight_bit(deep[::257])}
     return lambda samples: table[samples.dtype.itemsize][samples]
 
 
+def _grey_levels(profile: bytes) -> Pixels:
+    """Return the level of sRGB that each of 65536 levels of a grey profile stands for."""
+    from PIL import ImageCms
+
+    source, target = (ImageCms.ImageCmsProfile(io.BytesIO(data)) for data in (profile, _srgb_grey()))
+    exact = ImageCms.Flags.NOOPTIMIZE  # no tables, which are far off in the darkest levels
+    transform: Any = ImageCms.buildTransform(source, target, "I;16", "I;16", flags=exact)
+    levels = np.arange(65536, dtype="<u2")
+    image = Image.frombytes("I;16", (len(levels), 1), levels.tobytes())
+    done: Any = ImageCms.applyTransform(image, transform)
+    return np.frombuffer(done.tobytes(), "<u2").astype(np.uint16)
+
+
+def _srgb_grey() -> bytes:
+    """Return an ICC profile (ISO 15076-1) of grey with the curve of sRGB, which Pillow has for RGB alone."""
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    d50 = fixed(0.9642, 1, 0.8249)
+    white = b"XYZ " + bytes(4) + d50
+    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)
+    curve += fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    start = 128 + 4 + 2 * 12
+    table = struct.pack(">I4sII", 2, b"wtpt", start, len(white))
+    table += struct.pack(">4sII", b"kTRC", start + len(white), len(curve))
+    header = (
+        struct.pack(">I4xI", start + len(white) + len(curve), 0x04300000)
+        + b"mntrGRAYXYZ "
+        + bytes(12)
+        + b"acsp"
+    )
+    return header.ljust(68, b"\0") + d50 + bytes(128 - 80) + table + white + curve
+
+
 def _of_pillow(kind: str, profile: bytes | None, notes: list[str]) -> Convert:
     """Convert 8 bit; deeper is reduced to it, which is said when it first happens."""
+    from PIL import ImageCms
+
     transform: Any = None
     try:
         source: Any = (

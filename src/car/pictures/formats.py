@@ -6,9 +6,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import AvifImagePlugin
-
 from car.errors import ImageError, did_you_mean
 from car.families import made_for
 
@@ -28,7 +25,11 @@ FORMATS = {
 """What is written, by suffix."""
 INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl"}  # of what is found in folders
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JXL_CODESTREAM = b"\xff\x0a"
+_JXL = (JXL_CODESTREAM, b"\x00\x00\x00\x0cJXL \r\n\x87\n")
+_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx", b"mif1", b"msf1")
 FIRST_FRAME = "only the first of several frames is used"
 
 
@@ -37,6 +38,16 @@ def check_suffix(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ImageError(f"{path}: unknown picture format {path.suffix!r}{did_you_mean(suffix, FORMATS)}")
+
+
+def is_jxl(content: bytes) -> bool:
+    """Return whether it is JPEG XL."""
+    return content.startswith(_JXL)
+
+
+def is_heic(content: bytes) -> bool:
+    """Return whether it is HEIC, and not AVIF."""
+    return content[4:8] == b"ftyp" and content[8:12] in _HEIC and b"avif" not in content[:64]
 
 
 SMALL_QUALITY = 75
@@ -76,6 +87,8 @@ def _restored_avif() -> dict[str, Any]:
     By default it codes for a likeness that the eye judges at the file's own size. Slower than its usual 6 is
     affordable for a picture so small.
     """
+    from PIL import AvifImagePlugin
+
     # the setting has this name in libaom alone, and other coders refuse it
     known = AvifImagePlugin.get_codec_version("aom") is not None
     return {"codec": "aom", "speed": 5, "advanced": {"tune": "psnr"}} if known else {}
@@ -89,9 +102,9 @@ def _restored_jpeg_steps(quality: int) -> list[list[int]]:
     as the usual ones do, and at the same quality make files smaller by a sixth to a third.
     """
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
-    frequency = np.add.outer(np.arange(8), np.arange(8)).ravel()
-    tables = (22 + 3.5 * frequency, np.minimum(60 + 7 * frequency, 140))
-    return [np.clip(np.round(table * percent / 100), 1, 255).astype(int).tolist() for table in tables]
+    frequencies = [row + column for row in range(8) for column in range(8)]
+    tables = [22 + 3.5 * f for f in frequencies], [min(60 + 7 * f, 140) for f in frequencies]
+    return [[min(max(round(step * percent / 100), 1), 255) for step in table] for table in tables]
 
 
 def format_of(name: str | os.PathLike[str]) -> str:

@@ -1,7 +1,5 @@
 """A decoded picture: its value, and limits of what is decoded."""
 
-import contextlib
-from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,25 +59,6 @@ class Picture:
         """Return it as a reader shows it that finds this EXIF orientation, 1 to 8, in its file."""
         alpha = None if self.alpha is None else upright(self.alpha[:, :, None], orientation)[:, :, 0]
         return replace(self, pixels=upright(self.pixels, orientation), alpha=alpha, turned=1)
-
-
-@contextlib.contextmanager
-def one_line_errors(name: str, what: str) -> Generator[None, None, None]:
-    """Turn whatever a decoder or the system raises into an `ImageError` of one line."""
-    # decoders meet damaged files with almost any exception
-    try:
-        yield
-    except ImageError as error:
-        if str(error).startswith(name):
-            raise
-        raise ImageError(f"{name}: {error}") from error
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file") from error
-    except MemoryError as error:
-        raise ImageError(f"{name}: not enough memory") from error
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: {what} ({reason[:200]})") from error
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int) -> None:

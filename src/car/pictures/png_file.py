@@ -1,65 +1,94 @@
-"""PNG where Pillow is not enough: 16 bit, colours without a profile, texts without pixels."""
+"""PNG where Pillow is not enough: 16 bit, colours without a profile."""
 
 import io
-import os
-from typing import Any, BinaryIO
+import struct
+import zlib
+from typing import Any
 
-import imagecodecs
 import numpy as np
-import png
+from PIL import Image
 
 from car.pictures.colour import Calibration, coded_calibration
 from car.pictures.depth import Pixels
-from car.pictures.formats import png_chunk
+from car.pictures.formats import PNG_SIGNATURE, png_chunk
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MOST_CHUNKS, _MOST_TEXT = 100_000, 2**20  # usual are chunks of 8 KB and more, and texts far below it
+_GREY, _RGB, _GREY_ALPHA, _RGBA = 0, 2, 4, 6  # types of colour
+_BLOCK = 64  # rows that are encoded at once
 
 
 def is_deep(content: bytes) -> bool:
     """Return whether it is a PNG of 16 bits a sample."""
-    return content[:8] == _SIGNATURE and len(content) > 28 and content[24] == 16
+    return content[:8] == PNG_SIGNATURE and len(content) > 28 and content[24] == 16
 
 
-def decode_deep(content: bytes) -> Pixels:
-    """Decode a PNG of 16 bits a sample, which Pillow would reduce to 8, as ``[H, W]`` or ``[H, W, C]``."""
-    interlaced = content[28] == 1
-    if not interlaced:
-        return imagecodecs.png_decode(_without_metadata(content))
-    # slower, but knows interlacing; read() and not asDirect(), which divides by what sBIT calls insignificant
-    width, height, rows, about = png.Reader(bytes=content).read()
-    array = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, about["planes"])
-    if "transparent" in about:
-        alpha = np.where((array == about["transparent"]).all(axis=2), 0, 65535).astype(np.uint16)
+def decode_deep(content: bytes, high: Image.Image) -> Pixels:
+    """Decode a PNG of 16 bits a sample as ``[H, W]`` or ``[H, W, C]``.
+
+    Args:
+        content: of the file.
+        high: it as Pillow decodes it: of colours, the upper 8 bits.
+    """
+    kind = content[25]
+    if kind == _GREY:
+        array = np.asarray(high)[:, :, None]
+    elif kind == _GREY_ALPHA:
+        # its bytes are laid out, and filtered, as those of RGBA of 8 bit
+        header = content[16:24] + bytes([8, _RGBA]) + content[26:29]
+        with Image.open(io.BytesIO(content[:8] + png_chunk(b"IHDR", header) + content[33:])) as image:
+            array = np.asarray(image).view(">u2").astype(np.uint16)
+    else:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            # Pillow takes the first byte of each sample; that is the lower one if it is told so
+            image.tile = [tile._replace(args=f"{image.mode};16L") for tile in image.tile]
+            array = np.asarray(high).astype(np.uint16) << 8 | np.asarray(image)
+    transparent = high.info.get("transparency")
+    if transparent is not None:
+        alpha = np.where((array == transparent).all(axis=2), 0, 65535).astype(np.uint16)
         array = np.dstack([array, alpha])
-    return array
+    return array[:, :, 0] if array.shape[2] == 1 else array
 
 
-def _without_metadata(content: bytes) -> bytes:
-    """Return a PNG with nothing but its pixels: libpng tells stderr what it dislikes about the rest."""
-    kept, at = [content[:8]], 8
-    while at + 12 <= len(content):
-        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
-        if content[at + 4 : at + 8] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(content[at:end])
-        at = end
-    return b"".join(kept)
+def encode_deep(array: Pixels, chunks: bytes) -> bytes:
+    """Encode ``[H, W]`` or ``[H, W, C]``, uint16, as a PNG with these chunks before its pixels."""
+    height, width, channels = (*array.shape, 1)[:3]
+    kind = {1: _GREY, 2: _GREY_ALPHA, 3: _RGB, 4: _RGBA}[channels]
+    coder = zlib.compressobj(6)
+    above = np.zeros((1, width * channels * 2), np.uint8)
+    data: list[bytes] = []
+    for top in range(0, height, _BLOCK):
+        rows = array[top : top + _BLOCK].astype(">u2").reshape(-1, width * channels).view(np.uint8)
+        data.append(coder.compress(_filtered(rows, above, 2 * channels)))
+        above = rows[-1:]
+    data.append(coder.flush())
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    ends = png_chunk(b"IDAT", b"".join(data)), png_chunk(b"IEND", b"")
+    return b"".join([PNG_SIGNATURE, png_chunk(b"IHDR", header), chunks, *ends])
 
 
-def without_pixels(file: BinaryIO) -> io.BytesIO:
-    """Return a PNG of header and texts alone: those behind the pixels, Pillow reads with the pixels only."""
-    file.seek(0)
-    kept, left = [file.read(8)], _MOST_TEXT
-    for _ in range(_MOST_CHUNKS):
-        length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
-        if kind in (b"", b"IEND"):
-            break
-        if kind in (b"IHDR", b"tEXt", b"zTXt", b"iTXt", b"eXIf") and length <= left:
-            left -= length
-            kept.append(png_chunk(kind, file.read(length)))
-            length = 0
-        file.seek(length + 4, os.SEEK_CUR)
-    return io.BytesIO(b"".join([*kept, png_chunk(b"IDAT", b""), png_chunk(b"IEND", b"")]))
+def _filtered(rows: Pixels, above: Pixels, step: int) -> bytes:
+    """Return rows of bytes as differences from what is beside and above, each of the kind with the least sum.
+
+    Args:
+        rows: ``[n, bytes]``.
+        above: the row before them.
+        step: bytes of a pixel.
+    """
+    up = np.concatenate([above, rows[:-1]])
+    left, corner = (np.pad(values, ((0, 0), (step, 0)))[:, :-step] for values in (rows, up))
+    # W3C PNG, 9.4: which of the three is nearest to left + up - corner
+    a, b, c = (values.astype(np.int16) for values in (left, up, corner))
+    to_left, to_up, to_corner = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
+    nearest = np.where(
+        (to_left <= to_up) & (to_left <= to_corner), left, np.where(to_up <= to_corner, up, corner)
+    )
+    ways = {0: rows, 1: rows - left, 2: rows - up, 4: rows - nearest}
+    sums = [
+        np.abs(values.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64) for values in ways.values()
+    ]
+    best = np.argmin(sums, axis=0)
+    chosen = np.stack(list(ways.values()))[best, np.arange(len(rows))]
+    kinds = np.array(list(ways), np.uint8)[best]
+    return np.concatenate([kinds[:, None], chosen], axis=1).tobytes()
 
 
 def calibration(content: bytes, info: dict[Any, Any]) -> tuple[Calibration | None, bool]:

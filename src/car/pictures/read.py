@@ -5,38 +5,26 @@ Pixel values are never changed on the way in, except where a format forces it, a
 
 import contextlib
 import io
-import logging
 import os
-import threading
-from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tifffile
 from PIL import Image, TiffImagePlugin
 
-from car.errors import ImageError
+from car.errors import ImageError, one_line_errors
 from car.files.atomic import MAX_FILE_BYTES, check_regular
-from car.pictures import coded, png_file, tiff
+from car.pictures import coded, png_file
 from car.pictures.colour import ADOBE_RGB
 from car.pictures.depth import Pixels
-from car.pictures.formats import DESCRIPTION, FIRST_FRAME, ORIENTATION, TIFF_SIGNATURES
-from car.pictures.metadata import LRInfo
-from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size, one_line_errors
-from car.pictures.samples import Samples, found_info
+from car.pictures.formats import FIRST_FRAME, ORIENTATION, TIFF_SIGNATURES
+from car.pictures.header import needs_jxl_decoder, no_pillow_limit, open_by_pillow, texts
+from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
+from car.pictures.samples import Samples
 
-# Pillow opens many more, some through other programs; these are the ones that are tested
-_PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000")
-_PLUGIN_FORMATS = ("HEIF", "JXL")
 _EXIF_IFD, _INTEROP_IFD, _COLOUR_SPACE, _INTEROP_INDEX = 0x8769, 0xA005, 0xA001, 1
 _HEADER = 2**17  # bytes of a file in which its headers are
-_limit_lock = threading.Lock()
-# What they log about damaged files would reach stderr where no handler is set up; others still get it.
-# Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
-for _name in ("tifffile", "PIL"):
-    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
 def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -68,10 +56,12 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
         if not content:
             raise ImageError(f"{name}: the file is empty")
         if content[:4] in TIFF_SIGNATURES:
-            picture = _read_tiff(content, name, max_pixels)
+            from car.pictures import tiff
+
+            picture = tiff.decode(content, name, max_pixels)
             if picture is not None:
                 return picture
-        if coded.is_jxl(content) and "JXL" not in Image.OPEN:
+        if needs_jxl_decoder(content):
             return _read_jxl(content, name, max_pixels)
         try:
             return _read_by_pillow(content, name, max_pixels)
@@ -81,20 +71,6 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
                 raise
         picture = _read_by_pillow(whole, name, max_pixels)
         return replace(picture, notes=(*picture.notes, "the file lacks its end; its pixels are all there"))
-
-
-def _read_tiff(content: bytes, name: str, max_pixels: int) -> Picture | None:
-    """Read a TIFF; None where only Pillow knows its kind."""
-    notes: list[str] = []
-    with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = tiff.main_page(file, notes)
-        tiff.check_tiles(page)
-        if page is file.pages.first and tiff.only_pillow_knows(page):
-            return None
-        check_size(*tiff.page_size(page), name, max_pixels)
-        tiff.check_page(page)
-        array = tiff.pick(page, tiff.page_array(page), notes)
-        return tiff.page_samples(page, notes).picture(array)
 
 
 def _read_jxl(content: bytes, name: str, max_pixels: int) -> Picture:
@@ -109,9 +85,10 @@ def _read_jxl(content: bytes, name: str, max_pixels: int) -> Picture:
 
 
 def _read_by_pillow(content: bytes, name: str, max_pixels: int) -> Picture:
-    with _open(io.BytesIO(content), name, max_pixels) as image:
+    with open_by_pillow(io.BytesIO(content), name) as image:
+        check_size(image.width, image.height, name, max_pixels)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            with _no_pillow_limit():
+            with no_pillow_limit():
                 image.load_prepare()  # asks for the limit a second time
         return _picture(image, content)
 
@@ -134,11 +111,12 @@ def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
                 raise ImageError(f"{name}: the file is empty")
             file.seek(0)
             if start[:4] in TIFF_SIGNATURES:  # Pillow does not know them all
-                with tifffile.TiffFile(file) as opened:
-                    return tiff.page_size(tiff.main_page(opened, []))
-            if coded.is_jxl(start) and "JXL" not in Image.OPEN:
+                from car.pictures import tiff
+
+                return tiff.header_size(file)
+            if needs_jxl_decoder(start):
                 return coded.jxl_size(start)
-            with _open(file, name, None) as image:
+            with open_by_pillow(file, name) as image:
                 return image.width, image.height
 
 
@@ -151,9 +129,9 @@ def header_samples(path: Path) -> Samples | None:
     with path.open("rb") as file:
         start = file.read(_HEADER)
         file.seek(0)
-        if coded.is_jxl(start) and "JXL" not in Image.OPEN:
+        if needs_jxl_decoder(start):
             return None
-        with _open(file, str(path), None) as image:
+        with open_by_pillow(file, str(path)) as image:
             if png_file.is_deep(start) and start[28]:  # decoded otherwise, where interlaced
                 return None
             return _samples(image, start)
@@ -172,10 +150,10 @@ def pixel_bytes(source: Path | bytes, name: str) -> int:
         content = file.read(_HEADER)
         file.seek(0)
         if content[:4] in TIFF_SIGNATURES:
-            with tifffile.TiffFile(file) as opened:
-                page: Any = tiff.main_page(opened, [])
-                return max(3, page.samplesperpixel) * tiff.sample_bytes(page)
-    return 6 if _is_deep(content) else 3
+            from car.pictures import tiff
+
+            return tiff.pixel_bytes(file)
+    return 6 if png_file.is_deep(content) or coded.is_deep(content) else 3
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -186,99 +164,6 @@ def from_pil(image: Image.Image) -> Picture:
     """
     with one_line_errors("image", "cannot be used"):
         return _picture(image, b"")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says about itself, before its pixels are decoded.
-
-    Attributes:
-        size: (width, height), upright.
-        bits: 8 or 16, of a sample as it will be read.
-        info: the metadata of a small picture.
-        damage: what is wrong with these, where `info` is None for that.
-    """
-
-    size: tuple[int, int]
-    bits: int
-    info: LRInfo | None = None
-    damage: str | None = None
-
-    @property
-    def made_here(self) -> bool:
-        """Whether the file is a small picture of ours, if only a damaged one."""
-        return self.info is not None or self.damage is not None
-
-
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Return what a file says about itself, without decoding its pixels.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
-    path = Path(path)
-    with one_line_errors(str(path), "cannot be read"):
-        check_regular(path, str(path))
-        with path.open("rb") as file:
-            start = file.read(_HEADER)
-            if not start:
-                raise ImageError(f"{path}: the file is empty")
-            file.seek(0)
-            if start[:4] in TIFF_SIGNATURES:  # Pillow does not know them all
-                with tifffile.TiffFile(file) as opened:
-                    page = tiff.main_page(opened, [])
-                    size, orientation = tiff.page_size(page), page.tags.valueof(ORIENTATION)
-                    bits = 16 if tiff.sample_bytes(page) > 1 else 8
-                    found = found_info((page.tags.valueof(DESCRIPTION),))
-                return Header(_upright(size, orientation), bits, *found)
-            bits = 16 if _is_deep(start) else 8
-            if coded.is_jxl(start) and "JXL" not in Image.OPEN:
-                return Header(coded.jxl_size(start), bits)
-            with _open(file, str(path), None) as image:
-                size = image.size
-                if image.format == "PNG":
-                    image = _open(png_file.without_pixels(file), str(path), None)
-                # of a PNG without it, Pillow would look behind the pixels, which are not there
-                known = image.format != "PNG" or "exif" in image.info
-                orientation = image.getexif().get(ORIENTATION) if known else 1
-                return Header(_upright(size, orientation), bits, *found_info(_texts(image)))
-
-
-def _upright(size: tuple[int, int], orientation: Any) -> tuple[int, int]:
-    return (size[1], size[0]) if orientation in (5, 6, 7, 8) else size
-
-
-def _is_deep(start: bytes) -> bool:
-    deep = png_file.is_deep(start) or coded.is_jxl(start)
-    return deep or coded.avif_bits(start) > 8 or coded.jpeg2000_bits(start) > 8
-
-
-@contextlib.contextmanager
-def _no_pillow_limit() -> Generator[None, None, None]:
-    # Pillow's own limit is a global; ours is an argument, checked on the header before anything is decoded
-    with _limit_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _open(file: Any, name: str, max_pixels: int | None) -> Image.Image:
-    formats = [*_PILLOW_FORMATS, *(kind for kind in _PLUGIN_FORMATS if kind in Image.OPEN)]
-    with _no_pillow_limit():
-        try:
-            image = Image.open(file, formats=formats)
-        except Image.UnidentifiedImageError as error:
-            file.seek(0)
-            if coded.is_heic(file.read(64)):
-                raise ImageError(
-                    f"{name}: HEIC is read where pillow-heif is installed and registered with Pillow"
-                ) from error
-            raise ImageError(f"{name}: not a picture of a known format, or damaged") from error
-    if max_pixels is not None:
-        check_size(image.width, image.height, name, max_pixels)
-    return image
 
 
 def _samples(image: Image.Image, content: bytes) -> Samples:
@@ -305,7 +190,7 @@ def _picture(image: Image.Image, content: bytes) -> Picture:
     if transparent is not None:
         image = image.copy()  # it may be the caller's
         image.info["transparency"] = transparent
-    array = _deep(image.format, content, samples.bits)
+    array = _deep(image, content, samples)
     if array is None:
         array, samples.kind = _array_of(image)
     else:
@@ -315,7 +200,7 @@ def _picture(image: Image.Image, content: bytes) -> Picture:
         Exception
     ):  # a damaged EXIF block raises almost anything, and the pixels are good
         samples.orientation = image.getexif().get(ORIENTATION, 1)
-    samples.texts = _texts(image)
+    samples.texts = texts(image)
     return samples.picture(array)
 
 
@@ -339,13 +224,16 @@ def _find_colours(image: Image.Image, content: bytes, samples: Samples) -> None:
         samples.notes.append(f"{image.info['bit_depth']} bit reduced to 8")
 
 
-def _deep(kind: str | None, content: bytes, bits: int) -> Pixels | None:
-    """Return the samples of a file of more than 8 bits that Pillow would reduce to them."""
+def _deep(image: Image.Image, content: bytes, samples: Samples) -> Pixels | None:
+    """Return the samples of a file of more than 8 bits that Pillow reduces to them."""
     if png_file.is_deep(content):
-        return png_file.decode_deep(content)
-    if bits:
-        return coded.decode_deep_avif(content) if kind == "AVIF" else coded.decode_jpeg2000(content)
-    return None
+        return png_file.decode_deep(content, image)
+    if samples.bits and image.format == "JPEG2000":
+        return coded.decode_jpeg2000(content)
+    if samples.bits and find_spec("imagecodecs") is None:
+        samples.notes.append(f"{samples.bits} bit reduced to 8; with the extra [formats], all are read")
+        samples.bits = 0
+    return coded.decode_deep_avif(content) if samples.bits else None
 
 
 def _array_of(image: Image.Image) -> tuple[Pixels, str]:
@@ -373,12 +261,3 @@ def _stretched_transparency(image: Image.Image) -> int | None:
         if largest is not None and level <= largest:
             return level * 255 // largest
     return None
-
-
-def _texts(image: Image.Image) -> tuple[Any, ...]:
-    """Return PNG's text, a JPEG's comment and the description in EXIF, where `LRInfo.to_text` may be."""
-    found: list[Any] = [image.info.get("car"), image.info.get("comment")]
-    with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
-        # not that of PNG, which decodes the pixels to look behind them
-        found.append(Image.Image.getexif(image).get(DESCRIPTION))
-    return tuple(found)

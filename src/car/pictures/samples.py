@@ -9,7 +9,7 @@ from car.errors import ImageError
 from car.pictures.alpha import straight
 from car.pictures.colour import Calibration, Convert, converter
 from car.pictures.depth import Pixels, to_unsigned
-from car.pictures.metadata import LRInfo
+from car.pictures.header import found_info
 from car.pictures.picture import Picture, is_grey
 
 COLOURS = {"GRAY": 1, "RGB": 3, "CMYK": 4, "LAB": 3, "YCbCr": 3, "HSV": 3}
@@ -110,14 +110,3 @@ class Samples:
             self.lossy,
         )
         return replace(picture.turn(turned), turned=turned)
-
-
-def found_info(texts: tuple[Any, ...]) -> tuple[LRInfo | None, str | None]:
-    """Return what the first text of a small picture says and, where that is damaged, a note."""
-    try:
-        for text in texts:
-            if isinstance(text, (str, bytes)) and (info := LRInfo.from_text(text)):
-                return info, None
-    except ImageError as error:
-        return None, str(error)
-    return None, None

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from car.errors import ImageError
+from car.errors import ImageError, one_line_errors
 from car.files.atomic import MAX_FILE_BYTES
 from car.pictures import tiff
 from car.pictures.depth import Pixels
-from car.pictures.picture import is_grey, one_line_errors
+from car.pictures.picture import is_grey
 from car.pictures.read import header_samples
 from car.pictures.samples import Samples
 

@@ -1,15 +1,20 @@
 """TIFF and BigTIFF: which page is the picture, and its samples."""
 
+import io
+import struct
+from collections import ChainMap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
+from PIL import Image
 
 from car.errors import ImageError
 from car.pictures.depth import Pixels
 from car.pictures.formats import DESCRIPTION, FIRST_FRAME, ICC, ORIENTATION
-from car.pictures.picture import MAX_DECODED_BYTES
+from car.pictures.header import no_pillow_limit
+from car.pictures.picture import MAX_DECODED_BYTES, Picture, check_size
 from car.pictures.samples import COLOURS, Samples
 
 _KINDS = {
@@ -23,6 +28,12 @@ _KINDS = {
 _RAW = (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _GIVES_RGB = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.WEBP, tifffile.COMPRESSION.JPEGXL)
+_BY_LIBTIFF = (  # and Pillow, up to 8 bit, where tifffile has no decoder
+    tifffile.COMPRESSION.JPEG,
+    tifffile.COMPRESSION.CCITTRLE,
+    tifffile.COMPRESSION.CCITT_T4,
+    tifffile.COMPRESSION.CCITT_T6,
+)
 _EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 _EXTRAS = 338
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
@@ -30,6 +41,69 @@ _MOST_PAGES = 16  # that are looked at: a preview lies before its picture or han
 _PREVIEW = 4  # times the pixels that a later page of the same shape has
 _MAX_TILE_EXCESS = 256 * 2**20  # bytes of a tile beyond its picture
 _MAX_CHANNELS = 16  # a few bytes can claim 65,535 samples a pixel
+
+
+def _unpacked_lzw(data: bytes, out: int) -> bytes:
+    """Unpack LZW into so many bytes: by libtiff, as a row of grey pixels."""
+    tags = {256: out, 257: 1, 258: 8, 259: 5, 262: 1, 273: 0, 277: 1, 278: 1, 279: len(data)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    row = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + bytes(data)
+    with no_pillow_limit(), Image.open(io.BytesIO(row), formats=["TIFF"]) as image:
+        return image.tobytes()
+
+
+class _Decoders(ChainMap[int, Any]):
+    """Those of tifffile, and LZW."""
+
+    def __missing__(self, key: int) -> Any:
+        return self.maps[-1][key]  # which says what is missing
+
+
+_OWN_LZW = tifffile.COMPRESSION.LZW not in tifffile.TIFF.DECOMPRESSORS  # imagecodecs is not installed
+if _OWN_LZW:
+    own = {tifffile.COMPRESSION.LZW: _unpacked_lzw}
+    tifffile.TIFF.DECOMPRESSORS = _Decoders(own, tifffile.TIFF.DECOMPRESSORS)  # pyright: ignore
+
+
+def decode(content: bytes, name: str, max_pixels: int) -> Picture | None:
+    """Decode the content of a TIFF; None where only Pillow knows its kind.
+
+    Raises:
+        ImageError: see `car.pictures.read.read`.
+    """
+    notes: list[str] = []
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page = main_page(file, notes)
+        check_tiles(page)
+        if page is file.pages.first and only_pillow_knows(page):
+            return None
+        check_size(*page_size(page), name, max_pixels)
+        check_page(page)
+        array = pick(page, page_array(page), notes)
+        return page_samples(page, notes).picture(array)
+
+
+def header_size(file: BinaryIO) -> tuple[int, int]:
+    """Return the (width, height) of the picture in a TIFF."""
+    with tifffile.TiffFile(file) as opened:
+        return page_size(main_page(opened, []))
+
+
+def pixel_bytes(file: BinaryIO) -> int:
+    """Return the bytes of a pixel that decoding a TIFF makes; at least those of 8-bit RGB."""
+    with tifffile.TiffFile(file) as opened:
+        page: Any = main_page(opened, [])
+        return max(3, page.samplesperpixel) * sample_bytes(page)
+
+
+def header(file: BinaryIO) -> tuple[tuple[int, int], Any, int, str | None]:
+    """Return (width, height), orientation, 8 or 16 bits a sample, and the text that may be metadata."""
+    with tifffile.TiffFile(file) as opened:
+        page = main_page(opened, [])
+        tags = page.tags
+        bits = 16 if sample_bytes(page) > 1 else 8
+        return page_size(page), tags.valueof(ORIENTATION), bits, tags.valueof(DESCRIPTION)
 
 
 def main_page(file: tifffile.TiffFile, notes: list[str]) -> Any:
@@ -120,6 +194,8 @@ def check_page(page: Any) -> None:
     if page.photometric not in _KINDS or page.imagedepth != 1 or page.dtype is None:
         kind = getattr(page.photometric, "name", page.photometric)
         raise ImageError(f"TIFF of kind {kind} with {page.bitspersample} bits is not supported")
+    if page.compression == tifffile.COMPRESSION.LZW and _OWN_LZW and page.bitspersample % 8:
+        raise ModuleNotFoundError(name="imagecodecs")  # how many bytes it holds, tifffile does not say
     if page.samplesperpixel > _MAX_CHANNELS:
         raise ImageError(f"{page.samplesperpixel} channels are too many")
     size = width * height * page.samplesperpixel * sample_bytes(page)
@@ -134,6 +210,8 @@ def only_pillow_knows(page: Any) -> bool:
         page.photometric == kinds.CIELAB
         or page.compression == coders.OJPEG
         or (page.photometric == kinds.YCBCR and page.compression not in _GIVES_RGB)
+        or (page.compression == coders.LZW and _OWN_LZW and page.bitspersample < 8)
+        or (page.compression in _BY_LIBTIFF and page.compression not in tifffile.TIFF.DECOMPRESSORS)
     )
 
 

@@ -9,13 +9,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
-import tifffile
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from car.errors import ImageError
+from car.errors import ImageError, one_line_errors
 from car.files.atomic import atomic_write
+from car.pictures import png_file
 from car.pictures.depth import Pixels, eight_bit
 from car.pictures.formats import (
     DESCRIPTION,
@@ -27,7 +26,7 @@ from car.pictures.formats import (
     png_chunk,
 )
 from car.pictures.metadata import LRInfo
-from car.pictures.picture import Picture, file_array, one_line_errors
+from car.pictures.picture import Picture, file_array
 
 
 def write(
@@ -203,6 +202,8 @@ def _encode(
 
 
 def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
+    import tifffile
+
     buffer = io.BytesIO()
     colours = 1 if array.ndim == 2 or array.shape[2] < 3 else 3
     tifffile.imwrite(
@@ -221,11 +222,9 @@ def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
 
 
 def _encode_deep_png(array: Pixels, icc: bytes | None, info: LRInfo | None) -> bytes:
-    encoded = imagecodecs.png_encode(array, level=6)
     chunks = b""
     if icc is not None:
         chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if info:
         chunks += png_chunk(b"tEXt", b"car\0" + info.to_text().encode())
-    header = 8 + 25  # signature and IHDR
-    return bytes(encoded[:header] + chunks + encoded[header:])
+    return png_file.encode_deep(array, chunks)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,9 @@ __all__ = [
 
 ModelName = str | Path | tuple[str | Path, str | Path]
 """What `load` takes."""
+
+FOLDER = Path(__file__).parent
+"""Where the shipped weights and their graphs are."""
 
 HASH_DIGITS = 16  # of the SHA-256, kept in LR files: enough to tell weights apart
 
@@ -163,7 +165,7 @@ class LoadedModel:
 @cache
 def manifest() -> tuple[ManifestEntry, ...]:
     """Return the weights in the package, in the order in which they were added."""
-    text = resources.files("car.weights").joinpath("manifest.json").read_text(encoding="utf-8")
+    text = (FOLDER / "manifest.json").read_text(encoding="utf-8")
     return tuple(ManifestEntry(**entry) for entry in json.loads(text))
 
 
@@ -257,8 +259,7 @@ def load(name: ModelName) -> LoadedModel:
     newest = {entry.model: entry for entry in manifest()}
     entry = entries.get(text) or newest.get(text)
     if entry is not None:
-        with resources.as_file(resources.files("car.weights").joinpath(entry.file)) as path:
-            return _load(path, entry.sha256, entry.model, entry.tag, "install the package again")
+        return _load(FOLDER / entry.file, entry.sha256, entry.model, entry.tag, "install the package again")
     record = pulled(text)
     if record is not None:
         again = f"`car pull --name {text} {' '.join(source.address for source in record.sources)}` repairs it"
@@ -349,7 +350,7 @@ def _read(path: Path, *_: int) -> _File:
 @cache
 def _shapes() -> dict[str, dict[str, list[int]]]:
     """Return the shapes of the parameters of each pair of graphs."""
-    text = resources.files("car.weights").joinpath("graphs/parameters.json").read_text(encoding="utf-8")
+    text = (FOLDER / "graphs/parameters.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 

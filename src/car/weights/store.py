@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
@@ -53,7 +52,11 @@ class Pulled:
 
 def cache_folder() -> Path:
     """Return the folder for downloads: ``CAR_CACHE``, or the usual place of the operating system."""
-    return Path(os.environ.get("CAR_CACHE") or platformdirs.user_cache_dir("car", appauthor=False))
+    if os.environ.get("CAR_CACHE"):
+        return Path(os.environ["CAR_CACHE"])
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("car", appauthor=False))
 
 
 def models_folder() -> Path:

@@ -1,0 +1,77 @@
+"""Picture files as Pillow opens them, before their pixels are decoded."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Generator
+from typing import Any
+
+from PIL import Image
+
+from car.errors import ImageError
+from car.pictures.formats import DESCRIPTION, is_heic, is_jxl
+from car.pictures.metadata import LRInfo
+
+# Pillow opens many more, some through other programs; these are the ones that are tested
+_PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000")
+_PLUGIN_FORMATS = ("HEIF", "JXL")
+_limit_lock = threading.Lock()
+# What they log about damaged files would reach stderr where no handler is set up; others still get it.
+# Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
+for _name in ("tifffile", "PIL"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+
+
+def needs_jxl_decoder(content: bytes) -> bool:
+    """Return whether it is JPEG XL, and Pillow has no plugin for it."""
+    return is_jxl(content) and "JXL" not in Image.OPEN
+
+
+def open_by_pillow(file: Any, name: str) -> Image.Image:
+    """Open a picture of the formats that Pillow is asked for, whatever the number of its pixels.
+
+    Raises:
+        ImageError: it is no such picture.
+    """
+    formats = [*_PILLOW_FORMATS, *(kind for kind in _PLUGIN_FORMATS if kind in Image.OPEN)]
+    with no_pillow_limit():
+        try:
+            return Image.open(file, formats=formats)
+        except Image.UnidentifiedImageError as error:
+            file.seek(0)
+            if is_heic(file.read(64)):
+                raise ImageError(
+                    f"{name}: HEIC is read where pillow-heif is installed and registered with Pillow"
+                ) from error
+            raise ImageError(f"{name}: not a picture of a known format, or damaged") from error
+
+
+@contextlib.contextmanager
+def no_pillow_limit() -> Generator[None, None, None]:
+    """Lift Pillow's limit of pixels, a global: ours is an argument, and checked before pixels are decoded."""
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def texts(image: Image.Image) -> tuple[Any, ...]:
+    """Return PNG's text, a JPEG's comment and the description in EXIF, where `LRInfo.to_text` may be."""
+    found: list[Any] = [image.info.get("car"), image.info.get("comment")]
+    with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
+        # not that of PNG, which decodes the pixels to look behind them
+        found.append(Image.Image.getexif(image).get(DESCRIPTION))
+    return tuple(found)
+
+
+def found_info(texts: tuple[Any, ...]) -> tuple[LRInfo | None, str | None]:
+    """Return what the first text of a small picture says and, where that is damaged, a note."""
+    try:
+        for text in texts:
+            if isinstance(text, (str, bytes)) and (info := LRInfo.from_text(text)):
+                return info, None
+    except ImageError as error:
+        return None, str(error)
+    return None, None
