@@ -56,7 +56,7 @@ def _main() -> int:
             sys.stdout.reconfigure(errors="backslashreplace")  # file names may be no valid text
         code = typer.main.get_command(app).main(standalone_mode=False, prog_name="car")
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:
         # the reader of our output left; nothing more can be said to it
@@ -72,8 +72,6 @@ def _main() -> int:
         return _fail(str(needs("this needs PyTorch", "torch")), 2)
     except (OSError, MemoryError) as error:
         return _fail(f"{getattr(error, 'filename', None) or ''} {reason(error)}".strip(), 1)
-    except typer.Abort:
-        return _fail("interrupted", 130)
     except Exception as error:
         # typer brings its own copy of click from 0.20 on, so the class of its errors has no stable name
         message: Callable[[], str] | None = getattr(error, "format_message", None)

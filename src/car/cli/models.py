@@ -175,10 +175,14 @@ def convert_command(
         for source in sources:
             check_target(Job(Path(source), path), overwrite)
     atomic_write_all(contents)
+    _print_converted(model, list(contents), dropped, showing)
+
+
+def _print_converted(model: str, files: list[Path], dropped: tuple[str, ...], showing: Showing) -> None:
     if showing.as_json:
-        print_json({"model": model, "files": [str(path) for path in contents], "dropped": list(dropped)})
+        print_json({"model": model, "files": [str(path) for path in files], "dropped": list(dropped)})
     elif showing.text:
-        for path in contents:
+        for path in files:
             stdout.print(f"{path}: {model}")
         if dropped:
             some = ", ".join(dropped[:20]) + (f" and {len(dropped) - 20} more" if len(dropped) > 20 else "")
