@@ -181,7 +181,7 @@ def _compact(
         geometry=compact_geometry(scale, down, up, corrector),
         sizes={**plain.sizes, "depth_corrector": corrector},
         # the pass back also needs what each block of the upscaler let through
-        values=640,
+        values=1700,
         uncorrected=plain,
     )
 

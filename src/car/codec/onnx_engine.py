@@ -61,7 +61,19 @@ class OnnxEngine:
             session = self._sessions[half]
         name = "hr" if half == "down" else "lr"
         planes = np.ascontiguousarray(tile.transpose(2, 0, 1)[None])
-        return session.run(None, {name: planes})[0][0].transpose(1, 2, 0)
+        return session.run(None, {name: planes}, self._run_options(half))[0][0].transpose(1, 2, 0)
+
+    def _corrects(self, half: Half) -> bool:
+        return half == "down" and self._loaded.architecture.uncorrected is not None
+
+    def _run_options(self, half: Half) -> Any:
+        if not self._corrects(half):
+            return None
+        import onnxruntime
+
+        options: Any = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def _started(self, half: Half) -> Any:
         # onnxruntime collects what machine it runs on, to send it home; the setting is read at its import
@@ -74,12 +86,16 @@ class OnnxEngine:
         options.inter_op_num_threads = 1
         # idle threads would spin for a while after each layer: twice the CPU time for hardly any speed
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False  # it would keep the memory of the largest tile for good
+        # An arena would keep the memory of the largest tile for good, so there is none. With a corrector, the
+        # heap of the C library would fall to pieces instead (2 GB for what takes 0.5 GB, and slower), so
+        # there is one, given back after each tile.
+        options.enable_cpu_mem_arena = self._corrects(half)
+        provider = ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
         arrays = _needed_by(half, self._loaded.tensors)
         values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
         options.add_external_initializers(list(arrays), values)
         content = graph(self._loaded.architecture, half)
-        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(content, options, providers=[provider])
 
     def forget(self) -> None:
         """Start anew in a process that was forked, where the threads of its sessions are not."""

@@ -116,9 +116,9 @@ class CompactUpscaler(nn.Module):
         first, blocks, head = self._layers()
         x, positive = first(lr - 0.5), list[torch.Tensor]()
         for block in blocks:
-            hidden = block.conv1(x)
-            positive.append(hidden > 0)
-            x = x + block.conv2(F.leaky_relu(hidden, 0.2))
+            hidden = F.leaky_relu(block.conv1(x), 0.2)
+            positive.append(hidden > 0)  # of what is activated, so that convolution and activation are fused
+            x = x + block.conv2(hidden)
         residual = F.pixel_shuffle(head(x), self.scale)
         base = F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
         error = base + residual.to(base.dtype) - hr
