@@ -93,9 +93,10 @@ class Codec:
     def shrink(self, picture: Picture) -> tuple[Picture, LRInfo]:
         """Return the LR picture, ``ceil(size / scale)``, of the same depth, with its metadata.
 
-        If the model does not accept the size, the last row and column are repeated beyond the edge. Alpha is shrunk separately (bicubic). Colours under alpha 0 are first replaced by those around
-        them. The LR of a grey picture is RGB: its colours, a few levels from grey, carry detail worth several
-        dB. The metadata says that the restored picture must be grey.
+        If the model does not accept the size, the last row and column are repeated beyond the edge. Alpha
+        is shrunk separately (bicubic). Colours under alpha 0 are first replaced by those around them. The LR of a
+        grey picture is RGB: its colours, a few levels from grey, carry detail worth several dB. The metadata
+        says that the restored picture must be grey.
         """
         size = (-(-picture.height // self.scale), -(-picture.width // self.scale))
         small = replace(
@@ -117,8 +118,8 @@ class Codec:
         """Return the HR picture of `size` (width, height), by default that in the metadata, else s times.
 
         If a small picture was turned after it was made, it is restored upright, and the result is turned,
-        because the networks are not symmetric. A turn is found from EXIF, from sides that are exchanged against
-        the metadata, or from the pixels of one piece.
+        because the networks are not symmetric. A turn is found from EXIF, from sides that are exchanged
+        against the metadata, or from the pixels of one piece.
 
         Raises:
             UsageError: an LR picture of this size cannot restore to `size` at this scale, or the metadata has
