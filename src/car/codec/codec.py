@@ -94,9 +94,9 @@ class Codec:
         """Return the LR picture, ``ceil(size / scale)``, of the same depth, with its metadata.
 
         If the model does not accept the size, the last row and column are repeated beyond the edge. Alpha
-        is shrunk separately (bicubic). Colours under alpha 0 are first replaced by those around them. The LR of a
-        grey picture is RGB: its colours, a few levels from grey, carry detail worth several dB. The metadata
-        says that the restored picture must be grey.
+        is shrunk separately (bicubic). Colours under alpha 0 are first replaced by those around them. The LR
+        of a grey picture is RGB: its colours, a few levels from grey, carry detail worth several dB. The
+        metadata says that the restored picture must be grey.
         """
         size = (-(-picture.height // self.scale), -(-picture.width // self.scale))
         small = replace(
