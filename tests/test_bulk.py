@@ -207,7 +207,7 @@ def test_verify_finds_a_result_that_was_damaged_without_changing_its_size(tmp_pa
     assert go(src, dst).unchanged == 2
     summary = go(src, dst, replace(DOWN, verify=True))
     assert (summary.unchanged, summary.failed) == (1, 1)
-    assert "exists and is another; --overwrite replaces it" in summary.failures[0].error
+    assert "exists and differs; --overwrite replaces it" in summary.failures[0].error
     assert go(src, dst, replace(DOWN, verify=True, overwrite=True)).failed == 0
     assert (dst / "a/photo0.x4.png").read_bytes() == good
 
@@ -233,7 +233,7 @@ def test_images_of_another_source_are_not_earlier_ones(tmp_path):
     summary = go(tmp_path / "cam2", tmp_path / "dst")
     assert (summary.done, summary.failed) == (0, 1)
     assert "cam2/a/photo0.png: " in summary.failures[0].error
-    assert "exists and is another" in summary.failures[0].error
+    assert "exists and differs" in summary.failures[0].error
     assert files(tmp_path / "dst") == before
     # written another way it is the same source
     assert go(f"{tmp_path}/cam2/../cam1", tmp_path / "dst").unchanged == 1
@@ -352,7 +352,7 @@ def test_a_file_of_another_size_is_not_read_to_see_that_it_is_another(tmp_path, 
     read_names, real = [], Place.read
     monkeypatch.setattr(Place, "read", lambda self, name: (read_names.append(name), real(self, name))[1])
     (failure,) = go(tmp_path / "src", tmp_path / "dst").failures
-    assert "exists and is another" in failure.error
+    assert "exists and differs" in failure.error
     assert set(read_names) == {"a/photo0.png"}
 
 
@@ -789,12 +789,12 @@ def test_only_a_manifest_of_an_earlier_run_is_replaced(tmp_path, suffix):
         others = [b"[]", json.dumps(row).encode(), ours + json.dumps(row).encode()]
     for other in (*others, b"mine", b"\xff\0", ours[:-20]):
         path.write_bytes(other)
-        with pytest.raises(UsageError, match=f"m.{suffix} exists and is no manifest; .*--overwrite"):
+        with pytest.raises(UsageError, match=f"m.{suffix} exists and is not a manifest; .*--overwrite"):
             check_no_other_file(path)
     path.unlink()
     for make in (os.mkfifo, lambda path: path.symlink_to("nowhere")):
         make(path)
-        with pytest.raises(UsageError, match="exists and is no manifest"):
+        with pytest.raises(UsageError, match="exists and is not a manifest"):
             check_no_other_file(path)
         path.unlink()
 

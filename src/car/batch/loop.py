@@ -1,4 +1,4 @@
-"""The loop of commands that take one file after the other: what fails is collected, the others are done."""
+"""The loop over the files of a command: failures are collected, and the other files are done."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be worked on, and why, in one line that names it."""
+    """A file that failed, and the reason in one line that names the file."""
 
     source: str
     error: str
@@ -25,17 +25,17 @@ def each(
     name: Callable[[_T], str] = str,
     passing: tuple[type[CarError], ...] = (),
 ) -> Iterator[_R]:
-    """Yield what `work` makes of each thing; those with which it fails go to `failures`.
+    """Yield the result of `work` for each thing; add those that fail to `failures`.
 
     Args:
         things: to work on.
         work: may raise a `CarError`, `OSError` or `MemoryError`.
-        failures: takes in what went wrong.
+        failures: the list to which failures are added.
         name: of a thing, for messages.
         passing: errors that end the loop.
 
     Raises:
-        StorageError: nothing more can be written, as on a full disk.
+        StorageError: nothing more can be written, for example because the disk is full.
     """
     for thing in things:
         try:

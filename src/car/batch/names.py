@@ -24,8 +24,8 @@ class Naming:
 
     Attributes:
         suffix: of the results, with its dot.
-        add: put before the suffix, as ``.x4``.
-        restores: an ending of the stem such as ``.x4`` is taken away first.
+        add: text before the suffix, such as ``.x4``.
+        restores: whether an ending of the stem such as ``.x4`` is removed first.
     """
 
     suffix: str
@@ -33,11 +33,11 @@ class Naming:
     restores: bool = False
 
     def __call__(self, name: str) -> str:
-        """Return the result's name for the source's."""
+        """Return the name of the result, given that of the source."""
         return self.stem(name) + self.add + self.suffix
 
     def stem(self, name: str) -> str:
-        """Return what the names of a source, of its result, and of all with the same result begin with."""
+        """Return the common beginning of the names of a source, its result, and all its sources."""
         folder, slash, last = name.rpartition("/")
         before, dot, _ = last.rpartition(".")
         stem = before if before and dot else last
@@ -60,7 +60,7 @@ class Images:
     Attributes:
         names: of each file, below the folder that was named; in a stable order and without repeats.
         many: a folder, a glob or several inputs: one failure does not stop the others.
-        left_out: how many files of each kind are no pictures to work on.
+        left_out: the number of files of each kind that were left out.
         problems: a line for each folder that could not be read.
     """
 
@@ -72,7 +72,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command will do: jobs, and what is wrong with the inputs that cannot become one."""
+    """The jobs of a command, and the errors of inputs for which no job is possible."""
 
     jobs: tuple[Job, ...]
     problems: tuple[str, ...]
@@ -114,16 +114,16 @@ def plan(
 ) -> Plan:
     """Pair every input image with its target.
 
-    Of several pictures, those are restored that are small pictures of ours, and the others are shrunk, except
-    for what was restored from a small picture beside it. So both can be done to one folder.
+    In a folder, only small pictures made by `car` are restored, and only other pictures are shrunk. Pictures
+    that were restored from a small picture next to them are not shrunk. So one folder can be used for both.
 
     Args:
         inputs: files, folders and globs.
         output: a file (for one input), a folder (made where missing), or None: beside each input.
         naming: gives the target's name where `output` is not a file.
         exclude: patterns of names to leave out, see `car.files.places.Source`.
-        foreign: small pictures that others made are restored too; not those that have a small picture of
-            ours beside them.
+        foreign: whether to restore pictures without metadata too, unless they have a small picture made by
+            `car` next to them.
 
     Raises:
         UsageError: an input does not exist, no picture is left, or one output file is named for several

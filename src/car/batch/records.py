@@ -1,4 +1,4 @@
-"""The manifest of a bulk run: what became of each image, as JSON lines below the target, or as Parquet."""
+"""The manifest of a bulk run: a record of each image, as JSON lines below the target, or as Parquet."""
 
 import json
 import os
@@ -28,7 +28,7 @@ _ROWS = 10_000  # of a Parquet file that are written at once
 
 @dataclass(frozen=True)
 class Record:
-    """A line of the manifest: what became of one image.
+    """A line of the manifest: the result of the work on one image.
 
     Attributes:
         source: name below the source.
@@ -44,12 +44,12 @@ class Record:
         model: its name.
         weights: leading digits of their SHA-256.
         settings: digest of what determines the result.
-        psnr: of what is restored from it, dB on luma, where asked for; None also for identical pictures.
+        psnr: PSNR of the restored picture on luma, dB, if measured; None also for identical pictures.
         ssim: likewise.
         lr_psnr: of the small picture against the bicubic one, where measured.
         seconds: of work.
-        notes: what the user should know.
-        error: why it failed.
+        notes: notes for the user.
+        error: why the work failed.
         finished: time of day, UTC.
     """
 
@@ -126,7 +126,7 @@ def _sound(values: Any) -> dict[str, Any] | None:
 
 
 def record_of(line: bytes) -> Record | None:
-    """Return the record of a line of a manifest; None where it is not ours, or damaged."""
+    """Return the record of a line of a manifest; None if the line is damaged or from another program."""
     values = values_of(line)
     return None if values is None else Record.from_dict(values)
 
@@ -151,7 +151,7 @@ def record_lines(target: Place) -> Iterator[bytes]:
 
 
 class ManifestWriter:
-    """Writes records in parts, as buckets know no appending, and makes larger files of them."""
+    """Writes records in parts, because buckets cannot append, and joins the parts to larger files."""
 
     def __init__(self, target: Place) -> None:
         self._target = target
@@ -272,11 +272,11 @@ def _as_text(value: str) -> str:
 
 
 def check_manifest_name(path: Path) -> None:
-    """Raise `UsageError` unless a manifest can be written under this name, as far as can be told before."""
+    """Raise `UsageError` unless a manifest can be written under this name, as far as can be known now."""
     if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'its folder is not there'}")
+        raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'its folder does not exist'}")
     if path.suffix not in (".jsonl", ".parquet"):
-        raise UsageError(f"{path}: a manifest is written as .jsonl or .parquet")
+        raise UsageError(f"{path}: name a .jsonl or .parquet file for the manifest")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -285,9 +285,11 @@ def check_manifest_name(path: Path) -> None:
 
 
 def check_no_other_file(path: Path) -> None:
-    """Raise `UsageError` where something is there that `Export` cannot have written."""
+    """Raise `UsageError` if a file exists that `Export` cannot have written."""
     if os.path.lexists(path) and not (path.is_file() and _is_export(path)):
-        raise UsageError(f"{path} exists and is no manifest; name another file, or --overwrite replaces it")
+        raise UsageError(
+            f"{path} exists and is not a manifest; name another file, or replace it with --overwrite"
+        )
 
 
 def _is_export(path: Path) -> bool:

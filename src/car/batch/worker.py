@@ -80,7 +80,7 @@ class Worker:
         return self.source.path_of(item.name)
 
     def _content(self, item: Item, stack: contextlib.ExitStack) -> bytes | Path:
-        """Return what is in the file of an item, or the file itself where that is too much to hold."""
+        """Return the content of an item's file, or the file itself if it is too large for memory."""
         if item.entry.size > min(self.work.memory // _COPIES, MAX_FILE_BYTES):
             return stack.enter_context(self.source.local(item.name))
         return self.source.read(item.name)
@@ -174,7 +174,7 @@ class Worker:
         """Shrink a picture that is too large to be held whole.
 
         Raises:
-            ImageError: it cannot be read in strips, or strips are not enough for what is asked for.
+            ImageError: it cannot be read in strips, or the settings do not work in strips.
         """
         work, size = self.work, record.source_size
         need = self._need(*size, pixel_bytes(content, self._path(item)))
@@ -230,7 +230,7 @@ class Worker:
                     return record  # of a run that ended before it was recorded, or of one beside this
                 if known is None or digest != known.target_sha256 or known.settings != self.digest:
                     raise ImageError(
-                        f"{self.target.path_of(item.target)} exists and is another; --overwrite replaces it"
+                        f"{self.target.path_of(item.target)} exists and differs; --overwrite replaces it"
                     )
         self.target.write(item.target, made)
         return record

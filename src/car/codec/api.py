@@ -49,19 +49,20 @@ def downscale(
         image: a path, a PIL image, an array ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]``
             (uint8, uint16 or floating in [0, 1]) or a floating RGB tensor ``[3, H, W]`` or
             ``[B, 3, H, W]`` in [0, 1].
-        scale: 2 or 4; picks the default model. Needless with `model`.
+        scale: 2 or 4; selects the default model. Not needed with `model`.
         model: name, tag or ``.safetensors`` file; see `car.load`.
         options: the settings.
-        codec: what `car.open` returned, instead of the three before.
+        codec: a codec from `car.open`, instead of `scale`, `model` and `options`.
 
     Returns:
         The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
-        (16-bit for uint16), in colour even if `image` is grey. A PIL image carries metadata that its
-        ``save`` writes into PNG and other files; an array or tensor cannot, so `upscale` will want to
-        know the model and the size, and what was grey comes back nearly so.
+        (16-bit for uint16), in colour even if `image` is grey. A PIL image has metadata, which its ``save``
+        writes into PNG and other files. An array or tensor has none: `upscale` then needs the model and the
+        size, and a grey image is restored as nearly grey RGB.
 
     Raises:
-        UsageError: neither or both of `scale` and `model` fit, or the input is of another kind.
+        UsageError: `scale` and `model` are both missing or contradict each other, or the input is of another
+            kind.
         ImageError: the file cannot be read.
         WeightsError: the weights cannot be loaded.
 
@@ -105,21 +106,22 @@ def upscale(
     """Restore the large image from a small one.
 
     Args:
-        image: as for `downscale`. A file or PIL image that `downscale` made says itself which weights and
-            which size it wants.
-        scale: picks the default model where the image says nothing.
-        model: overrides what the image says.
+        image: as for `downscale`. A file or PIL image that `downscale` made has metadata, with its weights
+            and the original size.
+        scale: selects the default model if the image has no metadata.
+        model: replaces the model in the metadata.
         size: (width, height) to restore; by default that of the original, or s times the picture.
         options: the settings.
-        codec: what `car.open` returned; it overrides what the image says.
+        codec: a codec from `car.open`; it replaces the model in the metadata.
 
     Returns:
         The same kind as `image` (a PIL image for a path).
 
     Raises:
-        UsageError: the image says nothing and neither `scale` nor `model` is given, or `size` is impossible.
+        UsageError: the image has no metadata, and neither `scale` nor `model` is given; or `size` is
+            impossible.
         ImageError: the file cannot be read.
-        WeightsError: the weights that made the picture are not at hand.
+        WeightsError: the weights that made the picture are not available.
 
     >>> import numpy as np
     >>> upscale(np.zeros((16, 24, 3), np.uint8), scale=4, size=(95, 64)).shape

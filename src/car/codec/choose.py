@@ -1,4 +1,4 @@
-"""Which model shrinks or restores a picture: the one answer to this."""
+"""The choice of the model that shrinks or restores a picture, in one place."""
 
 import os
 import threading
@@ -18,19 +18,20 @@ _lock = threading.Lock()
 def open_codec(
     model: ModelName | None = None, scale: int | None = None, options: Options = Options()
 ) -> Codec:
-    """Return what shrinks and restores pictures by `model`, or by the default model for `scale`.
+    """Return the codec of `model`, or of the default model for `scale`.
 
-    The same weights and options give the same codec, which is ready to be used from several threads. With
-    ``options.coding``, which is how a lossy small file will be coded, the default is the model for such files
-    where it loses much, and effort refines for them.
+    The same weights and options give the same codec. It may be used from several threads. ``options.coding``
+    is the coding of a lossy small file. If such a file loses much, the default is the model for lossy files.
+    Effort then refines small pictures for this coding.
 
     Args:
         model: name, tag or ``.safetensors`` file; see `car.load`.
-        scale: 2 or 4; needless with `model`.
+        scale: 2 or 4; not needed with `model`.
         options: the settings.
 
     Raises:
-        UsageError: neither is given, they contradict each other, or the device cannot be used.
+        UsageError: `model` and `scale` are both missing or contradict each other, or the device cannot be
+            used.
         WeightsError: the weights cannot be loaded.
 
     >>> open_codec(scale=4).loaded.name
@@ -71,11 +72,11 @@ def codec_for_picture(
     scale: int | None = None,
     options: Options = Options(),
 ) -> Codec:
-    """Return the codec that restores `picture`: of `model` if given, else of what its metadata names.
+    """Return the codec that restores `picture`: that of `model` if given, else that of its metadata.
 
     Raises:
-        UsageError: nothing says which model.
-        WeightsError: the metadata names weights that are not at hand.
+        UsageError: neither the picture nor the arguments name a model.
+        WeightsError: the weights in the metadata are not available.
     """
     if model is not None:  # then a scale that contradicts it is an error
         return open_codec(model, scale, options)
@@ -83,13 +84,13 @@ def codec_for_picture(
 
 
 def model_for_picture(picture: Picture, scale: int | None = None) -> str:
-    """Return the name of what restores `picture`: weights that its metadata names.
+    """Return the name of the weights that restore `picture`: those of its metadata.
 
-    Where it has none, `scale` stands for its default model, that for lossy files where the file is one.
+    Without metadata, return the default model for `scale`: the one for lossy files if the file is lossy.
 
     Raises:
-        UsageError: nothing says which model, or the metadata has another scale.
-        WeightsError: the metadata names weights that are not at hand.
+        UsageError: there is neither metadata nor a scale, or the metadata has another scale.
+        WeightsError: the weights in the metadata are not available.
     """
     if scale is not None:
         check_scale(picture, scale)
@@ -103,5 +104,5 @@ def model_for_picture(picture: Picture, scale: int | None = None) -> str:
 
 
 def why_unknown(picture: Picture) -> str:
-    """Say why it is not known which model made `picture`, which has no metadata."""
+    """Return why the model that made `picture` is unknown."""
     return picture.damage or "the picture does not say which model made it"

@@ -36,12 +36,12 @@ ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", "torch.Tensor")
 
 
 class Codec:
-    """One model with its settings, turning pictures into small ones and back.
+    """One model with its settings; it shrinks and restores pictures.
 
-    It may be used again and again, and from several threads. What `car.open` returns is one.
+    `car.open` returns a codec. It may be used for many pictures, and from several threads.
 
     Args:
-        loaded: the model with its weights; nothing of it is changed.
+        loaded: the model with its weights; it is not changed.
         options: the settings.
 
     Raises:
@@ -62,7 +62,7 @@ class Codec:
 
     @property
     def device(self) -> str:
-        """Where the networks run, as PyTorch names it."""
+        """The device on which the networks run, as PyTorch names it."""
         return self.engine.device
 
     @overload
@@ -78,7 +78,7 @@ class Codec:
     @overload
     def upscale(self, image: ImageLike, size: tuple[int, int] | None = None) -> ImageLike: ...
     def upscale(self, image: Any, size: tuple[int, int] | None = None) -> Any:
-        """Restore one image by this model, whatever its metadata names; see `car.upscale`."""
+        """Restore one image with this model, whatever model its metadata names; see `car.upscale`."""
         return apply(image, lambda picture: (self.restore(picture, size), None), self.options.max_pixels)
 
     @property
@@ -91,12 +91,12 @@ class Codec:
         return self.loaded.architecture.made_for == "lossless"
 
     def shrink(self, picture: Picture) -> tuple[Picture, LRInfo]:
-        """Return the LR picture, ``ceil(size / scale)``, of the same depth, and what its file should say.
+        """Return the LR picture, ``ceil(size / scale)``, of the same depth, with its metadata.
 
-        Sizes that the model does not take are continued beyond the right and bottom edge by repeating the
-        last pixel. Alpha is shrunk on its own (bicubic), and colours that it hides are replaced by those
-        around them first. The LR of a grey picture is RGB: its colours, a few levels from grey, carry detail
-        worth several dB. The metadata makes it grey again.
+        If the model does not accept the size, the last row and column are repeated beyond the edge. Alpha
+        is shrunk separately (bicubic). Colours under alpha 0 are first replaced by those around them. The LR
+        of a grey picture is RGB: its colours, a few levels from grey, carry detail worth several dB. The
+        metadata says that the restored picture must be grey.
         """
         size = (-(-picture.height // self.scale), -(-picture.width // self.scale))
         small = replace(
@@ -111,19 +111,19 @@ class Codec:
         return small, self.info(picture.width, picture.height, grey=picture.grey)
 
     def info(self, width: int, height: int, *, grey: bool = False) -> LRInfo:
-        """Return what the file of an LR picture made from `width` x `height` pixels should say."""
+        """Return the metadata of an LR picture made from `width` x `height` pixels."""
         return LRInfo(self.loaded.name, self.loaded.short_hash, self.scale, (width, height), grey)
 
     def restore(self, picture: Picture, size: tuple[int, int] | None = None) -> Picture:
         """Return the HR picture of `size` (width, height), by default that in the metadata, else s times.
 
-        A small picture that was turned after it was made is restored the way it was made, and turned again:
-        the networks know what lies where. That it was turned is told by EXIF, by its sides, which the
-        metadata has the other way round, or by the pixels of one piece.
+        If a small picture was turned after it was made, it is restored upright, and the result is turned,
+        because the networks are not symmetric. A turn is found from EXIF, from sides that are exchanged
+        against the metadata, or from the pixels of one piece.
 
         Raises:
-            UsageError: `size` does not belong to an LR picture of this size at this scale, or the picture was
-                made at another.
+            UsageError: an LR picture of this size cannot restore to `size` at this scale, or the metadata has
+                another scale.
         """
         (width, height), notes = self.restored_size(picture, size)
         turned, said = self._turn(picture)
@@ -257,7 +257,7 @@ class Codec:
         return _strips(rows, (down, across), tiles, self.engine.downscale, (1, s))
 
     def upscale_strips(self, rows: Rows, height: int, width: int) -> Iterator[NDArray[Any]]:
-        """Yield what is restored from an LR of `height` x `width`, s times as large, strip by strip.
+        """Yield the picture restored from an LR of `height` x `width`, s times as large, strip by strip.
 
         Args:
             rows: as for `downscale_strips`.
@@ -276,7 +276,7 @@ def _strips(
     run: Callable[[Tile], Tile],
     ratio: tuple[int, int],
 ) -> Iterator[NDArray[Any]]:
-    """Yield what `run` makes of a picture, strip by strip; its results are larger by `ratio`, a fraction."""
+    """Yield the results of `run` on a picture, strip by strip; they are larger by `ratio`, a fraction."""
     down, across = axes
     numerator, denominator = ratio
     for (top, bottom), row in groupby(tiles, lambda tile: (tile.core.top, tile.core.bottom)):
@@ -323,7 +323,7 @@ def _resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def check_scale(picture: Picture, scale: int) -> None:
-    """Raise `UsageError` where `picture` says that it was made at another scale."""
+    """Raise `UsageError` if the metadata of `picture` has another scale."""
     if picture.info is not None and picture.info.scale != scale:
         raise UsageError(f"the picture was made at scale {picture.info.scale}, not {scale}")
 
@@ -334,8 +334,7 @@ _GREY = (19595, 38470, 7471)  # luma of ITU-R BT.601, in parts of 65536
 def as_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return RGB ``[H, W, 3]``, uint8 or uint16, with every channel the luma of the three.
 
-    That is what networks are trained for most, and what effort and tables measure. Integers give the same
-    levels in the viewer.
+    Training, effort and the tables weigh luma most. Integer arithmetic gives the same levels in the viewer.
     """
     luma = np.full(pixels.shape[:2], 32768, np.uint32)
     for channel, weight in enumerate(_GREY):

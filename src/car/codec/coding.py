@@ -1,4 +1,4 @@
-"""How a small file will be coded where that loses something."""
+"""The coding of a lossy small file."""
 
 import io
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ class Coding:
     Attributes:
         coder: Pillow's name.
         quality: 1 to 100; None for the coder's default.
-        tuned: the pictures are of a model made for lossy files, which are coded with settings of their own.
+        tuned: whether to use the settings for small pictures of a model made for lossy files.
     """
 
     coder: CoderName
@@ -31,17 +31,17 @@ class Coding:
     tuned: bool = True
 
     def of(self, model: str) -> "Coding":
-        """Return how it codes the small pictures of the model so called."""
+        """Return the same coding with the settings for small pictures of this model."""
         return replace(self, tuned=made_for_loss(model))
 
     @property
     def fine(self) -> bool:
-        """Whether it loses so little that a model made for lossless files is the better one."""
+        """Whether it loses so little that a model made for lossless files restores better."""
         return self.quality is not None and self.quality >= _FINE.get(self.coder, 101)
 
     @property
     def options(self) -> dict[str, Any]:
-        """What Pillow is told."""
+        """The options for Pillow."""
         return coding_options(self.coder, self.quality, restored=self.tuned)
 
     @property
@@ -51,7 +51,7 @@ class Coding:
 
 
 def coding_of(name: str, quality: int | None) -> Coding | None:
-    """Return how a small file called `name` is coded with this `quality`; None where nothing is lost."""
+    """Return the coding of a small file called `name` with this `quality`; None if it is lossless."""
     if not is_lossy(name, quality):
         return None
     kind = format_of(name)

@@ -1,4 +1,4 @@
-"""What runs the networks: a tile in, a tile out. Which engine that is, is decided here."""
+"""The interface that runs the networks, tile by tile, and the choice between its engines."""
 
 from typing import Protocol
 
@@ -20,16 +20,16 @@ class Engine(Protocol):
 
     @property
     def name(self) -> Backend:
-        """What it is called as a backend."""
+        """Its name as a backend."""
         ...
 
     @property
     def device(self) -> str:
-        """Where it runs, as PyTorch names it."""
+        """The device on which it runs, as PyTorch names it."""
         ...
 
     def downscale(self, hr: Tile) -> Tile:
-        """Shrink a tile whose sides the model takes; see `car.families.Geometry`."""
+        """Shrink a tile whose sides the model accepts; see `car.families.Geometry`."""
         ...
 
     def upscale(self, lr: Tile) -> Tile:
@@ -38,10 +38,10 @@ class Engine(Protocol):
 
 
 def chosen_backend(model: Architecture, options: Options) -> Backend:
-    """Return ``torch`` or ``onnxruntime``: which of them `options` stand for with this model.
+    """Return the backend for this model and `options`: ``torch`` or ``onnxruntime``.
 
     Raises:
-        UsageError: onnxruntime is asked for and cannot do it, or PyTorch is needed and not installed.
+        UsageError: `options` name onnxruntime, which cannot do this, or PyTorch is needed and not installed.
     """
     reasons = {
         f"for model {model.name}": model.needs_torch,
@@ -59,7 +59,7 @@ def chosen_backend(model: Architecture, options: Options) -> Backend:
 
 
 def open_engine(loaded: LoadedModel, options: Options) -> Engine:
-    """Return what runs a model.
+    """Return the engine of a model.
 
     Raises:
         UsageError: the device or the backend cannot be used.

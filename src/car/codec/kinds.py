@@ -1,4 +1,4 @@
-"""What may be shrunk and restored - paths, PIL images, arrays, tensors - as pictures and back."""
+"""Conversion of paths, PIL images, arrays and tensors to pictures and back."""
 
 import inspect
 import warnings
@@ -21,7 +21,7 @@ Process = Callable[[Picture], tuple[Picture, LRInfo | None]]
 
 
 def apply(image: Any, process: Process, max_pixels: int = DEFAULT_MAX_PIXELS) -> Any:
-    """Run `process` on `image` as a `Picture` and give the result back as the kind that came in."""
+    """Run `process` on `image` as a `Picture` and return the result as the same kind."""
     if isinstance(image, (str, Path)):
         picture = read(image, max_pixels=max_pixels)
         result, info = process(picture)

@@ -1,7 +1,7 @@
-"""Pictures that are larger than the memory for them: strips from a file, through a model, into a file.
+"""Pictures larger than memory: strips are read from a file, pass through a model, and are written to a file.
 
-TIFF and BigTIFF are read and written strip by strip. Other formats are read so where pyvips is installed
-(extra ``stream``); without it they are decoded as a whole.
+TIFF and BigTIFF are read and written strip by strip. Other formats are read in strips if pyvips is
+installed (extra ``stream``); without it they are decoded as a whole.
 """
 
 import os
@@ -31,7 +31,7 @@ _BIGTIFF = 2**32 - 2**26
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a file: sizes as (width, height), and notes for the user."""
+    """The result of work on a file: sizes as (width, height), and notes for the user."""
 
     source_size: tuple[int, int]
     target_size: tuple[int, int]
@@ -39,7 +39,7 @@ class Done:
 
 
 def memory_at_hand() -> int:
-    """Return half of the memory that is free, in bytes, as far as the system tells; else 2 GiB."""
+    """Return half of the free memory in bytes; 2 GiB if the system does not report it."""
     limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")]
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -57,7 +57,7 @@ def memory_at_hand() -> int:
 
 
 def memory_besides(total: int) -> int:
-    """Return what is left of `total` bytes for pictures, beside what the program itself takes by now."""
+    """Return how many of `total` bytes remain for pictures, after the memory of the program itself."""
     try:
         used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -75,7 +75,7 @@ def shrink_file(
     quality: int | None = None,
     overwrite: bool = True,
 ) -> Done:
-    """Shrink a file as `Codec.shrink` does, strip by strip where the whole would take more than `memory`.
+    """Shrink a file as `Codec.shrink` does; strip by strip if the whole would need more than `memory`.
 
     Args:
         codec: its tile says how many rows are in memory at once.
@@ -119,7 +119,7 @@ def restore_file(
     quality: int | None = None,
     overwrite: bool = True,
 ) -> Done:
-    """Restore a picture to a file, strip by strip where the whole would take more than `memory`.
+    """Restore a picture to a file; strip by strip if the whole would need more than `memory`.
 
     Args:
         codec: its tile says how many rows are in memory at once.
@@ -131,7 +131,7 @@ def restore_file(
         overwrite: whether `target` may be replaced.
 
     Raises:
-        ImageError: the file cannot be written, or the whole is too much for a format without strips.
+        ImageError: the file cannot be written, or needs too much memory in a format without strips.
         UsageError: see `Codec.restore`.
     """
     (width, height), notes = codec.restored_size(picture, size)
@@ -156,7 +156,7 @@ def restore_file(
 
 
 def gigabytes(count: int) -> str:
-    """Say a number of bytes."""
+    """Return a number of bytes as text."""
     return f"{count / 1e9:.1f} GB of memory"
 
 
@@ -167,7 +167,7 @@ def _shrink_strips(codec: Codec, strips: "Strips") -> Picture:
 
 
 def why_whole(source: Path) -> str:
-    """Return why a file must be decoded as a whole; empty where it can be read in strips.
+    """Return why a file must be decoded as a whole; empty if it can be read in strips.
 
     Raises:
         ImageError: it cannot be read.

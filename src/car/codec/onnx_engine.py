@@ -23,7 +23,7 @@ def graph(model: Architecture, half: Half) -> bytes:
 
 
 def _needed_by(half: Half, tensors: "Mapping[str, Any]") -> "dict[str, Any]":
-    """Return the weights of one half; a corrector looks at what is restored."""
+    """Return the names of the weights of one half; a corrector also needs those of the upscaler."""
     if half == "down" and any(key.startswith("corrector.") for key in tensors):
         return dict(tensors)
     return {key: values for key, values in tensors.items() if key.startswith(half)}
@@ -98,7 +98,7 @@ class OnnxEngine:
         return runtime.InferenceSession(content, options, providers=[provider])
 
     def forget(self) -> None:
-        """Start anew in a process that was forked, where the threads of its sessions are not."""
+        """Make new sessions after a fork, because the threads of the old ones do not exist in the child."""
         for session in self._sessions.values():
             # to end a session is to wait for its threads, so it must never end
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))

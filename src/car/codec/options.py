@@ -1,4 +1,4 @@
-"""The settings of a codec, as data; the command line makes its options of them."""
+"""The settings of a codec, as data; the command line makes its options from them."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -31,21 +31,21 @@ class Options:
     Attributes:
         device: see `car.devices.resolve_device`.
         precision: ``auto`` is float32 on a CPU, and bf16 on a GPU that is fast at it. ``bf16`` and ``fp16``
-            change single pixels by several levels; docs/devices.md has what that costs.
+            change single pixels by several levels; docs/devices.md shows the cost.
         threads: CPU threads of the networks; None: `car.devices.cpu_threads`.
-        memory: bytes that work on a picture may take; None: no limit.
+        memory: largest number of bytes for the work on a picture; None: no limit.
         tile: side of the square processed at once, in LR pixels. Memory grows with its square; results
             agree with whole-image processing up to float rounding. None: what fits into `memory`, at most
             512.
-        effort: 0 to 9, of shrinking: above 0 the small picture is refined, see `car.codec.effort`. Restoring
-            takes no longer.
+        effort: 0 to 9. Above 0, shrinking refines the small picture, see `car.codec.effort`. Restoring takes
+            no longer.
         fast: shrink by the downscaler alone, without the corrector of those models that have one.
         backend: what runs the networks.
         max_pixels: larger pictures are refused.
-        coding: how the small file will be coded, where that loses something and effort is to know it.
+        coding: coding of a lossy small file, for which effort refines; None for a lossless file.
 
     Raises:
-        UsageError: a setting is none of these.
+        UsageError: a setting has another value.
 
     >>> Options(effort=3).effort
     3
@@ -55,16 +55,18 @@ class Options:
     precision: Precision = _setting(
         "auto", "Arithmetic of the networks. auto: float32 on a CPU, bf16 on a GPU that is fast at it."
     )
-    threads: int | None = _setting(None, "CPU threads of the networks. Default: one a core.", min=1)
+    threads: int | None = _setting(None, "CPU threads of the networks. Default: one for each core.", min=1)
     memory: int | None = _setting(
-        None, "As 2GB, program included; larger pictures go in strips. Default: half of what is free."
+        None,
+        "Memory limit, such as 2GB, program included. Larger pictures are processed in strips. "
+        "Default: half of the free memory.",
     )
     tile: int | None = _setting(
-        None, "Small-picture pixels a side processed at once. Default: what --memory allows.", min=16
+        None, "Side of a tile in pixels of the small picture. Default: as --memory allows.", min=16
     )
     effort: int = _setting(
         0,
-        "Refine the small picture while shrinking; 9 is the longest. Hardly pays for lossy files.",
+        "Refine the small picture while shrinking; 9 takes longest. Gains little for lossy files.",
         min=0,
         max=MOST_EFFORT,
     )
@@ -72,9 +74,11 @@ class Options:
         False, "Shrink without the corrector: several times faster. Changes nothing for models without one."
     )
     backend: Backend = _setting(
-        "auto", "What runs the networks. auto: onnxruntime on a CPU, PyTorch for what it cannot do."
+        "auto", "Program that runs the networks. auto: onnxruntime on a CPU if possible, else PyTorch."
     )
-    max_pixels: int = _setting(DEFAULT_MAX_PIXELS, "Refuse larger images (guards against bombs).", min=1)
+    max_pixels: int = _setting(
+        DEFAULT_MAX_PIXELS, "Refuse images with more pixels (guards against decompression bombs).", min=1
+    )
     coding: Coding | None = None
 
     def __post_init__(self) -> None:
@@ -90,7 +94,7 @@ class Options:
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
 
     def tile_for(self, model: Architecture) -> int:
-        """Return the side of the tiles of a model, in LR pixels: as asked for, or as `memory` allows."""
+        """Return the side of the tiles of a model, in LR pixels: as set, or as large as `memory` allows."""
         if self.tile is not None:
             return self.tile
         if self.memory is None:

@@ -1,4 +1,4 @@
-"""Any model on any device, by PyTorch; what GPUs, 16-bit arithmetic and effort need."""
+"""Any model on any device, by PyTorch; needed for GPUs, 16-bit arithmetic and effort."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
-    """A model on one device; its networks are its own.
+    """A model on one device, with its own copy of the networks.
 
     Args:
         loaded: the model with its weights.
@@ -86,10 +86,10 @@ _used_by: set[int] = set()  # the processes in which PyTorch has computed, this 
 
 @contextmanager
 def _no_fork(device: torch.device) -> Generator[None, None, None]:
-    """Refuse to compute in a process that was forked from one that did: it would wait for threads for ever.
+    """Refuse to compute in a child process if the parent computed before the fork: it would never end.
 
     Raises:
-        UsageError: so it is.
+        UsageError: this is such a child process.
     """
     if _used_by - {os.getpid()}:
         raise UsageError(
@@ -102,7 +102,7 @@ def _no_fork(device: torch.device) -> Generator[None, None, None]:
 
 @contextmanager
 def _threads(count: int) -> Generator[None, None, None]:
-    """Let PyTorch use so many threads, for what this thread of ours does."""
+    """Set PyTorch's number of threads while this thread computes."""
     before = torch.get_num_threads()
     if before == count:
         yield

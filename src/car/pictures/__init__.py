@@ -1,1 +1,1 @@
-"""Picture files and what they say about themselves."""
+"""Picture files and their metadata."""

@@ -1,4 +1,4 @@
-"""Transparency: straight alpha, and colours where nothing is seen."""
+"""Transparency: straight alpha, and colours of invisible pixels."""
 
 import numpy as np
 from PIL import Image
@@ -14,15 +14,15 @@ def straight(colours: Pixels, alpha: Pixels) -> Pixels:
 
 
 def without_hidden(pixels: Pixels, alpha: Pixels | None, *, weighted: bool) -> Pixels:
-    """Return RGB ``[H, W, 3]`` with colours that cannot be seen replaced by those of what can, nearby.
+    """Return RGB ``[H, W, 3]``, with the colours of invisible pixels replaced by visible ones around them.
 
-    What lies hidden under alpha 0 is often black or white, and any filter would mix it into the edges.
+    Colours under alpha 0 are often black or white, and every filter would mix them into the edges.
 
     Args:
         pixels: uint8 or uint16.
         alpha: ``[H, W]`` of the same dtype, or None.
-        weighted: what is seen less than its surroundings is mixed with them, so that a mean of what is
-            returned comes near to one that is weighted by alpha.
+        weighted: mix pixels with their surroundings if these are more visible. A mean of the result is
+            then close to a mean weighted by alpha.
     """
     if alpha is None or alpha.min() == np.iinfo(alpha.dtype).max or not alpha.any():
         return pixels
@@ -37,9 +37,9 @@ _NEAR = 2  # halvings of the size: what is around a pixel are some four of them 
 
 
 def _around(colours: Pixels, seen: Pixels) -> tuple[Pixels, Pixels]:
-    """Return the mean colour around each pixel, weighted by how much is seen, and how much that is.
+    """Return the mean colour around each pixel, weighted by alpha, and the sum of the weights.
 
-    Level by level, each of half the size: where nothing is seen, the next one answers.
+    Works in levels, each of half the size. If all is invisible at one level, the next level is used.
     """
     planes = [colours[:, :, 0], colours[:, :, 1], colours[:, :, 2], seen]
     levels: list[list[Pixels]] = []

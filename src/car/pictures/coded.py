@@ -34,10 +34,7 @@ def is_lossy_webp(content: bytes) -> bool:
 
 
 def completed_jpeg(content: bytes) -> bytes | None:
-    """Return a JPEG that lacks its end marker with one, where all its pixels are there; else None.
-
-    What stands behind the last pixel changes none of them, and what stands in its place does.
-    """
+    """Return a JPEG with its missing end marker added, if all its pixels are in the file; else None."""
     if not content.startswith(b"\xff\xd8"):
         return None
     data = content.rstrip(b"\xff")
@@ -49,7 +46,7 @@ def completed_jpeg(content: bytes) -> bytes | None:
 
 
 def has_gain_map(content: bytes, info: dict[Any, Any]) -> bool:
-    """Return whether a picture has another beside it that makes it one of high dynamic range."""
+    """Return whether a file has a gain map, which would make the picture one of high dynamic range."""
     xmp = info.get("xmp") or b""
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     return (
@@ -82,10 +79,10 @@ def decode_deep_avif(content: bytes) -> Pixels:
 
 
 def avif_calibration(content: bytes) -> Calibration | None:
-    """Return what an AVIF says of its colours without a profile.
+    """Return the colour space that an AVIF names without a profile.
 
     Raises:
-        ImageError: they are of high dynamic range, or unknown.
+        ImageError: it is one of high dynamic range, or unknown.
     """
     at = content.find(b"colrnclx", 0, _MOST_HEADER)
     if at < 0:
@@ -124,7 +121,7 @@ def jxl_size(content: bytes) -> tuple[int, int]:
     """Return the (width, height) in the header of a JPEG XL (ISO 18181-1, D.2).
 
     Raises:
-        ImageError: there is none.
+        ImageError: the header has no size.
     """
     at = 2
     if not content.startswith(JXL_CODESTREAM):

@@ -1,4 +1,4 @@
-"""Colours of files to sRGB: by their ICC profile, or by what their format says without one."""
+"""Conversion of colours to sRGB, by the ICC profile of the file or by other data of its format."""
 
 import io
 import struct
@@ -52,13 +52,13 @@ _HDR = {16: "PQ", 18: "HLG"}
 
 @dataclass(frozen=True)
 class Calibration:
-    """RGB that no ICC profile describes.
+    """An RGB colour space described without an ICC profile.
 
     Attributes:
         name: for messages.
         primaries: CIE x and y of red, green and blue.
         white: CIE x and y.
-        gamma: the exponent that leads from levels to light; None for the curve of sRGB.
+        gamma: exponent from levels to light; None for the curve of sRGB.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Calibration:
 
     @property
     def usual(self) -> bool:
-        """Whether it is sRGB, as nearly as files say so: 1/2.2 stands for its curve."""
+        """Whether it is sRGB; files often give 1/2.2 for its curve."""
         near = np.abs(np.subtract((*self.primaries, *self.white), (*_SRGB, *_D65))).max() < 0.002
         return bool(near) and (self.gamma is None or abs(self.gamma - 2.2) < 0.03)
 
@@ -98,10 +98,10 @@ ADOBE_RGB = Calibration("Adobe RGB", (0.64, 0.33, 0.21, 0.71, 0.15, 0.06), _D65,
 
 
 def coded_calibration(primaries: int, transfer: int) -> Calibration | None:
-    """Return what two numbers of ITU-T H.273 mean, as in cICP of PNG and nclx of AVIF; None for sRGB.
+    """Return the colour space of two numbers of ITU-T H.273 (cICP of PNG, nclx of AVIF); None for sRGB.
 
     Raises:
-        ImageError: they stand for high dynamic range, or are unknown.
+        ImageError: the numbers mean high dynamic range, or are unknown.
     """
     if transfer in _HDR:
         raise ImageError(
@@ -123,15 +123,15 @@ def coded_calibration(primaries: int, transfer: int) -> Calibration | None:
 def converter(
     kind: str, icc: Any, calibration: Calibration | None, notes: list[str]
 ) -> tuple[Convert, bytes | None]:
-    """Return what makes grey or RGB of samples, and the profile that the result has; None stands for sRGB.
+    """Return a function from samples to grey or RGB, and the profile of its result; None means sRGB.
 
     Grey, CMYK and Lab become sRGB; RGB with a good profile keeps it.
 
     Args:
         kind: ``GRAY``, ``RGB``, ``CMYK``, ``LAB``, ``YCbCr`` or ``HSV``.
         icc: the profile in the file, if any.
-        calibration: what the format says without a profile, which a profile overrules.
-        notes: what the user should know is added.
+        calibration: colour space that the format names; a profile takes precedence.
+        notes: list to which notes for the user are added.
     """
     profile = checked_profile(icc, _SPACES.get(kind, "RGB"), notes)
     if kind == "RGB" and profile is not None:
@@ -253,7 +253,7 @@ def _srgb_grey() -> bytes:
 
 
 def _of_pillow(kind: str, profile: bytes | None, notes: list[str]) -> Convert:
-    """Convert 8 bit; deeper is reduced to it, which is said when it first happens."""
+    """Convert 8-bit samples; deeper samples are first reduced to 8 bits, with a note."""
     from PIL import ImageCms
 
     transform: Any = None

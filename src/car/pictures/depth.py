@@ -1,4 +1,4 @@
-"""Samples of any type and range as 8 or 16 bit."""
+"""Conversion of samples of any type and range to 8 or 16 bits."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ _OVERSHOOT = 0.1  # of a range from 0 to 1: filters leave so much, a picture of 
 
 
 def to_unsigned(array: Pixels, notes: list[str], bits: int = 0) -> Pixels:
-    """Map what a file may hold to uint8 or uint16 of the whole range.
+    """Convert samples of any type to uint8 or uint16 of the whole range.
 
-    Integers of up to 31 bits that do not fill their type are stretched over 8 or 16, as 12 of 16 would look
-    almost black. Those of 32 or 64 bits hold pictures of 8, 16 or all their bits, and only the largest of
-    them tells which. Floats are taken for 0 to 1 or, where all are whole numbers, for levels of 8 or 16 bit.
+    Integers of up to 31 bits that do not fill their type are stretched to 8 or 16 bits; 12 of 16 bits would
+    otherwise look almost black. Integers of 32 or 64 bits may use 8, 16 or all bits; the largest value shows
+    which. Floats are read as 0 to 1 or, if all are whole numbers, as levels of 8 or 16 bits.
 
     Args:
         array: of any shape and byte order.
-        notes: what was changed is added.
-        bits: of a sample as stored; 0 for all that its type has.
+        notes: list to which notes for the user are added.
+        bits: bits of a sample as stored; 0 for all bits of its type.
 
     Raises:
         ImageError: the values fit no such range.

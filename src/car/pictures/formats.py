@@ -1,4 +1,4 @@
-"""Formats of picture files: suffixes, tags, and what encoders are told."""
+"""Formats of picture files: suffixes, tags, and settings of encoders."""
 
 import os
 import struct
@@ -55,19 +55,19 @@ SMALL_QUALITY = 75
 
 
 def made_for_loss(model: str) -> bool:
-    """Return whether small pictures of the model so called are meant for lossy files."""
+    """Return whether the model called `model` was made for lossy files."""
     return made_for(model) == "lossy"
 
 
 def coding_options(kind: str, quality: int | None, *, restored: bool = False) -> dict[str, Any]:
-    """Return what Pillow is told to save a picture as JPEG, WebP or AVIF; nothing for other formats.
+    """Return Pillow's options to save a picture as JPEG, WebP or AVIF; none for other formats.
 
     Args:
         kind: Pillow's name of the format.
         quality: 1 to 100; by default 95, and lossless for WebP. Below 90, colours have half the resolution
             (4:2:0).
-        restored: the picture is a small one of a model made for lossy files; its JPEG has other tables, its
-            AVIF is coded for squared error, and the default of both is `SMALL_QUALITY`.
+        restored: whether it is a small picture of a model made for lossy files. Its JPEG then has other
+            tables, its AVIF is coded for squared error, and the default quality is `SMALL_QUALITY`.
     """
     if kind == "WEBP":
         return {"lossless": True, "exact": True} if quality is None else {"quality": quality, "method": 5}
@@ -82,10 +82,10 @@ def coding_options(kind: str, quality: int | None, *, restored: bool = False) ->
 
 
 def _restored_avif() -> dict[str, Any]:
-    """Return what makes small AVIFs that a network restores better for their bytes, where libaom codes them.
+    """Return options of libaom for small AVIFs that restore better at the same bytes; none for other coders.
 
-    By default it codes for a likeness that the eye judges at the file's own size. Slower than its usual 6 is
-    affordable for a picture so small.
+    By default, libaom codes for how similar the file looks at its own size. A slower speed than its usual 6
+    is affordable, because the picture is small.
     """
     from PIL import AvifImagePlugin
 
@@ -97,9 +97,9 @@ def _restored_avif() -> dict[str, Any]:
 def _restored_jpeg_steps(quality: int) -> list[list[int]]:
     """Return JPEG's tables, of luma and of colours, for small pictures that a network restores.
 
-    The usual ones (ITU-T T.81, annex K) spend little on what the eye hardly sees at the file's own size. A
-    small picture's fine detail is the large one's coarse detail: these are flatter. They scale with quality
-    as the usual ones do, and at the same quality make files smaller by a sixth to a third.
+    The usual tables (ITU-T T.81, annex K) code fine detail coarsely, because the eye hardly sees it. But the
+    fine detail of a small picture is coarse detail of the large one, so these tables are flatter. They scale
+    with quality like the usual ones, and make files smaller by a sixth to a third at the same quality.
     """
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
     frequencies = [row + column for row in range(8) for column in range(8)]
@@ -108,12 +108,12 @@ def _restored_jpeg_steps(quality: int) -> list[list[int]]:
 
 
 def format_of(name: str | os.PathLike[str]) -> str:
-    """Return what Pillow calls the format that a file's suffix stands for; empty for unknown ones."""
+    """Return Pillow's name of the format with the suffix of this file; empty if unknown."""
     return FORMATS.get(Path(name).suffix.lower(), "")
 
 
 def is_lossy(name: str | os.PathLike[str], quality: int | None) -> bool:
-    """Return whether `write` with this `quality` codes a file of this name with losses that depend on it."""
+    """Return whether `write` with this `quality` writes a lossy file under this name."""
     kind = format_of(name)
     return kind in ("JPEG", "AVIF") or (kind == "WEBP" and quality is not None)
 

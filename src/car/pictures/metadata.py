@@ -14,14 +14,14 @@ _MARK = "car:"
 
 @dataclass(frozen=True)
 class LRInfo:
-    """What a small picture's file says about itself.
+    """The metadata of a small picture.
 
     Attributes:
         model: name of the model that made it.
         weights: leading hexadecimal digits (at least 8) of the SHA-256 of its weights, empty if unknown.
         scale: HR pixels per LR pixel along each axis.
         size: (width, height) of the original.
-        grey: the original was grey, and so will be what is restored.
+        grey: whether the original was grey; the restored picture is then grey too.
     """
 
     model: str
@@ -46,19 +46,19 @@ class LRInfo:
             raise ImageError(f"the metadata of the small picture is damaged: {said[:200]}")
 
     def to_text(self) -> str:
-        """Return the text that files carry, the same in all formats: ``car:`` and a JSON list of the values.
+        """Return the text in the file, the same in all formats: ``car:`` and a JSON list of the values.
 
-        It is short, as its bytes count in small files.
+        It is short, because small files have few bytes.
         """
         values = [self.model, self.weights, self.scale, *self.size, *([True] if self.grey else [])]
         return _MARK + json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_text(cls, text: str | bytes) -> "LRInfo | None":
-        """Parse what `to_text` gives; None where it is another text.
+        """Parse the result of `to_text`; return None for any other text.
 
         Raises:
-            ImageError: it is damaged.
+            ImageError: the text is damaged.
         """
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")

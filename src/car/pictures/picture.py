@@ -1,4 +1,4 @@
-"""A decoded picture: its value, and limits of what is decoded."""
+"""A decoded picture, and the limits of decoding."""
 
 from dataclasses import dataclass, replace
 
@@ -26,13 +26,13 @@ class Picture:
     Attributes:
         pixels: RGB ``[H, W, 3]``, uint8 or uint16; grey is repeated.
         alpha: ``[H, W]`` of the same dtype, or None.
-        grey: its channels are equal, however its file holds them, and so are those of what is restored.
+        grey: whether its channels are equal, or those of its restored picture must be.
         icc: the RGB ICC profile of the pixels; None stands for sRGB.
-        info: what a small picture says about itself.
-        notes: what the user should know about how it was read.
+        info: the metadata of a small picture.
+        notes: notes for the user on how it was read.
         turned: the EXIF orientation, 1 to 8, that was applied to make it upright.
-        damage: what is wrong with what it says about itself, where `info` is None for that.
-        lossy: the file that it was read from is JPEG, AVIF or lossy WebP.
+        damage: why `info` is None, if the metadata is damaged.
+        lossy: whether its file is JPEG, AVIF or lossy WebP.
     """
 
     pixels: Pixels
@@ -56,13 +56,13 @@ class Picture:
         return self.pixels.shape[1]
 
     def turn(self, orientation: int) -> "Picture":
-        """Return it as a reader shows it that finds this EXIF orientation, 1 to 8, in its file."""
+        """Return the picture turned by this EXIF orientation, 1 to 8, as a viewer shows it."""
         alpha = None if self.alpha is None else upright(self.alpha[:, :, None], orientation)[:, :, 0]
         return replace(self, pixels=upright(self.pixels, orientation), alpha=alpha, turned=1)
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
-    """Raise `ImageError` where a picture has more than `max_pixels`."""
+    """Raise `ImageError` if a picture has more than `max_pixels`."""
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width} x {height} pixels is over the limit of {max_pixels}; "
@@ -71,7 +71,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 
 
 def upright(array: Pixels, orientation: int) -> Pixels:
-    """Return ``[H, W, C]`` as a reader shows it that finds this EXIF orientation, 1 to 8."""
+    """Return ``[H, W, C]`` turned by this EXIF orientation, 1 to 8, as a viewer shows it."""
     # EXIF 2.3, tag 274: 5 to 8 swap the axes; the others are flips
     if orientation >= 5:
         array = array.transpose(1, 0, 2)

@@ -92,14 +92,14 @@ def _filtered(rows: Pixels, above: Pixels, step: int) -> bytes:
 
 
 def calibration(content: bytes, info: dict[Any, Any]) -> tuple[Calibration | None, bool]:
-    """Return what a PNG says of its colours without a profile, and whether that overrules a profile.
+    """Return the colour space that a PNG names, and whether it takes precedence over a profile.
 
     Args:
-        content: of the file; empty where it is not at hand.
-        info: what Pillow found in it.
+        content: content of the file; empty if it is not available.
+        info: data that Pillow found in it.
 
     Raises:
-        ImageError: they are of high dynamic range, or unknown.
+        ImageError: the colour space is one of high dynamic range, or unknown.
     """
     at = content.find(b"cICP", 0, max(content.find(b"IDAT"), 0))
     if at > 0:

@@ -1,6 +1,6 @@
 """Picture files and PIL images to pictures, with the metadata that lets a small picture be restored.
 
-Pixel values are never changed on the way in, except where a format forces it, and then a note says so.
+Reading changes pixel values only if the format requires it, and then a note says so.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
     """Read a PNG, JPEG, WebP, AVIF, TIFF, JPEG 2000, JPEG XL, BMP or GIF file, whatever its name.
 
     EXIF orientation is applied. An RGB ICC profile is kept; other colours are converted to sRGB. HEIC is
-    read where pillow-heif is installed.
+    read if pillow-heif is registered with Pillow.
 
     Raises:
-        ImageError: the file is missing, empty, damaged, no such picture, of an unsupported kind or larger
-            than `max_pixels`.
+        ImageError: the file is missing, empty, damaged, not a picture, of an unsupported kind or larger than
+            `max_pixels`.
     """
     path = Path(path)
     with one_line_errors(str(path), "cannot be read"):
@@ -96,7 +96,7 @@ def _read_by_pillow(content: bytes, name: str, max_pixels: int) -> Picture:
 def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
     """Return the (width, height) that the header of a picture file, or of its content, claims.
 
-    They are those of the pixels as stored, before a turn that EXIF asks for.
+    The size is that of the pixels as stored, before the EXIF orientation is applied.
 
     Raises:
         ImageError: there is no such header.
@@ -121,7 +121,7 @@ def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
 
 
 def header_samples(path: Path) -> Samples | None:
-    """Return what the header of a file that Pillow opens says of its samples; None if that is not all.
+    """Return the description of samples in the header of a file that Pillow opens; None if incomplete.
 
     Raises:
         ImageError: they are of high dynamic range.
@@ -138,7 +138,7 @@ def header_samples(path: Path) -> Samples | None:
 
 
 def pixel_bytes(source: Path | bytes, name: str) -> int:
-    """Return the bytes of a pixel that decoding a picture file, or its content, makes; at least those of RGB.
+    """Return the bytes of a decoded pixel of a picture file, or of its content; at least those of RGB.
 
     Raises:
         ImageError: there is no such header.

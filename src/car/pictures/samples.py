@@ -1,4 +1,4 @@
-"""What a file says of its samples, and the picture that they make: depth, colours, alpha, orientation."""
+"""The samples of a file, and the picture made from them: depth, colours, alpha, orientation."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,19 +18,19 @@ COLOURS = {"GRAY": 1, "RGB": 3, "CMYK": 4, "LAB": 3, "YCbCr": 3, "HSV": 3}
 
 @dataclass
 class Samples:
-    """What a file says of its samples.
+    """The description of the samples in a file.
 
     Attributes:
-        kind: of colours, as `car.pictures.colour.converter` has them.
+        kind: kind of colours, see `car.pictures.colour.converter`.
         icc: the profile in the file, if any.
-        calibration: what the format says of RGB or grey without a profile.
-        bits: of a sample as stored; 0 for all that its type has.
-        inverted: grey whose zero is white.
-        associated: colours are stored multiplied by alpha.
-        orientation: what EXIF or TIFF says; nonsense is taken for 1.
-        texts: where the metadata of a small picture may be.
+        calibration: colour space that the format names without a profile.
+        bits: bits of a sample as stored; 0 for all bits of its type.
+        inverted: whether zero is white.
+        associated: whether colours are stored multiplied by alpha.
+        orientation: orientation by EXIF or TIFF; an invalid one counts as 1.
+        texts: texts that may hold the metadata of a small picture.
         lossy: see `Picture`.
-        notes: what the user should know.
+        notes: notes for the user.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Samples:
 
     @property
     def profile(self) -> bytes | None:
-        """The RGB profile that the result has; None stands for sRGB."""
+        """The RGB profile of the result; None means sRGB."""
         self._prepare()
         return self._profile
 

@@ -1,6 +1,6 @@
 """Rows of a picture file from the top, without the whole in memory.
 
-TIFF and BigTIFF are read strip by strip, other formats where pyvips is installed (extra ``stream``).
+TIFF and BigTIFF are read strip by strip, other formats if pyvips is installed (extra ``stream``).
 """
 
 import importlib.util
@@ -31,9 +31,9 @@ class Strips:
     Attributes:
         width: columns.
         height: rows.
-        samples: what the file says of them; its profile and notes are known once the first block is.
+        samples: description of the samples; profile and notes are known after the first block.
         blocks: of rows.
-        grey: of all rows that were asked for so far.
+        grey: whether all rows read so far are grey.
     """
 
     width: int
@@ -43,7 +43,7 @@ class Strips:
     grey: bool = True
 
     def rows(self) -> "RowBuffer":
-        """Return what gives any of the rows, once."""
+        """Return a `RowBuffer` of the rows."""
         return RowBuffer(self._watched())
 
     def _watched(self) -> Iterator[Pixels]:
@@ -53,7 +53,7 @@ class Strips:
 
 
 class RowBuffer:
-    """Give any rows of a picture that comes once, from the top, as long as the asking moves downwards."""
+    """Gives rows of a picture that is read once from the top; requests must move downwards."""
 
     def __init__(self, blocks: Iterator[Pixels]) -> None:
         self._blocks = blocks

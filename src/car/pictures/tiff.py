@@ -110,7 +110,7 @@ def main_page(file: tifffile.TiffFile, notes: list[str]) -> Any:
     """Return the page that is the picture: the first, unless that is a preview of another.
 
     Raises:
-        ImageError: the picture is what a camera's sensor saw, which is not yet one.
+        ImageError: the picture consists of raw data of a camera.
     """
     first: Any = file.pages.first
     pages = [page for page in _some_pages(file) if _is_sized(page) and not _subfile(page) & _MASK]
@@ -166,11 +166,11 @@ def page_size(page: Any) -> tuple[int, int]:
     """Return (width, height).
 
     Raises:
-        ImageError: they are no numbers.
+        ImageError: width or height is not a number.
     """
     width, height = page.imagewidth, page.imagelength
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        raise ImageError("its width or height is no number")
+        raise ImageError("its width or height is not a number")
     return width, height
 
 
@@ -180,7 +180,7 @@ def sample_bytes(page: Any) -> int:
 
 
 def check_tiles(page: Any) -> None:
-    """Raise `ImageError` where a tile claims far more than the picture."""
+    """Raise `ImageError` if a tile claims to be much larger than the picture."""
     width, height = page_size(page)
     if page.is_tiled:  # strips are cut to the picture, a tile is decoded as a whole
         claimed = page.tilewidth * page.tilelength * page.tiledepth
@@ -189,7 +189,7 @@ def check_tiles(page: Any) -> None:
 
 
 def check_page(page: Any) -> None:
-    """Raise `ImageError` where samples are of no known kind or would take too much memory."""
+    """Raise `ImageError` if samples are of an unknown kind or would need too much memory."""
     width, height = page_size(page)
     if page.photometric not in _KINDS or page.imagedepth != 1 or page.dtype is None:
         kind = getattr(page.photometric, "name", page.photometric)
@@ -204,7 +204,7 @@ def check_page(page: Any) -> None:
 
 
 def only_pillow_knows(page: Any) -> bool:
-    """Return whether tifffile has no way to decode a page of 8 bit and libtiff has."""
+    """Return whether only Pillow (libtiff) can decode this 8-bit page, and tifffile cannot."""
     kinds, coders = tifffile.PHOTOMETRIC, tifffile.COMPRESSION
     return page.bitspersample <= 8 and (
         page.photometric == kinds.CIELAB
@@ -216,7 +216,7 @@ def only_pillow_knows(page: Any) -> bool:
 
 
 def page_samples(page: Any, notes: list[str]) -> Samples:
-    """Return what a page says of its samples, once `pick` has cut them to colours and alpha."""
+    """Return the description of a page's samples after `pick` has reduced them to colours and alpha."""
     tags = page.tags
     kind = _KINDS[page.photometric]
     bits = 0 if page.photometric == tifffile.PHOTOMETRIC.PALETTE else page.bitspersample
@@ -235,7 +235,7 @@ def page_samples(page: Any, notes: list[str]) -> Samples:
 
 
 def _alpha(page: Any) -> int | None:
-    """Return which sample is alpha."""
+    """Return the index of the alpha sample, or None."""
     colours = COLOURS[_KINDS[page.photometric]]
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         return None

@@ -1,6 +1,6 @@
 """Pictures to files and PIL images, with the metadata that lets a small picture be restored.
 
-Pixel values are never changed on the way out, except where a format forces it, and then a note says so.
+Writing changes pixel values only if the format requires it, and then a note says so.
 """
 
 import io
@@ -37,20 +37,20 @@ def write(
     quality: int | None = None,
     overwrite: bool = True,
 ) -> tuple[str, ...]:
-    """Write a picture in the format that the name's ending says; all or nothing.
+    """Write a picture in the format of the name's suffix, whole or not at all.
 
     Args:
-        path: an existing file is replaced at the very end, or kept where `overwrite` is False.
+        path: the file; an existing one is replaced at the very end, or kept if `overwrite` is False.
         picture: 16-bit pixels stay 16-bit in PNG and TIFF and are rounded to 8 bit elsewhere.
         info: stored in the metadata, for small pictures.
-        quality: 1 to 100 for JPEG, WebP (lossless without it) and AVIF; a note says where it has no meaning.
+        quality: 1 to 100 for JPEG, WebP (lossless without it) and AVIF; a note says if it has no effect.
         overwrite: whether an existing file may be replaced.
 
     Returns:
-        Notes that the user should see: what was lost or cannot be stored.
+        Notes for the user on what was lost or cannot be stored.
 
     Raises:
-        ImageError: unknown ending, a format that cannot hold the picture, or the file cannot be written.
+        ImageError: the suffix is unknown, the format cannot hold the picture, or the file cannot be written.
     """
     path = Path(path)
     check_suffix(path)
@@ -97,7 +97,7 @@ def to_pil(picture: Picture, *, info: LRInfo | None = None) -> Image.Image:
 
 
 class _SmallImage(Image.Image):
-    """A PIL image whose `save` writes the metadata; whatever is derived from it is a plain image."""
+    """A PIL image whose `save` writes the metadata; images derived from it are plain images."""
 
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
         """Save as PIL does, with the metadata of the small picture."""
@@ -132,7 +132,7 @@ def _png_text(info: LRInfo, others: PngImagePlugin.PngInfo | None = None) -> Png
 
 
 def _described(info: LRInfo, others: Any = None) -> bytes:
-    """Return an EXIF block with the metadata as description, and what else the caller has for it."""
+    """Return an EXIF block with the metadata as description, and the other tags of the caller."""
     exif = Image.Exif()
     if isinstance(others, bytes):
         exif.load(others)
@@ -143,7 +143,7 @@ def _described(info: LRInfo, others: Any = None) -> bytes:
 
 
 def _described_tags(text: str, others: Any) -> Any:
-    """Return TIFF tags with the metadata as description, and what else the caller has for them."""
+    """Return TIFF tags with the metadata as description, and the other tags of the caller."""
     tags = TiffImagePlugin.ImageFileDirectory_v2() if others is None else others
     tags[DESCRIPTION] = text
     return tags
