@@ -183,14 +183,7 @@ def _encode(
     chosen = coding_options(kind, quality, restored=trained_for_loss)
     if kind == "PNG":
         chosen["optimize"] = info is not None
-    if picture.icc is not None and kind not in ("BMP", "GIF"):
-        chosen["icc_profile"] = picture.icc
-    if info and kind == "PNG":
-        chosen["pnginfo"] = _png_text(info)
-    elif info and kind == "JPEG":
-        chosen["comment"] = info.to_text().encode()
-    elif info and kind in ("WEBP", "AVIF"):
-        chosen["exif"] = _described(info)
+    chosen |= _carried(kind, picture.icc, info)
     image = Image.fromarray(np.ascontiguousarray(array))
     if kind == "GIF" and image.getcolors(256) is None:
         notes.append("GIF holds 256 colours: the picture was reduced to them")
@@ -199,6 +192,18 @@ def _encode(
     buffer = io.BytesIO()
     image.save(buffer, kind, **chosen)
     return buffer.getvalue(), tuple(notes)
+
+
+def _carried(kind: str, icc: bytes | None, info: LRInfo | None) -> dict[str, Any]:
+    """Return the settings of Pillow that put a profile and the metadata into a file."""
+    profile = {} if icc is None or kind in ("BMP", "GIF") else {"icc_profile": icc}
+    if info is None:
+        return profile
+    if kind == "PNG":
+        return profile | {"pnginfo": _png_text(info)}
+    if kind == "JPEG":
+        return profile | {"comment": info.to_text().encode()}
+    return profile | ({"exif": _described(info)} if kind in ("WEBP", "AVIF") else {})
 
 
 def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
