@@ -78,7 +78,10 @@ def one_line_errors(name: str, what: str) -> Generator[None, None, None]:
     except MemoryError as error:
         raise ImageError(f"{name}: not enough memory") from error
     except Exception as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        reason = getattr(error, "strerror", None)
+        if reason is None:  # not the system, but a decoder
+            reason = " ".join(str(error).split()) or type(error).__name__
+            what += ": it is damaged, or of a kind that is not supported" if what == "cannot be read" else ""
         raise ImageError(f"{name}: {what} ({reason[:200]})") from error
 
 

@@ -22,6 +22,7 @@ from car.files.atomic import MAX_FILE_BYTES, check_regular
 from car.pictures import coded, png_file, tiff
 from car.pictures.colour import ADOBE_RGB
 from car.pictures.depth import Pixels
+from car.pictures.faults import no_picture, png_fault
 from car.pictures.formats import DESCRIPTION, FIRST_FRAME, ORIENTATION, TIFF_SIGNATURES
 from car.pictures.metadata import LRInfo
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size, one_line_errors
@@ -74,13 +75,22 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
         if coded.is_jxl(content) and "JXL" not in Image.OPEN:
             return _read_jxl(content, name, max_pixels)
         try:
-            return _read_by_pillow(content, name, max_pixels)
-        except OSError as error:
+            picture = _read_by_pillow(content, name, max_pixels)
+        except ImageError:
+            raise
+        except Exception as error:
             whole = coded.completed_jpeg(content) if "truncated" in str(error) else None
-            if whole is None:
-                raise
-        picture = _read_by_pillow(whole, name, max_pixels)
-        return replace(picture, notes=(*picture.notes, "the file lacks its end; its pixels are all there"))
+            if whole is not None:
+                picture = _read_by_pillow(whole, name, max_pixels)
+                return replace(
+                    picture, notes=(*picture.notes, "the file lacks its end; its pixels are all there")
+                )
+            if content.startswith(b"\x89PNG") and (fault := png_fault(content)):
+                raise ImageError(f"{name}: {fault}") from error
+            raise
+        if content.startswith(b"\x89PNG") and (fault := png_fault(content)):  # Pillow overlooks some
+            picture = replace(picture, notes=(*picture.notes, f"{fault}, but it could be read"))
+        return picture
 
 
 def _read_tiff(content: bytes, name: str, max_pixels: int) -> Picture | None:
@@ -226,17 +236,22 @@ def _no_pillow_limit() -> Generator[None, None, None]:
 
 
 def _open(file: Any, name: str, max_pixels: int | None) -> Image.Image:
+    if coded.is_heic(file.read(64)) and "HEIF" not in Image.OPEN:
+        try:
+            import pillow_heif  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ImageError(
+                f"{name}: it is HEIC, which needs pillow-heif: pip install pillow-heif"
+            ) from error
+        pillow_heif.register_heif_opener()  # pyright: ignore[reportUnknownMemberType]
+    file.seek(0)
     formats = [*_PILLOW_FORMATS, *(kind for kind in _PLUGIN_FORMATS if kind in Image.OPEN)]
     with _no_pillow_limit():
         try:
             image = Image.open(file, formats=formats)
         except Image.UnidentifiedImageError as error:
             file.seek(0)
-            if coded.is_heic(file.read(64)):
-                raise ImageError(
-                    f"{name}: HEIC is read where pillow-heif is installed and registered with Pillow"
-                ) from error
-            raise ImageError(f"{name}: not a picture of a known format, or damaged") from error
+            raise ImageError(f"{name}: {no_picture(file.read(_HEADER))}") from error
     if max_pixels is not None:
         check_size(image.width, image.height, name, max_pixels)
     return image
