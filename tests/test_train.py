@@ -539,7 +539,7 @@ def test_full_disk_is_found_before_the_work_and_survived_during_it(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(trainer_module.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
     with pytest.raises(TrainingError, match="MB free, but the run's state needs"):
         train(TINY, [folder], tmp_path / "run")
     Usage.free = 10**12

@@ -167,11 +167,7 @@ def _encode(
     if kind == "TIFF":
         return _encode_tiff(array, picture, info), tuple(notes)
     if kind in ("JPEG", "BMP", "GIF") and picture.alpha is not None:
-        if picture.alpha.min() < np.iinfo(picture.alpha.dtype).max:
-            raise ImageError(
-                f"{kind} cannot keep the transparency of this picture; PNG, WebP, AVIF and TIFF can"
-            )
-        array = array[:, :, :-1] if array.shape[2] == 4 else array[:, :, 0]
+        array = _opaque(array, picture.alpha, kind)
     lossy = kind == "GIF" or is_lossy(f"x.{kind}", quality)
     if info and kind in ("BMP", "GIF"):
         notes.append(f"{kind} cannot carry metadata: name the model and the size to restore this picture")
@@ -181,8 +177,6 @@ def _encode(
         )
     # small files are kept and sent: they are worth the time of the strongest compression
     chosen = coding_options(kind, quality, restored=trained_for_loss)
-    if kind == "PNG":
-        chosen["optimize"] = info is not None
     chosen |= _carried(kind, picture.icc, info)
     image = Image.fromarray(np.ascontiguousarray(array))
     if kind == "GIF" and image.getcolors(256) is None:
@@ -194,9 +188,18 @@ def _encode(
     return buffer.getvalue(), tuple(notes)
 
 
+def _opaque(array: Pixels, alpha: Pixels, kind: str) -> Pixels:
+    """Return the colours of a picture of which nothing is transparent."""
+    if alpha.min() < np.iinfo(alpha.dtype).max:
+        raise ImageError(f"{kind} cannot keep the transparency of this picture; PNG, WebP, AVIF and TIFF can")
+    return array[:, :, :-1] if array.shape[2] == 4 else array[:, :, 0]
+
+
 def _carried(kind: str, icc: bytes | None, info: LRInfo | None) -> dict[str, Any]:
     """Return the settings of Pillow that put a profile and the metadata into a file."""
-    profile = {} if icc is None or kind in ("BMP", "GIF") else {"icc_profile": icc}
+    profile: dict[str, Any] = {} if icc is None or kind in ("BMP", "GIF") else {"icc_profile": icc}
+    if kind == "PNG":
+        profile["optimize"] = info is not None
     if info is None:
         return profile
     if kind == "PNG":
