@@ -61,7 +61,10 @@ def one_line_errors(name: str, what: str) -> Generator[None, None, None]:
         missing = getattr(error, "name", "") in ("imagecodecs", "compression")
         if missing or "'imagecodecs' package" in str(error):
             raise ImageError(str(needs(f"{name}: its format needs more decoders", "formats"))) from error
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        reason = getattr(error, "strerror", None)
+        if reason is None:  # not the system, but a decoder
+            reason = " ".join(str(error).split()) or type(error).__name__
+            what += ": it is damaged, or of a kind that is not supported" if what == "cannot be read" else ""
         raise ImageError(f"{name}: {what} ({reason[:200]})") from error
 
 

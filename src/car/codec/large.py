@@ -87,25 +87,28 @@ def shrink_file(
         overwrite: whether `target` may be replaced.
 
     Raises:
-        ImageError: a file cannot be read or written.
+        ImageError: a file cannot be read or written, or would take more than `memory` and cannot be read in
+            strips.
     """
-    reason = ""
     width, height = header_size(source)
-    if width * height * _WHOLE > memory and not codec.options.effort:
+    need = width * height * _WHOLE
+    if need > memory and not codec.options.effort:
         check_size(width, height, str(source), max_pixels)
-        from car.pictures.strips import Strips, open_strips
+        from car.pictures.strips import open_strips
 
         with open_strips(source) as strips:
-            if isinstance(strips, Strips):
-                small = _shrink_strips(codec, strips)
-                info = codec.info(width, height, grey=strips.grey)
-                notes = small.notes + write(target, small, info=info, quality=quality, overwrite=overwrite)
-                return Done((width, height), (small.width, small.height), notes)
-            reason = f"read as a whole, as {strips}"
+            if isinstance(strips, str):
+                raise ImageError(
+                    f"{source}: {width}x{height} pixels take about {gigabytes(need)}, over "
+                    f"{gigabytes(memory)}, and do not come in strips, as {strips}: raise --memory"
+                )
+            small = _shrink_strips(codec, strips)
+            info = codec.info(width, height, grey=strips.grey)
+            notes = small.notes + write(target, small, info=info, quality=quality, overwrite=overwrite)
+            return Done((width, height), (small.width, small.height), notes)
     picture = read(source, max_pixels=max_pixels)
     small, info = codec.shrink(picture)
-    notes = (*picture.notes, *([reason] if reason else []))
-    notes += write(target, small, info=info, quality=quality, overwrite=overwrite)
+    notes = picture.notes + write(target, small, info=info, quality=quality, overwrite=overwrite)
     return Done((picture.width, picture.height), (small.width, small.height), notes)
 
 

@@ -15,9 +15,14 @@ _PLACES = 16  # along each axis, at most, where such a piece is looked for
 # by what factor, and by how many squared 8-bit levels more, the error of the next way of turning must be
 # above that of the best for the pixels to tell which it was
 _CLEARLY = 1.1, 0.02
-# Where it most likely was not turned at all, more is asked for: by what factor, as a geometric mean over
-# blocks of so many pixels a side, the error of another way must be below that as it is, and in how many
-_SURELY, _MOSTLY, _CELL = 0.88, 0.62, 8
+# Where it most likely was not turned at all, more is asked for: the logarithm of the error as it is, less
+# that of another way, as a mean over blocks of so many pixels a side, and that mean in its uncertainties.
+# The first piece chose the way, so the others must agree without it; alone, it must tell more
+_PIECES, _CELL = 3, 8
+_SURELY, _STEADY = 0.08, 2.0
+_SURELY_OTHERS, _STEADY_OTHERS = 0.06, 1.5
+_SURELY_ALONE, _STEADY_ALONE = 0.13, 2.5
+_EDGE = 24  # levels: stronger edges count no more, or one would outweigh much texture
 BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
 """EXIF orientations: what undoes each."""
 _SAID = {2: "mirrored", 3: "turned upside down", 4: "mirrored from top to bottom"}
@@ -47,19 +52,20 @@ def found_turn(
     if not (by_pixels and not small if as_said else other_way):
         return 1, ""
     side = _SMALL_PIECE if as_said else _PIECE
-    pixels = np.ascontiguousarray(_busiest_piece(picture.pixels, side))
-    piece = Picture(pixels, None, False, None, None, ())
+    pieces = [
+        Picture(np.ascontiguousarray(pixels), None, False, None, None, ())
+        for pixels in _busiest_pieces(picture.pixels, side, _PIECES if as_said else 1)
+    ]
 
-    def change(turned: int) -> NDArray[Any]:
+    def change(piece: Picture, turned: int) -> NDArray[Any]:
         """Return the squared change of each pixel, as they lie now."""
         made = piece.turn(BACK[turned]).pixels
         difference = (again(made).astype(np.float64) - made) * (255 / np.iinfo(made.dtype).max)
         return upright(np.square(difference), turned)
 
     if as_said:
-        ways = (2, 3, 4, *((5, 6, 7, 8) if other_way else ()))
-        return _surely_turned(change(1), {turned: change(turned) for turned in ways})
-    changes = {turned: float(change(turned).mean()) for turned in (5, 6, 7, 8)}
+        return _surely_turned(pieces, (2, 3, 4, *((5, 6, 7, 8) if other_way else ())), change)
+    changes = {turned: float(change(pieces[0], turned).mean()) for turned in (5, 6, 7, 8)}
     best = min(changes, key=changes.__getitem__)
     least, next_least = sorted(changes.values())[:2]
     if next_least > _CLEARLY[0] * least + _CLEARLY[1]:
@@ -69,17 +75,35 @@ def found_turn(
     return best, f"which way is not clear from its pixels: taken for a quarter {way}"
 
 
-def _surely_turned(as_it_is: NDArray[Any], changes: dict[int, NDArray[Any]]) -> tuple[int, str]:
-    """Return the way in `changes` that beats `as_it_is` beyond doubt, and a note; else 1."""
-    here = _cells(as_it_is)
-    ratios = {
-        turned: np.log(_cells(change) + _CLEARLY[1]) - np.log(here + _CLEARLY[1])
-        for turned, change in changes.items()
-    }
-    best = min(ratios, key=lambda turned: float(ratios[turned].mean()))
-    if ratios[best].mean() > np.log(_SURELY) or (ratios[best] < 0).mean() < _MOSTLY:
+def _surely_turned(
+    pieces: list[Picture], ways: tuple[int, ...], change: Callable[[Picture, int], NDArray[Any]]
+) -> tuple[int, str]:
+    """Return the one of `ways` that beats the picture as it is beyond doubt, and a note; else 1.
+
+    The first piece says which way may be it. Only if it is better than upright there, others are looked at.
+    """
+
+    def worse(piece: Picture, ways: tuple[int, ...]) -> dict[int, NDArray[Any]]:
+        here = np.log(_cells(change(piece, 1)) + _CLEARLY[1])
+        return {turned: here - np.log(_cells(change(piece, turned)) + _CLEARLY[1]) for turned in ways}
+
+    first = worse(pieces[0], ways)
+    best = max(first, key=lambda turned: float(first[turned].mean()))
+    if first[best].mean() <= 0:
+        return 1, ""
+    others = [worse(piece, (best,))[best] for piece in pieces[1:]]
+    if others:
+        sure = _is_surely(np.concatenate(others), _SURELY_OTHERS, _STEADY_OTHERS)
+        sure = sure and _is_surely(np.concatenate([first[best], *others]), _SURELY, _STEADY)
+    else:
+        sure = _is_surely(first[best], _SURELY_ALONE, _STEADY_ALONE)
+    if not sure:
         return 1, ""
     return best, f"the picture was {_SAID.get(best, 'turned')} after it was made, as its pixels show"
+
+
+def _is_surely(gains: NDArray[Any], least: float, steady: float) -> bool:
+    return bool(gains.mean() > max(least, steady * gains.std() / np.sqrt(gains.size)))
 
 
 def _cells(change: NDArray[Any]) -> NDArray[Any]:
@@ -88,13 +112,26 @@ def _cells(change: NDArray[Any]) -> NDArray[Any]:
     return np.array([change[t : t + _CELL, x : x + _CELL].mean() for t in tops for x in lefts])
 
 
-def _busiest_piece(pixels: NDArray[Any], side: int) -> NDArray[Any]:
-    """Return the piece of ``[H, W, 3]`` with the most variance: of a flat one, every turn is alike."""
+def _busiest_pieces(pixels: NDArray[Any], side: int, count: int) -> list[NDArray[Any]]:
+    """Return up to `count` pieces of ``[H, W, 3]`` with the most texture, none over another."""
     tops, lefts = (
-        np.linspace(0, max(n - side, 0), min(_PLACES, -(-n // side)), dtype=int) for n in pixels.shape[:2]
+        np.linspace(0, max(n - side, 0), min(_PLACES, 2 * -(-n // side)), dtype=int) for n in pixels.shape[:2]
     )
-    pieces = (pixels[top : top + side, left : left + side] for top in tops for left in lefts)
-    return max(pieces, key=lambda piece: float(piece.var(axis=(0, 1)).sum()))
+    places = [(int(top), int(left)) for top in np.unique(tops) for left in np.unique(lefts)]
+    found: list[tuple[int, int]] = []
+    for top, left in sorted(
+        places, key=lambda at: -_texture(pixels[at[0] : at[0] + side, at[1] : at[1] + side])
+    ):
+        if len(found) < count and all(abs(top - t) >= side or abs(left - x) >= side for t, x in found):
+            found.append((top, left))
+    return [pixels[top : top + side, left : left + side] for top, left in found]
+
+
+def _texture(pixels: NDArray[Any]) -> float:
+    """Return the mean difference of neighbours: where it is small, every turn is alike."""
+    levels = pixels.astype(np.float32) * np.float32(255 / np.iinfo(pixels.dtype).max)
+    steps = (np.abs(np.diff(levels, axis=axis)).mean(axis=2) for axis in (0, 1))
+    return sum(float(np.minimum(step, _EDGE).mean()) for step in steps if step.size)
 
 
 def swapped(size: tuple[int, int]) -> tuple[int, int]:

@@ -74,6 +74,11 @@ def _from_floats(array: Pixels, notes: list[str]) -> Pixels:
 
 
 def _misfit(array: Pixels, low: float, high: float) -> ImageError:
+    if array.dtype.kind == "f":
+        return ImageError(
+            f"its {array.dtype} values lie between {low:.6g} and {high:.6g}: "
+            "they must lie between 0 and 1, or be whole numbers up to 65535"
+        )
     return ImageError(f"{array.dtype} values from {low} to {high} do not fit 16 bit")
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from PIL import Image
 
 from car.errors import ImageError
+from car.pictures.faults import no_picture
 from car.pictures.formats import DESCRIPTION, is_heic, is_jxl
 from car.pictures.metadata import LRInfo
 
+_HEADER = 2**17  # bytes of a file in which it is looked for what it is
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000")
 _PLUGIN_FORMATS = ("HEIF", "JXL")
@@ -33,17 +35,22 @@ def open_by_pillow(file: Any, name: str) -> Image.Image:
     Raises:
         ImageError: it is no such picture.
     """
+    if is_heic(file.read(64)) and "HEIF" not in Image.OPEN:
+        try:
+            import pillow_heif  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ImageError(
+                f"{name}: it is HEIC, which needs pillow-heif: pip install pillow-heif"
+            ) from error
+        pillow_heif.register_heif_opener()  # pyright: ignore[reportUnknownMemberType]
+    file.seek(0)
     formats = [*_PILLOW_FORMATS, *(kind for kind in _PLUGIN_FORMATS if kind in Image.OPEN)]
     with no_pillow_limit():
         try:
             return Image.open(file, formats=formats)
         except Image.UnidentifiedImageError as error:
             file.seek(0)
-            if is_heic(file.read(64)):
-                raise ImageError(
-                    f"{name}: HEIC is read where pillow-heif is installed and registered with Pillow"
-                ) from error
-            raise ImageError(f"{name}: not a picture of a known format, or damaged") from error
+            raise ImageError(f"{name}: {no_picture(file.read(_HEADER))}") from error
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from car.files.atomic import MAX_FILE_BYTES, check_regular
 from car.pictures import coded, png_file
 from car.pictures.colour import ADOBE_RGB
 from car.pictures.depth import Pixels
+from car.pictures.faults import png_fault
 from car.pictures.formats import FIRST_FRAME, ORIENTATION, TIFF_SIGNATURES
 from car.pictures.header import needs_jxl_decoder, no_pillow_limit, open_by_pillow, texts
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
@@ -64,13 +65,22 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
         if needs_jxl_decoder(content):
             return _read_jxl(content, name, max_pixels)
         try:
-            return _read_by_pillow(content, name, max_pixels)
-        except OSError as error:
+            picture = _read_by_pillow(content, name, max_pixels)
+        except ImageError:
+            raise
+        except Exception as error:
             whole = coded.completed_jpeg(content) if "truncated" in str(error) else None
-            if whole is None:
-                raise
-        picture = _read_by_pillow(whole, name, max_pixels)
-        return replace(picture, notes=(*picture.notes, "the file lacks its end; its pixels are all there"))
+            if whole is not None:
+                picture = _read_by_pillow(whole, name, max_pixels)
+                return replace(
+                    picture, notes=(*picture.notes, "the file lacks its end; its pixels are all there")
+                )
+            if content.startswith(b"\x89PNG") and (fault := png_fault(content)):
+                raise ImageError(f"{name}: {fault}") from error
+            raise
+        if content.startswith(b"\x89PNG") and (fault := png_fault(content)):  # Pillow overlooks some
+            picture = replace(picture, notes=(*picture.notes, f"{fault}, but it could be read"))
+        return picture
 
 
 def _read_jxl(content: bytes, name: str, max_pixels: int) -> Picture:

@@ -1,0 +1,91 @@
+"""What is wrong with a file that is no picture, or a damaged one, in plain words."""
+
+import zlib
+
+_STARTS = (
+    (b"\xff\xd8", "JPEG"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+)
+_OTHERS = (
+    (b"%PDF", "it is a PDF"),
+    (b"%!PS", "it is PostScript"),
+    (b"8BPS", "it is a Photoshop file"),
+    (b"gimp xcf", "it is a GIMP file"),
+    (b"PK\x03\x04", "it is a ZIP archive, or a document that is one"),
+)
+_TEXTS = (
+    (b"<svg", "it is SVG, a drawing"),
+    (b"<html", "it is a web page"),
+    (b"<!doctype html", "it is a web page"),
+)
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # of PNG's colour types
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def no_picture(content: bytes) -> str:
+    """Say why the file that begins with `content` was not recognised as a picture."""
+    if content[1:4] == b"PNG" or content[12:16] == b"IHDR":
+        return png_fault(content) or "a PNG that is damaged"
+    for start, kind in _STARTS:
+        if content.startswith(start):
+            return f"a {kind} that is damaged or ends too soon"
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "a WebP that is damaged or ends too soon"
+    if content[4:8] == b"ftyp":
+        return "a file like AVIF, HEIC or a video, but of an unknown kind, damaged or ending too soon"
+    found = next((what for start, what in _OTHERS if content.startswith(start)), None)
+    text = content[:1024].lower()
+    found = found or next((what for part, what in _TEXTS if part in text), None)
+    if not content.strip(b"\0"):
+        found = "it holds nothing but zeros"
+    return (
+        f"not a picture of a known format: {found}"
+        if found
+        else "not a picture of a known format, or damaged"
+    )
+
+
+def png_fault(content: bytes) -> str:
+    """Say what is wrong with a PNG; empty where it is sound as far as its chunks tell."""
+    if not content.startswith(_SIGNATURE):
+        return "a PNG whose first bytes are damaged, as by a transfer as text"
+    at, pixels = 8, False
+    while at + 12 <= len(content):
+        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(content):
+            return "a PNG that ends too soon, or is damaged"
+        name = kind.decode("ascii", "replace") if kind.isalpha() else ""
+        if not name:
+            return "a PNG that is damaged"
+        if kind == b"IHDR" and (fault := _header_fault(content[at + 8 : end - 4])):
+            return fault
+        critical = kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+        if critical and zlib.crc32(content[at + 4 : end - 4]) != int.from_bytes(
+            content[end - 4 : end], "big"
+        ):
+            return f"a PNG that is damaged: the checksum of its {_PARTS[name]} is wrong"
+        pixels = pixels or kind == b"IDAT"
+        if kind == b"IEND":
+            return "" if pixels else "a PNG without pixels"
+        at = end
+    return "a PNG that ends too soon, or is damaged"
+
+
+_PARTS = {"IHDR": "header", "PLTE": "palette", "IDAT": "pixels", "IEND": "end"}
+
+
+def _header_fault(header: bytes) -> str:
+    if len(header) != 13:
+        return "a PNG whose header is damaged"
+    depth, colour = header[8:10]
+    if colour not in _DEPTHS:
+        return f"a PNG of colour type {colour}, which does not exist"
+    if depth not in _DEPTHS[colour]:
+        return f"a PNG of {depth} bits a sample, which does not exist with its colour type {colour}"
+    return ""
