@@ -22,6 +22,9 @@ _PIECES, _CELL = 3, 8
 _SURELY, _STEADY = 0.08, 2.0
 _SURELY_OTHERS, _STEADY_OTHERS = 0.06, 1.5
 _SURELY_ALONE, _STEADY_ALONE = 0.13, 2.5
+_AHEAD = (
+    0.04  # of the next best way in the first piece: what a network draws worse than all others is no proof
+)
 _EDGE = 24  # levels: stronger edges count no more, or one would outweigh much texture
 BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
 """EXIF orientations: what undoes each."""
@@ -88,8 +91,8 @@ def _surely_turned(
         return {turned: here - np.log(_cells(change(piece, turned)) + _CLEARLY[1]) for turned in ways}
 
     first = worse(pieces[0], ways)
-    best = max(first, key=lambda turned: float(first[turned].mean()))
-    if first[best].mean() <= 0:
+    (most, best), (next_most, _), *_ = sorted(((float(first[way].mean()), way) for way in ways), reverse=True)
+    if most <= max(next_most, 0) + _AHEAD:
         return 1, ""
     others = [worse(piece, (best,))[best] for piece in pieces[1:]]
     if others:
