@@ -136,7 +136,7 @@ KINDS: dict[str, Any] = {
 
 def _check(folder: Path, small: Path, run: "subprocess.CompletedProcess[str]") -> list[str]:
     """Return what is wrong with a run."""
-    from car.pictures.read import inspect_info, read
+    from car.pictures.read import read
 
     manifest = sorted((small / "_manifest").glob("*.jsonl"))
     records = [json.loads(line) for path in manifest for line in path.read_text().splitlines()]
@@ -152,7 +152,7 @@ def _check(folder: Path, small: Path, run: "subprocess.CompletedProcess[str]") -
             print(record["source"], "|", text)
             if "\n" in text or not text:
                 wrong.append(f"{record['source']}: its fault is no line: {text!r}")
-        elif inspect_info(small / record["target"]) is None or not read(small / record["target"]).width:
+        elif read(small / record["target"]).info is None:
             wrong.append(f"{record['target']}: no small picture")
     made = {str(path.relative_to(small)) for path in small.rglob("*.png")}
     told = {record.get("target") for record in records if record["status"] != "failed"}
