@@ -36,7 +36,7 @@ def tensor(image: Image.Image) -> torch.Tensor:
 
 
 def picture(x: torch.Tensor) -> Image.Image:
-    pixels = Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    pixels = Image.fromarray((x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
     return pixels.resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 

@@ -45,7 +45,8 @@ def measured(rescaler: Rescaler, hr: NDArray[np.uint8], *, perceptual: bool) -> 
     with torch.inference_mode():
         small = quantize(rescaler.downscale(x))
         both = [
-            (y[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy() for y in (small, rescaler.upscale(small))
+            (y[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            for y in (small, rescaler.upscale(small))
         ]
     bicubic_lr = bicubic(hr, (height // scale, width // scale))
     pairs = ((both[0], both[1]), (bicubic_lr, bicubic(bicubic_lr, (height, width))))

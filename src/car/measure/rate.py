@@ -188,6 +188,10 @@ def _ways(
             for quality in QUALITIES[coder]:
                 make = partial(_file, full, coder, quality, restored=method == "tuned")
                 yield _Way(method, 1, coder, quality, make, _pixels)
+
+    def enlarge(data: bytes) -> NDArray[np.uint8]:
+        return _resized(_pixels(data), size)
+
     for scale in sorted({codec.scale for codec in coded}):
         small = (size[0] // scale, size[1] // scale)
         for coder, quality in lossy:
@@ -195,7 +199,7 @@ def _ways(
             def shrink(small: tuple[int, int] = small, c: str = coder, q: int = quality) -> bytes:
                 return _file(_plain(_resized(hr, small)), c, q)
 
-            yield _Way("bicubic", scale, coder, quality, shrink, lambda data: _resized(_pixels(data), size))
+            yield _Way("bicubic", scale, coder, quality, shrink, enlarge)
     weights = Counter(name for name, _ in {(c.loaded.name, c.loaded.sha256) for c in (*coded, *lossless)})
     stored = [(coder, 0) for coder in LOSSLESS]
     for codec, settings in [*((c, lossy) for c in coded), *((c, stored) for c in lossless)]:

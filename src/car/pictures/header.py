@@ -9,11 +9,9 @@ from typing import Any
 from PIL import Image
 
 from car.errors import ImageError
-from car.pictures.faults import no_picture
 from car.pictures.formats import DESCRIPTION, is_heic, is_jxl
 from car.pictures.metadata import LRInfo
 
-_HEADER = 2**17  # bytes of a file in which it is looked for what it is
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000")
 _PLUGIN_FORMATS = ("HEIF", "JXL")
