@@ -3,8 +3,8 @@
     python tools/mix_weights.py car_plus_x4 runs/tuned --share 0.5 --out runs/mixed
 
 Averaging weights that lie in one valley of the loss often beats both (Wortsman et al., "Model
-soups", ICML 2022), and lies between them where one is better on luma and the other on colours. The folder that
-is written serves tools/ship_weights.py.
+soups", ICML 2022), and lies between them where one is better on luma and the other on colours. The folder
+that is written serves tools/ship_weights.py.
 """
 
 import argparse
