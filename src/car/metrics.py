@@ -38,7 +38,7 @@ class Shares:
         return 1 - self.luma - self.chroma
 
 
-SHARES = Shares(luma=0.4, chroma=0.15)
+SHARES = Shares(luma=0.4, chroma=0.2)
 """What `car_plus_x4` is trained for, and what effort improves."""
 
 _LUMA_OFFSET = 16 / 255

@@ -271,6 +271,7 @@ _PLUS = Recipe(
     chroma_weight=SHARES.chroma,
     fidelity_weight=0.02,
     rate_weight=0.0015,
+    first_weight=0.25,
     ema=0.999,
     hold_out=_DEMO,
 )
@@ -319,6 +320,7 @@ _ALL = (
         chroma_weight=0.2,
         fidelity_weight=0.05,
         rate_weight=0.002,
+        first_weight=0.0,  # it has no corrector
     ),
     replace(
         _PLUS,
@@ -328,6 +330,7 @@ _ALL = (
         muon_lr=3e-3,
         l1_share=0.0,
         init="car_plus_large_x4",
+        first_weight=0.0,
     ),
     _CODEC,
     replace(_CODEC, model="car_codec_x2", crop=96, init="car_plus_x2"),
