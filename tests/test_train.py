@@ -741,7 +741,7 @@ def test_the_command_explains_what_is_missing(tmp_path: Path) -> None:
         (["--data", "."], "name a model, or --scale"),
         (["car_plus_x4", "--scale", "2", "--data", "."], "not a model of scale 2"),
         (["car_plus_x4", "--image-path", "nowhere"], "DIV2K_train_HR does not exist"),
-        (["car_plus_x4", "--data", ".", "--schedule", "sometimes"], "'sometimes' is not one of"),
+        (["car_plus_x4", "--data", ".", "--schedule", "sometimes"], "--schedule sometimes: no such choice"),
         (
             ["car_plus_x4", "--data", ".", "--minutes", "1", "--steps", "2"],
             "one of minutes, steps and epochs",
