@@ -816,6 +816,7 @@ def test_the_command_replaces_no_other_file_by_its_manifest(tmp_path):
 
 def test_the_summary_is_told_before_an_export_that_fails(tmp_path, monkeypatch, capsys):
     from car.cli import bulk as cli_bulk
+    from car.cli.common import Showing
 
     class Full(Export):
         def write(self):
@@ -825,9 +826,9 @@ def test_the_summary_is_told_before_an_export_that_fails(tmp_path, monkeypatch, 
     (tmp_path / "src/bad.png").write_bytes(b"bad")
     monkeypatch.setattr(cli_bulk, "Export", Full)
     for as_json in (False, True):
-        how = cli_bulk._How(run_here, tmp_path / "m.jsonl", (), as_json, False)
+        how, showing = cli_bulk.How(manifest=tmp_path / "m.jsonl"), Showing(as_json=as_json)
         with pytest.raises(ImageError):
-            cli_bulk._run(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN, how)
+            cli_bulk._run(str(tmp_path / "src"), str(tmp_path / "dst"), DOWN, how, showing)
         out, err = capsys.readouterr()
         assert (json.loads(out)["failed"] == 1) if as_json else "1 failed" in out
         assert "bad.png: not a picture" in err
@@ -903,7 +904,7 @@ def test_the_command_tells_what_failed(tmp_path):
     assert out.startswith("2 done, 0 unchanged, 1 failed")
     assert "\nleft out: 1 hidden file\n" in out
     assert "hidden" not in err
-    assert "bad.jpg: not a picture of a known format, or damaged" in err
+    assert "bad.jpg: a JPEG that is damaged or ends too soon" in err
     assert "1 of 3 images failed; the others are done" in err
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3
     assert run_car(*asked, "m.xlsx").returncode == 2

@@ -205,7 +205,7 @@ def test_info_of_any_picture(folder: Path, tmp_path: Path) -> None:
             "--precision f8: no such choice; there are auto, float32",
             ("upscale", "x.png", "--precision", "f8"),
         ),
-        ("--effort must be at most 9", ("downscale", "x.png", "--effort", 12)),
+        ("--effort must be from 0 to 9", ("downscale", "x.png", "--effort", 12)),
         ("--threads must be at least 1", ("--threads", 0, "models")),
         ("--lr wants a number", ("train", "car_plus_x4", "--lr", "fast")),
         ("INPUTS is missing; car downscale --help", ("downscale",)),
@@ -312,7 +312,7 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
         "No such option": ("downscale", a, "--scael", 4),
         "no device is called": ("downscale", a, "-s", 4, "--device", "tpu"),
         "WIDTHxHEIGHT": ("upscale", a, "-s", 4, "--size", "12"),
-        "is not there": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "Set5", "--scale", 4),
+        "does not exist": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "Set5", "--scale", 4),
         "Set14": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "set14", "--scale", 4),
         ".json or .csv": ("evaluate", a, "--scale", 4, "-o", tmp_path / "x.txt"),
         "is a folder; compare takes one image": ("compare", folder, "-s", 4),
@@ -459,7 +459,7 @@ def test_an_interrupt_during_the_imports_is_one_line_too(launcher: list[str], tm
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     for handler, code, said in ((signal.SIG_DFL, 130, "car: interrupted\n"), (signal.SIG_IGN, 7, "")):
         done = subprocess.run(
-            [sys.executable, *launcher, "train"],
+            [sys.executable, *launcher, "train", "car_plus_x4", "--data", tmp_path],
             capture_output=True,
             text=True,
             env=os.environ | {"PYTHONPATH": path},

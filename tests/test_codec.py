@@ -341,10 +341,10 @@ def test_a_coded_small_picture_that_a_program_turned_loses_no_pixels(photo: Path
 def test_a_small_picture_that_a_program_mirrored_is_restored_as_it_was_made(
     codecs, photo: Path, orientation: int
 ) -> None:
-    small, info = codecs[4].shrink(read(photo))
-    as_made = codecs[4].restore(replace(small, info=info))
+    small, info = codecs[2].shrink(read(photo))
+    as_made = codecs[2].restore(replace(small, info=info))
     assert as_made.notes == ()
-    turned = codecs[4].restore(replace(small.turn(orientation), info=info))
+    turned = codecs[2].restore(replace(small.turn(orientation), info=info))
     np.testing.assert_array_equal(turned.pixels, as_made.turn(orientation).pixels)
     assert "after it was made, as its pixels show" in turned.notes[0]
 

@@ -193,7 +193,10 @@ def test_usual_files_are_read_as_with_all_decoders(core: Any, content: bytes, tm
     codec = car.open("car_plus_x4")
     picture, info = codec.shrink(read(source))
     write(with_all, picture, info=info)
-    assert small.read_bytes() == with_all.read_bytes()
+    alone, expected = read(small), read(with_all)
+    assert alone.info == expected.info
+    # of 16 bit, the last of 65,536 levels may depend on how many threads add up
+    np.testing.assert_allclose(alone.pixels, expected.pixels, atol=1)
 
 
 @pytest.mark.parametrize(

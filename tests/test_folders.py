@@ -333,7 +333,7 @@ def test_a_bucket_is_listed_page_by_page_as_a_folder_is(odd: Path, monkeypatch: 
     assert dict(passed.left_out) == {kind: count for kind, count in LEFT_OUT.items() if kind not in of_links}
     assert [found.name for found in source.place.walk(below="trip")] == ["trip/c.JPE", "trip/y.HEIC"]
     keys.reverse()
-    with pytest.raises(StorageError, match="not in order"):
+    with pytest.raises(StorageError, match="not in the order"):
         list(source.pictures(passed))
     with pytest.raises(UsageError, match="without wildcards"):
         open_source("s3://*/x", INPUT_SUFFIXES)

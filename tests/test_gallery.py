@@ -245,15 +245,10 @@ def test_galleries_among_the_photographs_are_none(photographs: Path, tmp_path: P
     done = run(photographs, "-o", tmp_path / "other", "--json")
     assert done.returncode == 0
     assert {picture["source"] for picture in json.loads(done.stdout)["pictures"]} == sources
-    assert done.stderr.splitlines() == [
-        f"car: note: {photographs / 'site'} is a gallery; its files are left out"
-    ]
-    # likewise where a pattern finds them; a file of the same name makes no gallery
-    (photographs / "deeper" / "gallery.json").write_text('{"files": [], "pictures": []}')
-    todo, galleries = plan_gallery(f"{photographs}/**/*.[jp]*g", tmp_path / "third", 4)
+    # likewise where a pattern finds them
+    todo = plan_gallery(f"{photographs}/**/*.[jp]*g", tmp_path / "third", 4)
     assert {job.source.relative_to(photographs).as_posix() for job in todo.jobs} == sources
-    assert galleries == (photographs / "site",)
-    with pytest.raises(UsageError, match="no photographs, only files of a gallery"):
+    with pytest.raises(UsageError, match=r"no pictures to shrink here; .* 3 small pictures"):
         plan_gallery(str(photographs / "site"), tmp_path / "third", 4)
 
 

@@ -807,7 +807,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"a\.jpg: JPEG cannot keep the transparency"):
         write(tmp_path / "a.jpg", colour(4, 4, alpha=True))
     tifffile.imwrite(tmp_path / "f.tif", np.full((3, 4), 2.5, np.float32), photometric="minisblack")
-    with pytest.raises(ImageError, match=r"f\.tif: float32 values"):
+    with pytest.raises(ImageError, match=r"f\.tif: its float32 values"):
         read(tmp_path / "f.tif")
 
 

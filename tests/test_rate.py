@@ -127,7 +127,7 @@ def test_the_command_and_its_page(photo: Path, tmp_path: Path, browser: Any) -> 
     assert problems == []
     context.close()
     again = run(photo, "-o", out)
-    assert again.returncode == 2
+    assert again.returncode == 1
     assert "--overwrite" in again.stderr
 
 

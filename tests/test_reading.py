@@ -111,7 +111,11 @@ def test_floats_that_are_no_levels() -> None:
     picture = decode(tiff(UNIT.astype(np.float32) * 1.06 - 0.03), "a.tif")
     assert (picture.pixels.min(), picture.pixels.max()) == (0, 65535)
     assert "cut off" in picture.notes[0]
-    for bad, why in ((values * np.nan, "finite"), (UNIT * 3.3, "do not fit"), (UNIT - 0.5, "do not fit")):
+    for bad, why in (
+        (values * np.nan, "finite"),
+        (UNIT * 3.3, "must lie between 0 and 1"),
+        (UNIT - 0.5, "must lie between 0 and 1"),
+    ):
         with pytest.raises(ImageError, match=rf"a\.tif: .*{why}"):
             decode(tiff(bad.astype(np.float32)), "a.tif")
 

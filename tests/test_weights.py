@@ -136,7 +136,7 @@ def test_foreign_and_damaged_files_are_refused(own: Path, tmp_path: Path) -> Non
     with pytest.raises(WeightsError, match=rf"{re.escape(key)} holds values that are not finite"):
         car.load(bad)
     save_file(state, bad)
-    with pytest.raises(WeightsError, match="does not say which model"):
+    with pytest.raises(WeightsError, match="does not name a known model"):
         car.load(bad)
     content = own.read_bytes()
     for broken in (b"", b"\0" * 100, content[: len(content) // 2], b"\xff" * 8 + content[8:]):

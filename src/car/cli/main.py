@@ -84,14 +84,14 @@ def _main() -> int:
     return _fail("interrupted", 130) if code == 130 else code if isinstance(code, int) else 0
 
 
-# what typer and pydantic say, and how we say it
+# what typer says, and how we say it
 _WORDS = (
     (r"(?:Value error, )?'?(.*?)'? is not one of (.*?)\.?", r"{name} {0}: no such choice; there are {1}"),
-    (r"Input should be a valid integer.*|.* is not a valid integer.*", "{name} wants a whole number"),
-    (r"Input should be a valid number.*|.* is not a valid float.*", "{name} wants a number"),
-    (r"Input should be greater than or equal to (.*)", "{name} must be at least {0}"),
-    (r"Input should be less than or equal to (.*)", "{name} must be at most {0}"),
-    (r"(.*) is not in the range (.*)\.", "{name} must be in the range {1}"),
+    (r".* is not a valid int(?:eger)?\b.*", "{name} wants a whole number"),
+    (r".* is not a valid float\b.*", "{name} wants a number"),
+    (r".* is not in the range (\S+)<=x<=(\S+)\.", "{name} must be from {0} to {1}"),
+    (r".* is not in the range x>=(\S+)\.", "{name} must be at least {0}"),
+    (r".* is not in the range (.*)\.", "{name} must be in the range {0}"),
 )
 
 

@@ -221,9 +221,7 @@ def gallery_command(
     suffix = f".{format.value}"
     options = replace(options, coding=coding_of(f"x{suffix}", quality))
     codec = open_codec(model, scale if model or scale else 4, options)
-    todo, galleries = plan_gallery(folder, output, codec.scale, suffix, exclude or ())
-    for other in galleries if not showing.quiet else ():
-        error_line(f"note: {other} is a gallery; its files are left out")
+    todo = plan_gallery(folder, output, codec.scale, suffix, exclude or ())
     name = title or Path(folder).resolve().name
     with progress(len(todo.jobs), "shrinking", showing.text) as advance:
         built = build(

@@ -10,21 +10,18 @@ from car.errors import UsageError
 from car.pictures.picture import Picture, upright
 
 _PIECE, _SMALL_PIECE = 128, 32  # LR pixels a side by which it is found out how a picture was turned
-_WORTH_LOOKING = 1  # pieces that a picture must hold, or looking takes many times as long as restoring
 _PLACES = 16  # along each axis, at most, where such a piece is looked for
 # by what factor, and by how many squared 8-bit levels more, the error of the next way of turning must be
 # above that of the best for the pixels to tell which it was
 _CLEARLY = 1.1, 0.02
 # Where it most likely was not turned at all, more is asked for: the logarithm of the error as it is, less
 # that of another way, as a mean over blocks of so many pixels a side, and that mean in its uncertainties.
-# The first piece chose the way, so the others must agree without it; alone, it must tell more
+# The first piece chose the way, so the others must agree without it.
 _PIECES, _CELL = 3, 8
 _SURELY, _STEADY = 0.08, 2.0
 _SURELY_OTHERS, _STEADY_OTHERS = 0.06, 1.5
-_SURELY_ALONE, _STEADY_ALONE = 0.13, 2.5
-_AHEAD = (
-    0.04  # of the next best way in the first piece: what a network draws worse than all others is no proof
-)
+# in the first piece, ahead of the next best way: that a network restores one way badly proves nothing
+_AHEAD = 0.04
 _EDGE = 24  # levels: stronger edges count no more, or one would outweigh much texture
 BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
 """EXIF orientations: what undoes each."""
@@ -50,9 +47,11 @@ def found_turn(
     if picture.turned != 1:
         return picture.turned, ""
     full = (picture.width * scale, picture.height * scale)
-    small = picture.width * picture.height < _WORTH_LOOKING * _SMALL_PIECE**2
     as_said, other_way = fits(picture.info.size, full, scale), fits(swapped(picture.info.size), full, scale)
-    if not (by_pixels and not small if as_said else other_way):
+    ways = (2, 3, 4, *((5, 6, 7, 8) if other_way else ()))
+    # in a smaller picture, one piece would have to tell, and looking would take longer than restoring
+    large = picture.width * picture.height >= (len(ways) + 1) * _SMALL_PIECE**2
+    if not (by_pixels and large if as_said else other_way):
         return 1, ""
     side = _SMALL_PIECE if as_said else _PIECE
     pieces = [
@@ -67,7 +66,7 @@ def found_turn(
         return upright(np.square(difference), turned)
 
     if as_said:
-        return _surely_turned(pieces, (2, 3, 4, *((5, 6, 7, 8) if other_way else ())), change)
+        return _surely_turned(pieces, ways, change)
     changes = {turned: float(change(pieces[0], turned).mean()) for turned in (5, 6, 7, 8)}
     best = min(changes, key=changes.__getitem__)
     least, next_least = sorted(changes.values())[:2]
@@ -95,12 +94,8 @@ def _surely_turned(
     if most <= max(next_most, 0) + _AHEAD:
         return 1, ""
     others = [worse(piece, (best,))[best] for piece in pieces[1:]]
-    if others:
-        sure = _is_surely(np.concatenate(others), _SURELY_OTHERS, _STEADY_OTHERS)
-        sure = sure and _is_surely(np.concatenate([first[best], *others]), _SURELY, _STEADY)
-    else:
-        sure = _is_surely(first[best], _SURELY_ALONE, _STEADY_ALONE)
-    if not sure:
+    sure = others and _is_surely(np.concatenate(others), _SURELY_OTHERS, _STEADY_OTHERS)
+    if not (sure and _is_surely(np.concatenate([first[best], *others]), _SURELY, _STEADY)):
         return 1, ""
     return best, f"the picture was {_SAID.get(best, 'turned')} after it was made, as its pixels show"
 

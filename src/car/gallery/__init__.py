@@ -1,9 +1,7 @@
 """A web site of small pictures that are restored in the visitor's browser; see docs/viewer.md."""
 
-import glob
 import hashlib
 import html
-import itertools
 import json
 import os
 import re
@@ -69,26 +67,21 @@ class Built:
 
 def plan_gallery(
     folder: str, site: Path, scale: int, suffix: str = ".png", exclude: Sequence[str] = ()
-) -> tuple[Plan, tuple[Path, ...]]:
+) -> Plan:
     """Plan which photographs become which small pictures, in files that end with `suffix`.
 
-    Files of galleries are not photographs, nor is what `exclude` leaves out (see `car.files.places.Source`).
-    The second result lists the galleries in `folder` other than `site`.
+    Small pictures, such as those of other galleries, are not photographs. Neither is what `exclude` leaves
+    out (see `car.files.places.Source`).
 
     Raises:
         UsageError: there are no photographs.
     """
     todo = plan([folder], f"{site / 'pictures'}{os.sep}", Naming(suffix, add=f".x{scale}"), exclude)
     inside = site.resolve()
-    jobs = [job for job in todo.jobs if not job.source.resolve().is_relative_to(inside)]
-    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(folder).parts)
-    top = Path(folder) if Path(folder).is_dir() else Path(*fixed)
-    folders = {parent for job in jobs for parent in job.source.parents if parent.is_relative_to(top)}
-    galleries = {path for path in folders if _manifest(path)}
-    jobs = [job for job in jobs if galleries.isdisjoint(job.source.parents)]
+    jobs = tuple(job for job in todo.jobs if not job.source.resolve().is_relative_to(inside))
     if not jobs:
         raise UsageError(f"{folder}: no photographs, only files of a gallery")
-    return replace(todo, jobs=tuple(jobs)), tuple(sorted(galleries))
+    return replace(todo, jobs=jobs)
 
 
 def build(
