@@ -113,6 +113,7 @@ def test_the_command(photo: Path, tmp_path: Path) -> None:
     again = run_car(*command, weights, "-o", target)
     assert again.returncode != 0
     assert "--overwrite" in again.stderr
+    assert run_car("inspect", "kernels", photo, "-o", tmp_path / "shipped.png").returncode == 0
     for model, message in (("car_plus_x2", "has no kernels"), ("nonsense", "no model is called")):
         bad = run_car(*command, model, "-o", tmp_path / "no.png")
         assert bad.returncode == 2

@@ -11,10 +11,11 @@ from car.batch.names import Job, check_target
 from car.cli.common import Json, Named, Overwrite, app, check_installed, print_json, stdout
 from car.cli.options import with_options
 from car.codec.options import Options
+from car.families import architecture
 from car.pictures.formats import check_suffix
 from car.pictures.read import from_pil
 from car.pictures.write import write
-from car.weights import default_model, load
+from car.weights import load, manifest
 
 inspect_app = typer.Typer(help="Look inside a model.", no_args_is_help=True)
 app.add_typer(inspect_app, name="inspect")
@@ -51,7 +52,7 @@ def inspect_kernels_command(
 
     check_suffix(output)
     check_target(Job(image, output), overwrite)
-    loaded = load(named.name or default_model(4))
+    loaded = load(named.name or next(e.model for e in manifest() if architecture(e.model).kernels))
     statistics, view = inspect_kernels(loaded.name, loaded.rescaler, image, max_pixels=options.max_pixels)
     write(output, from_pil(kernels_picture(view, statistics)), overwrite=overwrite)
     if as_json:
