@@ -21,6 +21,7 @@ from car.codec.codec import Codec, as_grey
 from car.codec.coding import coding_of
 from car.codec.large import restore_file, shrink_file
 from car.codec.options import Options
+from car.codec.turns import found_turn
 from car.devices import resolve_device
 from car.errors import ImageError, UsageError, WeightsError
 from car.families import architecture, model_names, published_geometry
@@ -335,6 +336,20 @@ def test_a_coded_small_picture_that_a_program_turned_loses_no_pixels(photo: Path
     assert turned.pixels.shape == want.pixels.shape == (102, 94, 3)
     assert np.abs(turned.pixels.astype(float) - want.pixels).mean() < 3
     assert "its size is 94x102" in turned.notes[1]
+
+
+@pytest.mark.parametrize(("size", "looked"), [((64, 60), False), ((64, 68), True), ((80, 80), False)])
+def test_turns_are_looked_for_where_several_pieces_can_tell(size: tuple[int, int], looked: bool) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(size[1], size[0], 3)).astype(np.uint8)
+    info = LRInfo("car_plus_x4", "", 4, (4 * size[0], 4 * size[1]))
+    calls: list[tuple[int, ...]] = []
+
+    def again(small: np.ndarray) -> np.ndarray:
+        calls.append(small.shape)
+        return small
+
+    assert found_turn(Picture(pixels, None, False, None, info, ()), 4, again, by_pixels=True) == (1, "")
+    assert bool(calls) is looked
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])

@@ -44,12 +44,15 @@ def restored_psnr_of(large, hr, scale):
 
 @pytest.mark.parametrize(("scale", "gain"), [(2, 1.5), (4, 0.7)])
 def test_no_level_is_worse_than_the_one_below(photo, scale, gain):
-    measured = []
+    measured, colours = [], []
     for effort in (0, 1, 2, 4):
         codec = Codec(car.load(f"car_plus_x{scale}"), Options(device="cpu", effort=effort))
         found = round_trip(codec, photo).record.model
         measured.append(mixed(found.psnr, found.psnr_cb, found.psnr_cr, found.psnr_rgb))
+        colours.append((found.psnr_cb, found.psnr_cr))
     assert measured == sorted(measured)
+    # for luma alone, colours would get worse: by 0.9 dB and more after level 3
+    assert min(np.subtract(colours[-1], colours[0])) > 0.2
     assert measured[1] > measured[0] + 0.1
     assert measured[-1] > measured[0] + gain
 
@@ -81,7 +84,7 @@ def test_any_size_and_depth(photo, height, width, dtype):
     assert (small.shape, small.dtype) == (start.shape, start.dtype)
     limit = MAX_CHANGE * np.iinfo(dtype).max + 1e-3
     assert np.abs(small.astype(int) - start.astype(int)).max() <= limit
-    assert restored_mix(plain, small, hr) >= restored_mix(plain, start, hr) - 1e-3  # what engines differ by
+    assert restored_mix(plain, small, hr) >= restored_mix(plain, start, hr) - 1e-4  # what engines differ by
 
 
 def test_tiles_give_the_gradient_of_the_whole_picture(photo, monkeypatch):

@@ -168,7 +168,7 @@ def _sieved(images: Images, naming: Naming, foreign: bool) -> Images:
             return "small pictures" if file in ours else "restored pictures" if stem in restored else ""
         if file in ours or (foreign and stem not in originals | restored):
             return ""
-        return "pictures that are no small ones of car"
+        return "pictures without metadata of car"
 
     kinds = {file: why_not(file) for file in images.names}
     left_out = images.left_out + Counter(kind for kind in kinds.values() if kind)

@@ -38,7 +38,7 @@ _ONE = {
     _OTHERS: "other file",
     "small pictures": "small picture",
     "restored pictures": "restored picture",
-    "pictures that are no small ones of car": "picture that is no small one of car",
+    "pictures without metadata of car": "picture without metadata of car",
     "links to folders": "link to a folder",
     "links that lead nowhere": "link that leads nowhere",
     "pipes, sockets and devices": "pipe, socket or device",

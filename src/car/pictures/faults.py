@@ -2,6 +2,8 @@
 
 import zlib
 
+from car.pictures.formats import PNG_SIGNATURE
+
 _STARTS = (
     (b"\xff\xd8", "JPEG"),
     (b"GIF8", "GIF"),
@@ -24,7 +26,6 @@ _TEXTS = (
     (b"<!doctype html", "it is a web page"),
 )
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # of PNG's colour types
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def no_picture(content: bytes) -> str:
@@ -52,7 +53,7 @@ def no_picture(content: bytes) -> str:
 
 def png_fault(content: bytes) -> str:
     """Say what is wrong with a PNG; empty where it is sound as far as its chunks tell."""
-    if not content.startswith(_SIGNATURE):
+    if not content.startswith(PNG_SIGNATURE):
         return "a PNG whose first bytes are damaged, as by a transfer as text"
     at, pixels = 8, False
     while at + 12 <= len(content):

@@ -25,6 +25,7 @@ FORMATS = {
 """What is written, by suffix."""
 INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl"}  # of what is found in folders
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
+HEADER = 2**17  # bytes of a file in which its headers are
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JXL_CODESTREAM = b"\xff\x0a"

@@ -9,13 +9,12 @@ from typing import Any
 from PIL import Image
 
 from car.errors import ImageError
-from car.pictures.formats import DESCRIPTION, is_heic, is_jxl
+from car.pictures.formats import DESCRIPTION, HEADER, is_heic, is_jxl
 from car.pictures.metadata import LRInfo
 
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000")
 _PLUGIN_FORMATS = ("HEIF", "JXL")
-_HEADER = 2**17  # bytes of a file in which its headers are
 _limit_lock = threading.Lock()
 # What they log about damaged files would reach stderr where no handler is set up; others still get it.
 # Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
@@ -51,7 +50,7 @@ def open_by_pillow(file: Any, name: str) -> Image.Image:
             from car.pictures.faults import no_picture
 
             file.seek(0)
-            raise ImageError(f"{name}: {no_picture(file.read(_HEADER))}") from error
+            raise ImageError(f"{name}: {no_picture(file.read(HEADER))}") from error
 
 
 @contextlib.contextmanager

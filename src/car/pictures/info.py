@@ -8,11 +8,10 @@ from typing import Any, BinaryIO
 
 from car.errors import ImageError, one_line_errors
 from car.files.atomic import check_regular
-from car.pictures.formats import ORIENTATION, PNG_SIGNATURE, TIFF_SIGNATURES, png_chunk
+from car.pictures.formats import HEADER, ORIENTATION, PNG_SIGNATURE, TIFF_SIGNATURES, png_chunk
 from car.pictures.header import found_info, needs_jxl_decoder, open_by_pillow, texts
 from car.pictures.metadata import LRInfo
 
-_START = 2**17  # bytes of a file in which its headers are
 _MOST_CHUNKS, _MOST_TEXT = 100_000, 2**20  # usual are chunks of 8 KB and more, and texts far below it
 
 
@@ -48,7 +47,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     with one_line_errors(str(path), "cannot be read"):
         check_regular(path, str(path))
         with path.open("rb") as file:
-            start = file.read(_START)
+            start = file.read(HEADER)
             if not start:
                 raise ImageError(f"{path}: the file is empty")
             file.seek(0)

@@ -19,13 +19,12 @@ from car.pictures import coded, png_file
 from car.pictures.colour import ADOBE_RGB
 from car.pictures.depth import Pixels
 from car.pictures.faults import png_fault
-from car.pictures.formats import FIRST_FRAME, ORIENTATION, TIFF_SIGNATURES
+from car.pictures.formats import FIRST_FRAME, HEADER, ORIENTATION, PNG_SIGNATURE, TIFF_SIGNATURES
 from car.pictures.header import needs_jxl_decoder, no_pillow_limit, open_by_pillow, texts
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
 from car.pictures.samples import Samples
 
 _EXIF_IFD, _INTEROP_IFD, _COLOUR_SPACE, _INTEROP_INDEX = 0x8769, 0xA005, 0xA001, 1
-_HEADER = 2**17  # bytes of a file in which its headers are
 
 
 def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -75,10 +74,10 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
                 return replace(
                     picture, notes=(*picture.notes, "the file lacks its end; its pixels are all there")
                 )
-            if content.startswith(b"\x89PNG") and (fault := png_fault(content)):
+            if content.startswith(PNG_SIGNATURE) and (fault := png_fault(content)):
                 raise ImageError(f"{name}: {fault}") from error
             raise
-        if content.startswith(b"\x89PNG") and (fault := png_fault(content)):  # Pillow overlooks some
+        if content.startswith(PNG_SIGNATURE) and (fault := png_fault(content)):  # Pillow overlooks some
             picture = replace(picture, notes=(*picture.notes, f"{fault}, but it could be read"))
         return picture
 
@@ -116,7 +115,7 @@ def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
         if isinstance(source, Path):
             check_regular(source, name)
         with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-            start = file.read(_HEADER)
+            start = file.read(HEADER)
             if not start:
                 raise ImageError(f"{name}: the file is empty")
             file.seek(0)
@@ -137,7 +136,7 @@ def header_samples(path: Path) -> Samples | None:
         ImageError: they are of high dynamic range.
     """
     with path.open("rb") as file:
-        start = file.read(_HEADER)
+        start = file.read(HEADER)
         file.seek(0)
         if needs_jxl_decoder(start):
             return None
@@ -157,7 +156,7 @@ def pixel_bytes(source: Path | bytes, name: str) -> int:
         one_line_errors(name, "cannot be read"),
         source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file,
     ):
-        content = file.read(_HEADER)
+        content = file.read(HEADER)
         file.seek(0)
         if content[:4] in TIFF_SIGNATURES:
             from car.pictures import tiff
