@@ -195,12 +195,13 @@ def survive(number: int) -> str:
     from car.codec.choose import codec_for_picture
     from car.codec.options import Options
     from car.errors import CarError
-    from car.pictures.read import decode, header_size
+    from car.pictures.info import read_header
+    from car.pictures.read import decode
     from car.pictures.write import encode
 
     name, content = mutant(number)
     try:
-        width, height = header_size(content, name)
+        width, height = read_header(content, name).size
         assert width >= 0
         assert height >= 0
         picture = decode(content, name, max_pixels=10**7)

@@ -30,7 +30,7 @@ from car.pictures.formats import png_chunk
 from car.pictures.info import read_header
 from car.pictures.metadata import MAX_METADATA_BYTES, LRInfo
 from car.pictures.picture import Picture
-from car.pictures.read import decode, from_pil, header_size, read
+from car.pictures.read import decode, from_pil, read
 from car.pictures.write import to_pil, write
 
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
@@ -840,7 +840,7 @@ def test_a_tiff_whose_width_is_no_number_is_refused(tmp_path, count):
     content = (tmp_path / "f.tif").read_bytes()
     entry = next(e for kind in (3, 4) if (e := struct.pack("<HHI", 256, kind, 1)) in content)
     (tmp_path / "f.tif").write_bytes(content.replace(entry, entry[:4] + struct.pack("<I", count)))
-    for refuse in (read, header_size):
+    for refuse in (read, read_header):
         with pytest.raises(ImageError, match=r"f\.tif: "):
             refuse(tmp_path / "f.tif")
 

@@ -17,8 +17,9 @@ from car.codec.codec import Codec
 from car.codec.large import shrink_file, why_whole
 from car.errors import ImageError
 from car.pictures.formats import png_chunk
+from car.pictures.info import read_header
 from car.pictures.picture import Picture
-from car.pictures.read import decode, from_pil, header_size, read
+from car.pictures.read import decode, from_pil, read
 from test_images import noise, png_with
 
 RGB = noise(24, 30)
@@ -208,7 +209,7 @@ def test_a_preview_before_its_picture_is_passed_over(flag: dict[str, object], tm
     picture = decode(content, "a.tif")
     np.testing.assert_array_equal(picture.pixels, large)
     assert picture.notes == ("its first page is a preview: that of 160 x 120 pixels is used",)
-    assert header_size(content) == (160, 120)
+    assert read_header(content).size == (160, 120)
     hanging = decode(pages((small, {"subifds": 1, "subfiletype": 1}), (large, {})), "a.tif")
     np.testing.assert_array_equal(hanging.pixels, large)
 
@@ -414,7 +415,7 @@ def test_jpeg_xl_and_jpeg_2000(dtype: str, channels: int) -> None:
         ("a.jp2", imagecodecs.jpeg2k_encode(array, level=0)),
     ):
         picture = decode(bytes(content), name)
-        assert header_size(bytes(content)) == (40, 24)
+        assert read_header(bytes(content)).size == (40, 24)
         assert picture.pixels.dtype == dtype
         assert (picture.alpha is not None) == (channels in (2, 4))
         whole = array.reshape(24, 40, channels)
@@ -428,7 +429,8 @@ def test_jpeg_xl_and_jpeg_2000(dtype: str, channels: int) -> None:
 def test_sizes_in_headers_of_jpeg_xl(size: tuple[int, int]) -> None:
     height, width = size
     for dtype in (np.uint8, np.uint16):  # a bare codestream, and one in boxes
-        assert header_size(imagecodecs.jpegxl_encode(np.zeros((height, width), dtype))) == (width, height)
+        content = imagecodecs.jpegxl_encode(np.zeros((height, width), dtype))
+        assert read_header(content).size == (width, height)
     with pytest.raises(ImageError, match="over the limit"):
         decode(imagecodecs.jpegxl_encode(np.zeros(size, np.uint8)), "a.jxl", max_pixels=30)
 

@@ -43,8 +43,28 @@ def needs(what: str, extra: str) -> UsageError:
 
 
 @contextlib.contextmanager
-def one_line_errors(name: str, what: str) -> Generator[None, None, None]:
-    """Turn whatever a decoder or the system raises into an `ImageError` of one line."""
+def system_errors(what: str, kind: type[CarError] = ImageError) -> Generator[None, None, None]:
+    """Turn an error of the system into one of `kind`: `what` could not be done, and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what} ({reason(error)})") from error
+
+
+def reading_errors(name: str) -> contextlib.AbstractContextManager[None]:
+    """Turn whatever goes wrong while a picture is read into an `ImageError` of one line."""
+    return one_line_errors(name, "cannot be read", "it is damaged, or of a kind that is not supported")
+
+
+@contextlib.contextmanager
+def one_line_errors(name: str, what: str, because: str = "") -> Generator[None, None, None]:
+    """Turn whatever a coder or the system raises into an `ImageError` of one line.
+
+    Args:
+        name: of the file.
+        what: what could not be done with it.
+        because: what it means if the coder failed, and not the system.
+    """
     # decoders meet damaged files with almost any exception
     try:
         yield
@@ -61,11 +81,8 @@ def one_line_errors(name: str, what: str) -> Generator[None, None, None]:
         missing = getattr(error, "name", "") in ("imagecodecs", "compression")
         if missing or "'imagecodecs' package" in str(error):
             raise ImageError(str(needs(f"{name}: its format needs more decoders", "formats"))) from error
-        reason = getattr(error, "strerror", None)
-        if reason is None:  # not the system, but a decoder
-            reason = " ".join(str(error).split()) or type(error).__name__
-            what += ": it is damaged, or of a kind that is not supported" if what == "cannot be read" else ""
-        raise ImageError(f"{name}: {what} ({reason[:200]})") from error
+        what += f": {because}" if because and not getattr(error, "strerror", None) else ""
+        raise ImageError(f"{name}: {what} ({reason(error)[:200]})") from error
 
 
 def reason(error: BaseException) -> str:

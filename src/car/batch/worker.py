@@ -22,8 +22,9 @@ from car.files.atomic import MAX_FILE_BYTES
 from car.files.storage import Place
 from car.measure.evaluate import round_trip_of
 from car.metrics import psnr
+from car.pictures.info import read_header
 from car.pictures.picture import Picture, check_size
-from car.pictures.read import decode, header_size, pixel_bytes
+from car.pictures.read import decode
 from car.pictures.write import encode
 from car.weights import list_models
 
@@ -92,11 +93,12 @@ class Worker:
         same = known is not None and known.source_sha256 == record.source_sha256
         if known and same and known.settings == self.digest and self._still_there(item, known):
             return replace(known, status="unchanged", stamp=item.entry.stamp)
-        width, height = header_size(content, path)
-        check_size(width, height, path, work.options.max_pixels)
-        need = self._need(width, height, pixel_bytes(content, path))
+        header = read_header(content, path)
+        check_size(*header.size, path, work.options.max_pixels)
+        need = self._need(*header.size, header.pixel_bytes)
         if need > work.memory:
-            return self._shrunk_in_strips(item, replace(record, source_size=(width, height)), content, stack)
+            record = replace(record, source_size=header.size)
+            return self._shrunk_in_strips(item, record, content, need, stack)
         if isinstance(content, Path):
             content = content.read_bytes()
         if work.kind == "upscale":  # the restored picture is what takes the room
@@ -169,7 +171,7 @@ class Worker:
         return replace(record, target_size=size, notes=picture.notes + large.notes + notes), encoded
 
     def _shrunk_in_strips(
-        self, item: Item, record: Record, content: bytes | Path, stack: contextlib.ExitStack
+        self, item: Item, record: Record, content: bytes | Path, need: int, stack: contextlib.ExitStack
     ) -> Record:
         """Shrink a picture that is too large to be held whole.
 
@@ -177,7 +179,6 @@ class Worker:
             ImageError: it cannot be read in strips, or the settings do not work in strips.
         """
         work, size = self.work, record.source_size
-        need = self._need(*size, pixel_bytes(content, self._path(item)))
         if work.kind != "downscale" or work.measures or work.options.effort:
             raise self._too_large(item, size, need, "raise --memory")
         if isinstance(content, bytes):

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from car.codec.codec import Codec, as_grey
 from car.errors import ImageError, one_line_errors
 from car.files.atomic import atomic_write
+from car.pictures.info import read_header
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
-from car.pictures.read import header_size, read
+from car.pictures.read import read
 from car.pictures.write import write
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def shrink_file(
         ImageError: a file cannot be read or written, or would take more than `memory` and cannot be read in
             strips.
     """
-    width, height = header_size(source)
+    width, height = read_header(source).size
     need = width * height * _WHOLE
     if need > memory and not codec.options.effort:
         check_size(width, height, str(source), max_pixels)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -20,6 +21,35 @@ _limit_lock = threading.Lock()
 # Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
 for _name in ("tifffile", "PIL"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself, before its pixels are decoded.
+
+    Attributes:
+        size: (width, height), upright.
+        bits: 8 or 16, of a sample as it will be read.
+        pixel_bytes: bytes of a decoded pixel; at least those of RGB.
+        info: the metadata of a small picture.
+        damage: what is wrong with these, where `info` is None for that.
+    """
+
+    size: tuple[int, int]
+    bits: int
+    pixel_bytes: int
+    info: LRInfo | None = None
+    damage: str | None = None
+
+    @property
+    def made_here(self) -> bool:
+        """Whether `car downscale` made the file, even if its metadata is damaged."""
+        return self.info is not None or self.damage is not None
+
+
+def upright_size(size: tuple[int, int], orientation: Any) -> tuple[int, int]:
+    """Return the (width, height) that is shown of a picture with this EXIF orientation."""
+    return (size[1], size[0]) if orientation in (5, 6, 7, 8) else size
 
 
 def needs_jxl_decoder(content: bytes) -> bool:

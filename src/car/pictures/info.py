@@ -1,78 +1,69 @@
 """What picture files say about themselves, read without NumPy: showing it takes as long as the imports."""
 
+import contextlib
 import io
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from car.errors import ImageError, one_line_errors
+from car.errors import ImageError, reading_errors
 from car.files.atomic import check_regular
 from car.pictures.formats import HEADER, ORIENTATION, PNG_SIGNATURE, TIFF_SIGNATURES, png_chunk
-from car.pictures.header import found_info, needs_jxl_decoder, open_by_pillow, texts
-from car.pictures.metadata import LRInfo
+from car.pictures.header import (
+    Header,
+    found_info,
+    needs_jxl_decoder,
+    open_by_pillow,
+    texts,
+    upright_size,
+)
 
 _MOST_CHUNKS, _MOST_TEXT = 100_000, 2**20  # usual are chunks of 8 KB and more, and texts far below it
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file says about itself, before its pixels are decoded.
-
-    Attributes:
-        size: (width, height), upright.
-        bits: 8 or 16, of a sample as it will be read.
-        info: the metadata of a small picture.
-        damage: what is wrong with these, where `info` is None for that.
-    """
-
-    size: tuple[int, int]
-    bits: int
-    info: LRInfo | None = None
-    damage: str | None = None
-
-    @property
-    def made_here(self) -> bool:
-        """Whether `car downscale` made the file, even if its metadata is damaged."""
-        return self.info is not None or self.damage is not None
-
-
-def read_header(path: str | os.PathLike[str]) -> Header:
+def read_header(source: str | os.PathLike[str] | bytes, name: str = "") -> Header:
     """Return what a file says about itself, without decoding its pixels.
+
+    Args:
+        source: the file, or its content.
+        name: for messages; by default that of the file.
 
     Raises:
         ImageError: the file cannot be read.
     """
-    path = Path(path)
-    with one_line_errors(str(path), "cannot be read"):
-        check_regular(path, str(path))
-        with path.open("rb") as file:
-            start = file.read(HEADER)
-            if not start:
-                raise ImageError(f"{path}: the file is empty")
-            file.seek(0)
-            if start[:4] in TIFF_SIGNATURES:  # Pillow does not know them all
-                from car.pictures import tiff
-
-                size, orientation, bits, text = tiff.header(file)
-                return Header(_upright(size, orientation), bits, *found_info((text,)))
-            bits = _bits(start)
-            if needs_jxl_decoder(start):
-                from car.pictures.coded import jxl_size
-
-                return Header(jxl_size(start), bits)
-            with open_by_pillow(file, str(path)) as image:
-                size = image.size
-                if image.format == "PNG":
-                    image = open_by_pillow(_without_pixels(file), str(path))
-                # of a PNG without it, Pillow would look behind the pixels, which are not there
-                known = image.format != "PNG" or "exif" in image.info
-                orientation = image.getexif().get(ORIENTATION) if known else 1
-                return Header(_upright(size, orientation), bits, *found_info(texts(image)))
+    name = name or ("the picture" if isinstance(source, bytes) else os.fspath(source))
+    with reading_errors(name):
+        if isinstance(source, bytes):
+            return _header(io.BytesIO(source), name)
+        check_regular(Path(source), name)
+        with Path(source).open("rb") as file:
+            return _header(file, name)
 
 
-def _upright(size: tuple[int, int], orientation: Any) -> tuple[int, int]:
-    return (size[1], size[0]) if orientation in (5, 6, 7, 8) else size
+def _header(file: BinaryIO, name: str) -> Header:
+    start = file.read(HEADER)
+    if not start:
+        raise ImageError(f"{name}: the file is empty")
+    file.seek(0)
+    if start[:4] in TIFF_SIGNATURES:  # Pillow does not know them all
+        from car.pictures import tiff
+
+        return tiff.header(file)
+    bits = _bits(start)
+    if needs_jxl_decoder(start):
+        from car.pictures.coded import jxl_size
+
+        return Header(jxl_size(start), bits, 3 * bits // 8)
+    with open_by_pillow(file, name) as image:
+        size, about, orientation = image.size, image, None
+        if image.format == "PNG":
+            with contextlib.suppress(ImageError):  # texts that Pillow refuses say nothing
+                about = open_by_pillow(_without_pixels(file), name)
+        with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
+            # of a PNG without it, Pillow would look behind the pixels, which are not there
+            if image.format != "PNG" or "exif" in about.info:
+                orientation = about.getexif().get(ORIENTATION)
+        return Header(upright_size(size, orientation), bits, 3 * bits // 8, *found_info(texts(about)))
 
 
 def _bits(start: bytes) -> int:

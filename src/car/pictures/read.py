@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from car.errors import ImageError, one_line_errors
+from car.errors import ImageError, one_line_errors, reading_errors
 from car.files.atomic import MAX_FILE_BYTES, check_regular
 from car.pictures import coded, png_file
 from car.pictures.colour import ADOBE_RGB
@@ -38,7 +38,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
             `max_pixels`.
     """
     path = Path(path)
-    with one_line_errors(str(path), "cannot be read"):
+    with reading_errors(str(path)):
         check_regular(path, str(path))
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"{path}: {path.stat().st_size} bytes are over the limit of {MAX_FILE_BYTES}")
@@ -52,7 +52,7 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
     Raises:
         ImageError: as `read`.
     """
-    with one_line_errors(name, "cannot be read"):
+    with reading_errors(name):
         if not content:
             raise ImageError(f"{name}: the file is empty")
         if content[:4] in TIFF_SIGNATURES:
@@ -102,33 +102,6 @@ def _read_by_pillow(content: bytes, name: str, max_pixels: int) -> Picture:
         return _picture(image, content)
 
 
-def header_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
-    """Return the (width, height) that the header of a picture file, or of its content, claims.
-
-    The size is that of the pixels as stored, before the EXIF orientation is applied.
-
-    Raises:
-        ImageError: there is no such header.
-    """
-    name = name or str(source)
-    with one_line_errors(name, "cannot be read"):
-        if isinstance(source, Path):
-            check_regular(source, name)
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-            start = file.read(HEADER)
-            if not start:
-                raise ImageError(f"{name}: the file is empty")
-            file.seek(0)
-            if start[:4] in TIFF_SIGNATURES:  # Pillow does not know them all
-                from car.pictures import tiff
-
-                return tiff.header_size(file)
-            if needs_jxl_decoder(start):
-                return coded.jxl_size(start)
-            with open_by_pillow(file, name) as image:
-                return image.width, image.height
-
-
 def header_samples(path: Path) -> Samples | None:
     """Return the description of samples in the header of a file that Pillow opens; None if incomplete.
 
@@ -144,25 +117,6 @@ def header_samples(path: Path) -> Samples | None:
             if png_file.is_deep(start) and start[28]:  # decoded otherwise, where interlaced
                 return None
             return _samples(image, start)
-
-
-def pixel_bytes(source: Path | bytes, name: str) -> int:
-    """Return the bytes of a decoded pixel of a picture file, or of its content; at least those of RGB.
-
-    Raises:
-        ImageError: there is no such header.
-    """
-    with (
-        one_line_errors(name, "cannot be read"),
-        source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file,
-    ):
-        content = file.read(HEADER)
-        file.seek(0)
-        if content[:4] in TIFF_SIGNATURES:
-            from car.pictures import tiff
-
-            return tiff.pixel_bytes(file)
-    return 6 if png_file.is_deep(content) or coded.is_deep(content) else 3
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -205,9 +159,7 @@ def _picture(image: Image.Image, content: bytes) -> Picture:
     else:
         samples.kind = "RGB" if array.ndim == 3 and array.shape[2] > 2 else "GRAY"
     # asked after load(): some decoders turn the picture themselves and then forget the tag
-    with contextlib.suppress(
-        Exception
-    ):  # a damaged EXIF block raises almost anything, and the pixels are good
+    with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
         samples.orientation = image.getexif().get(ORIENTATION, 1)
     samples.texts = texts(image)
     return samples.picture(array)

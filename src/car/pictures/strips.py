@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from car.errors import ImageError, one_line_errors
+from car.errors import ImageError, reading_errors
 from car.files.atomic import MAX_FILE_BYTES
 from car.pictures import tiff
 from car.pictures.depth import Pixels
@@ -86,7 +86,7 @@ def open_strips(path: Path) -> Generator["Strips | str", None, None]:
     """
     with path.open("rb") as file:
         start = file.read(4)
-    with one_line_errors(str(path), "cannot be read"):
+    with reading_errors(str(path)):
         if start[:2] in (b"II", b"MM"):
             with tifffile.TiffFile(path) as file:
                 yield _tiff_strips(file)

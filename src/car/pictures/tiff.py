@@ -13,7 +13,7 @@ from PIL import Image
 from car.errors import ImageError
 from car.pictures.depth import Pixels
 from car.pictures.formats import DESCRIPTION, FIRST_FRAME, ICC, ORIENTATION
-from car.pictures.header import no_pillow_limit
+from car.pictures.header import Header, found_info, no_pillow_limit, upright_size
 from car.pictures.picture import MAX_DECODED_BYTES, Picture, check_size
 from car.pictures.samples import COLOURS, Samples
 
@@ -84,26 +84,14 @@ def decode(content: bytes, name: str, max_pixels: int) -> Picture | None:
         return page_samples(page, notes).picture(array)
 
 
-def header_size(file: BinaryIO) -> tuple[int, int]:
-    """Return the (width, height) of the picture in a TIFF."""
-    with tifffile.TiffFile(file) as opened:
-        return page_size(main_page(opened, []))
-
-
-def pixel_bytes(file: BinaryIO) -> int:
-    """Return the bytes of a pixel that decoding a TIFF makes; at least those of 8-bit RGB."""
-    with tifffile.TiffFile(file) as opened:
-        page: Any = main_page(opened, [])
-        return max(3, page.samplesperpixel) * sample_bytes(page)
-
-
-def header(file: BinaryIO) -> tuple[tuple[int, int], Any, int, str | None]:
-    """Return (width, height), orientation, 8 or 16 bits a sample, and the text that may be metadata."""
+def header(file: BinaryIO) -> Header:
+    """Return what a TIFF says about itself."""
     with tifffile.TiffFile(file) as opened:
         page = main_page(opened, [])
-        tags = page.tags
-        bits = 16 if sample_bytes(page) > 1 else 8
-        return page_size(page), tags.valueof(ORIENTATION), bits, tags.valueof(DESCRIPTION)
+        tags, deep = page.tags, sample_bytes(page)
+        size = upright_size(page_size(page), tags.valueof(ORIENTATION))
+        found = found_info((tags.valueof(DESCRIPTION),))
+        return Header(size, 16 if deep > 1 else 8, max(3, page.samplesperpixel) * deep, *found)
 
 
 def main_page(file: tifffile.TiffFile, notes: list[str]) -> Any:

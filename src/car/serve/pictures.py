@@ -17,8 +17,9 @@ from car.files.places import Passed, is_hidden, open_source
 from car.files.storage import check_name
 from car.measure.evaluate import round_trip_of
 from car.pictures.formats import INPUT_SUFFIXES
+from car.pictures.info import read_header
 from car.pictures.picture import check_size
-from car.pictures.read import decode, header_size
+from car.pictures.read import decode
 from car.pictures.write import encode
 from car.serve.settings import Settings
 from car.weights import default_model, find, list_models, load
@@ -262,7 +263,7 @@ class Pictures:
             pass  # a full disk makes the service slower, but does not stop it
 
     def _read(self, content: bytes) -> Any:
-        self._check_size(*header_size(content, "the picture"))
+        self._check_size(*read_header(content).size)
         return decode(content, "the picture", max_pixels=self.settings.max_pixels)
 
     def _check_size(self, width: int, height: int) -> None:
