@@ -133,7 +133,8 @@ def test_every_command_finds_the_same_pictures(
 def test_the_service_finds_the_same_pictures(odd: Path, tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     client_module = pytest.importorskip("fastapi.testclient")
-    from car.serve import Settings, create_app
+    from car.serve.app import create_app
+    from car.serve.settings import Settings
 
     (odd / "out.png").symlink_to(shutil.copy(odd / "a.png", tmp_path / "secret.png"))
     with client_module.TestClient(create_app(Settings(folder=odd))) as client:
@@ -171,7 +172,8 @@ def test_what_a_small_picture_says_has_one_answer(tmp_path: Path, photo: Path, c
 
     pytest.importorskip("fastapi")
     client_module = pytest.importorskip("fastapi.testclient")
-    from car.serve import Settings, create_app
+    from car.serve.app import create_app
+    from car.serve.settings import Settings
 
     with client_module.TestClient(create_app(Settings())) as client:
         for query in ("scale=2", "model=car_plus_x2"):

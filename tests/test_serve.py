@@ -322,7 +322,8 @@ def test_lying_and_slow_clients(service: str) -> None:
 
 
 def test_each_operation_has_a_name_of_its_own(client: Any) -> None:
-    from car.serve import Settings, create_app
+    from car.serve.app import create_app
+    from car.serve.settings import Settings
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from car.errors import ImageError, UsageError
+from car.files.atomic import make_folder
 from car.files.places import Passed, counted, open_source, suffix_of
 from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.info import read_header
@@ -200,10 +201,7 @@ def check_target(job: Job, overwrite: bool) -> None:
             raise ImageError(f"{target}: source and target are the same file")
         if not overwrite:
             raise ImageError(f"{target} exists; --overwrite replaces it, --output names another")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{target.parent}: cannot make this folder ({error.strerror})") from error
+    make_folder(target.parent)
 
 
 def means_folder(output: str) -> bool:

@@ -18,7 +18,7 @@ from car.codec.choose import model_for_picture, open_codec
 from car.codec.codec import Codec
 from car.codec.large import Done, gigabytes, restore_file, shrink_file, why_whole
 from car.errors import CarError, ImageError, StorageError, told
-from car.files.atomic import MAX_FILE_BYTES
+from car.files.atomic import MAX_FILE_BYTES, file_digest
 from car.files.storage import Place
 from car.measure.evaluate import round_trip_of
 from car.metrics import psnr
@@ -284,13 +284,7 @@ def _size(content: bytes | Path) -> int:
 
 
 def _digest(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    digest = hashlib.sha256()
-    with content.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
 
 
 def _luma_psnr(restored: Picture, original: Picture, scale: int) -> float | None:

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -23,6 +22,7 @@ from car.cli.common import (
     FileFormat,
     Model,
     Overwrite,
+    Quality,
     Scale,
     Showing,
     app,
@@ -45,13 +45,6 @@ bulk_app = typer.Typer(
 app.add_typer(bulk_app, name="bulk")
 
 
-class EngineName(str, Enum):
-    """What hands the images out."""
-
-    local = "local"
-    ray = "ray"
-
-
 Source = Annotated[
     str, typer.Argument(help="A folder, a glob or a URL (s3://bucket/photos, gs://..., memory://...).")
 ]
@@ -59,9 +52,6 @@ Target = Annotated[
     str, typer.Argument(help="A folder or URL. The results have the same tree of folders as the source.")
 ]
 FileFormatOption = Annotated[FileFormat, typer.Option("--format", "-f", help="File format of the results.")]
-Quality = Annotated[
-    int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
-]
 Verify = Annotated[
     bool,
     typer.Option(
@@ -78,14 +68,14 @@ ManifestFile = Annotated[
 class Results:
     """The files that are written, and which of them are not written again."""
 
-    format: FileFormatOption = FileFormat.png
+    format: FileFormatOption = "png"
     quality: Quality = None
     verify: Verify = False
 
     @property
     def of_work(self) -> dict[str, Any]:
         """The same as arguments of `Work`."""
-        return {"format": self.format.value, "quality": self.quality, "verify": self.verify}
+        return {"format": self.format, "quality": self.quality, "verify": self.verify}
 
 
 @dataclass(frozen=True)
@@ -100,9 +90,9 @@ class How:
         ),
     ] = None
     engine: Annotated[
-        EngineName,
+        Literal["local", "ray"],
         typer.Option("--engine", help="Where the work runs: on this machine, or on a Ray cluster."),
-    ] = EngineName.local
+    ] = "local"
     address: Annotated[
         str | None,
         typer.Option("--address", help="Address of the Ray cluster. Default: a cluster on this machine."),
@@ -115,7 +105,7 @@ class How:
         Raises:
             UsageError: they contradict each other.
         """
-        if self.engine is EngineName.ray:
+        if self.engine == "ray":
             return functools.partial(run_on_ray, address=self.address, workers=self.workers or 0)
         if self.address is not None:
             raise UsageError("--address needs --engine ray")

@@ -6,12 +6,11 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -82,17 +81,8 @@ class _Terminal:
 stdout, stderr = _Terminal(), _Terminal(stderr=True)
 
 
-class FileFormat(str, Enum):
-    """Formats that pictures are written in."""
-
-    png = "png"
-    webp = "webp"
-    tiff = "tiff"
-    avif = "avif"
-    jpg = "jpg"
-    bmp = "bmp"
-
-
+FileFormat = Literal["png", "webp", "tiff", "avif", "jpg", "bmp"]
+"""Formats that pictures are written in."""
 REPORT = ("matplotlib", "bjontegaard", "torchmetrics")
 """Modules of the extra [report]."""
 
@@ -135,6 +125,9 @@ Usn = Annotated[
 ]
 Format = Annotated[
     FileFormat, typer.Option("--format", "-f", help="File format, if --output does not name a file.")
+]
+Quality = Annotated[
+    int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 DeviceId = Annotated[
@@ -200,15 +193,14 @@ def chosen_device(device: str, device_id: int | None) -> str:
     return f"{device}:{device_id}"
 
 
-def chosen_memory(text: str | None) -> int:
-    """Return the value of --memory in bytes."""
+def chosen_memory(size: int | None) -> int:
+    """Return the bytes that --memory leaves for pictures, or those that are free."""
     from car.codec.large import memory_at_hand, memory_besides
 
-    if text is None:
+    if size is None:
         return memory_at_hand()
-    size = chosen_bytes("--memory", text)
     if size < 5 * 10**8:
-        raise UsageError(f"--memory {text}: at least 500MB are needed")
+        raise UsageError(f"--memory of {size:,} bytes: at least 500MB are needed")
     return memory_besides(size)
 
 

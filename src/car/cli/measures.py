@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +16,11 @@ from car.batch.loop import Failure, each
 from car.batch.names import Job, check_target, find_images, means_folder
 from car.cli.common import (
     Chosen,
+    DeviceId,
     Overwrite,
     Showing,
     app,
+    chosen_device,
     error_line,
     print_json,
     progress,
@@ -138,11 +140,12 @@ def _comparison(trip: evaluation.RoundTrip, codec: Codec) -> Picture:
 
 
 @app.command("evaluate")
-@with_options("device", "device_id", "precision", "effort", "fast", "tile", "backend", "max_pixels")
+@with_options("device", "precision", "effort", "fast", "tile", "backend", "max_pixels")
 def evaluate_command(
     *,
     pictures: ToMeasure,
     chosen: Chosen,
+    device_id: DeviceId = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
     ] = None,
@@ -171,6 +174,7 @@ def evaluate_command(
     inputs = pictures.named()
     if output is not None:
         check_target(Job(Path(inputs[0]), output), overwrite)
+    options = replace(options, device=chosen_device(options.device, device_id))
     codec = open_codec(chosen.name, chosen.scale, options)
     images = find_images(inputs, pictures.exclude or ())
     failures = [Failure("", problem) for problem in images.problems]

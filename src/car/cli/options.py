@@ -2,72 +2,73 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from car.cli.common import chosen_device, chosen_memory
+from car.cli.common import chosen_bytes, chosen_memory
 from car.codec.options import Options
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of the dataclasses that it takes.
 
-    Of `Options`, which it takes as ``options``, only the fields named here are options. The fields of other
-    dataclasses are declared like parameters of a command.
+    A field is declared like a parameter of a command, or has help and limits as metadata, see
+    `car.codec.options.setting`. Other fields keep their defaults.
 
     Args:
-        names: fields of `Options`; and ``device_id``, the MindSpore code's number of the device.
+        names: the fields of `Options` that are options.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command).parameters.values()
-        groups: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
-        groups.pop("options", None)
+        added: list[inspect.Parameter] = []
+        groups: dict[str, Any] = {}
+        of_group: dict[str, list[str]] = {}
+        for p in inspect.signature(command).parameters.values():
+            own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+            if is_dataclass(p.annotation):
+                groups[p.name] = p.annotation
+                own = list(_options(p.annotation, names))
+                of_group[p.name] = [option.name for option in own]
+            added += own
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in names}
-            if "memory" in chosen:
-                chosen["memory"] = chosen_memory(chosen["memory"])
-            if "device_id" in chosen:
-                chosen["device"] = chosen_device(chosen["device"], chosen.pop("device_id"))
-            for name, kind in groups.items():
-                values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
-            command(**values, **({"options": Options(**chosen)} if names else {}))
+            for group, kind in groups.items():
+                values[group] = kind(**_chosen(kind, {name: values.pop(name) for name in of_group[group]}))
+            command(**values)
 
-        added: list[inspect.Parameter] = []
-        for p in own:
-            if p.name in groups:
-                added += map(functools.partial(_declared, groups[p.name]), fields(groups[p.name]))
-            elif p.name != "options":
-                added.append(p.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        run.__signature__ = inspect.Signature([*added, *map(_parameter, names)])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature(added)  # type: ignore[attr-defined]
         return run
 
     return decorate
 
 
-def _declared(kind: Any, field: Field[Any]) -> inspect.Parameter:
-    hint = get_type_hints(kind, include_extras=True)[field.name]
-    default = inspect.Parameter.empty if field.default is MISSING else field.default
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+def _options(kind: Any, names: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        about, hint = field.metadata, hints[field.name]
+        if field.name in names if kind is Options else about or get_origin(hint) is Annotated:
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
+            if "size" in about:
+                hint, default = str | None, about["size"]
+            if about:
+                flags = about.get("flags", (f"--{field.name.replace('_', '-')}",))
+                limits: dict[str, Any] = {name: about.get(name) for name in ("min", "max")}
+                hint = Annotated[hint, typer.Option(*flags, help=about["help"], **limits)]
+            yield inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+            )
 
 
-def _parameter(name: str) -> inspect.Parameter:
-    kind: Any = int | None
-    default: Any = None
-    about: Mapping[str, Any]
-    if name == "device_id":
-        about = {"help": "Number of the device; or say --device cuda:1.", "min": 0}
-    else:
-        field = next(field for field in fields(Options) if field.name == name)
-        kind = str | None if name == "memory" else get_type_hints(Options)[name]
-        default, about = field.default, field.metadata
-    flags = [f"--{name.replace('_', '-')}", *(["--device-target"] if name == "device" else [])]
-    option: Any = typer.Option(*flags, help=about["help"], min=about.get("min"), max=about.get("max"))
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-    )
+def _chosen(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the fields, of which sizes in bytes were given as text."""
+    for field in fields(kind):
+        text = values.get(field.name)
+        if "size" in field.metadata and text is not None:
+            values[field.name] = chosen_bytes(f"--{field.name.replace('_', '-')}", text)
+    if kind is Options and "memory" in values:
+        values["memory"] = chosen_memory(values["memory"])
+    return values

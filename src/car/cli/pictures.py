@@ -10,11 +10,11 @@ from car.batch.names import RESTORED, Job, Naming, check_target, means_folder, p
 from car.cli.common import (
     Chosen,
     Exclude,
-    FileFormat,
     Format,
     Inputs,
     Output,
     Overwrite,
+    Quality,
     Showing,
     app,
 )
@@ -38,10 +38,8 @@ def downscale_command(
     output: Output = None,
     *,
     chosen: Chosen,
-    format: Format = FileFormat.png,
-    quality: Annotated[
-        int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
-    ] = None,
+    format: Format = "png",
+    quality: Quality = None,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
     showing: Showing,
@@ -62,10 +60,10 @@ def downscale_command(
     ```
     """
     unnamed = output is None or output == "-" or means_folder(output)
-    file = f"x.{format.value}" if unnamed or output is None else output
+    file = f"x.{format}" if unnamed or output is None else output
     options = replace(options, coding=coding_of(file, quality))
     codec = open_codec(chosen.name, chosen.scale, options)
-    naming = Naming(f".{format.value}", add=f".x{codec.scale}")
+    naming = Naming(f".{format}", add=f".x{codec.scale}")
 
     def shrink(job: Job) -> dict[str, Any]:
         check_target(job, overwrite)
@@ -96,10 +94,8 @@ def upscale_command(
         str | None,
         typer.Option("--size", help="WIDTHxHEIGHT of the restored picture, if the file has no metadata."),
     ] = None,
-    format: Format = FileFormat.png,
-    quality: Annotated[
-        int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
-    ] = None,
+    format: Format = "png",
+    quality: Quality = None,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
     showing: Showing,
@@ -124,7 +120,7 @@ def upscale_command(
     if named is None and scale is not None:
         default_model(scale)  # or it would be found out by every picture
     of_all = None if named is None else open_codec(named, scale, options)
-    naming = Naming(f".{format.value}", add=RESTORED if output is None else "", restores=True)
+    naming = Naming(f".{format}", add=RESTORED if output is None else "", restores=True)
 
     def restore(job: Job) -> dict[str, Any]:
         picture = read(job.source, max_pixels=options.max_pixels)

@@ -9,22 +9,21 @@ import signal
 import socket
 from collections.abc import Generator
 from dataclasses import asdict, replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from car.cli.common import (
     Exclude,
     Model,
+    Quality,
     Quiet,
     Scale,
     Showing,
     app,
     check_installed,
-    chosen_bytes,
     error_line,
     print_json,
     progress,
@@ -34,9 +33,10 @@ from car.cli.options import with_options
 from car.codec.choose import open_codec
 from car.codec.coding import coding_of
 from car.codec.options import Options
-from car.errors import UsageError
+from car.errors import UsageError, system_errors
 from car.files.places import counted
 from car.gallery import build, megabytes, plan_gallery
+from car.serve.settings import Settings
 from car.weights import default_model
 from car.weights.store import cache_folder
 
@@ -46,6 +46,7 @@ _STOPS: tuple[Any, ...] = (signal.SIGINT, signal.SIGTERM)
 
 
 @app.command("serve")
+@with_options()
 def serve_command(
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of photographs whose small pictures are served at /small/.")
@@ -56,35 +57,8 @@ def serve_command(
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 picks a free one.")
     ] = 8000,
-    scale: Annotated[int, typer.Option("--scale", "-s", help="Default scale of small pictures.")] = 4,
-    max_bytes: Annotated[str, typer.Option("--max-bytes", help="Largest size of an upload.")] = "64MB",
-    max_pixels: Annotated[
-        int,
-        typer.Option(
-            "--max-pixels", min=1, help="Largest number of pixels of a picture that is read or restored."
-        ),
-    ] = 64_000_000,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout", min=0.1, help="Largest number of seconds for a request, including the wait."
-        ),
-    ] = 60,
-    upload_timeout: Annotated[
-        float,
-        typer.Option("--upload-timeout", min=0.1, help="Largest number of seconds for an upload to arrive."),
-    ] = 30,
-    concurrency: Annotated[
-        int | None,
-        typer.Option("--concurrency", min=1, help="Pictures processed at once. Default: one for each core."),
-    ] = None,
-    queue: Annotated[
-        int, typer.Option("--queue", min=0, help="Largest number of pictures that may wait.")
-    ] = 32,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder that caches the small pictures of /small/.")
-    ] = None,
-    cache_size: Annotated[str, typer.Option("--cache-size", help="Largest size of the cache.")] = "1GB",
+    *,
+    settings: Settings,
     quiet: Quiet = False,
 ) -> None:
     """Serve shrinking and restoring over HTTP, with a page to try it.
@@ -104,24 +78,12 @@ def serve_command(
     check_installed("serving", "serve", "fastapi", "uvicorn", "prometheus_client")
     import uvicorn
 
-    from car.serve import Settings, create_app
+    from car.serve.app import create_app
 
     if folder is not None and not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    default_model(scale)  # otherwise only the first request would find a bad scale
-    defaults = Settings()
-    settings = Settings(
-        folder=folder,
-        scale=scale,
-        max_bytes=chosen_bytes("--max-bytes", max_bytes),
-        max_pixels=max_pixels,
-        timeout=timeout,
-        upload_timeout=upload_timeout,
-        concurrency=concurrency or defaults.concurrency,
-        queue=queue,
-        cache=cache or cache_folder() / "serve",
-        cache_bytes=chosen_bytes("--cache-size", cache_size),
-    )
+    default_model(settings.scale)  # otherwise only the first request would find a bad scale
+    settings = replace(settings, folder=folder, cache=settings.cache or cache_folder() / "serve")
     service = create_app(settings)
     listener = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
@@ -137,7 +99,7 @@ def serve_command(
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE,
         limit_concurrency=_OPEN_CONNECTIONS,
-        timeout_graceful_shutdown=int(timeout) + 1,
+        timeout_graceful_shutdown=int(settings.timeout) + 1,
         server_header=False,
     )
 
@@ -163,15 +125,6 @@ def serve_command(
     os._exit(0)
 
 
-class SiteFormat(str, Enum):
-    """The formats that browsers show."""
-
-    png = "png"
-    jpg = "jpg"
-    webp = "webp"
-    avif = "avif"
-
-
 @app.command("gallery")
 @with_options("device", "precision", "effort", "fast", "max_pixels")
 def gallery_command(
@@ -184,11 +137,10 @@ def gallery_command(
     ] = None,
     description: Annotated[str, typer.Option("--description", help="A line below the title.")] = "",
     format: Annotated[
-        SiteFormat, typer.Option("--format", "-f", help="Format of the small pictures; only png is lossless.")
-    ] = SiteFormat.png,
-    quality: Annotated[
-        int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
-    ] = None,
+        Literal["png", "jpg", "webp", "avif"],
+        typer.Option("--format", "-f", help="Format of the small pictures; only png is lossless."),
+    ] = "png",
+    quality: Quality = None,
     exclude: Exclude = None,
     overwrite: Annotated[
         bool,
@@ -216,9 +168,9 @@ def gallery_command(
     car gallery photos/ -o site/ --scale 2 --format avif --quality 60     # much lighter pages
     ```
     """
-    if quality is not None and format is SiteFormat.png:
+    if quality is not None and format == "png":
         raise UsageError("--quality needs --format jpg, webp or avif; png is lossless")
-    suffix = f".{format.value}"
+    suffix = f".{format}"
     options = replace(options, coding=coding_of(f"x{suffix}", quality))
     codec = open_codec(model, scale if model or scale else 4, options)
     todo = plan_gallery(folder, output, codec.scale, suffix, exclude or ())
@@ -266,10 +218,8 @@ def _show(site: Path, port: int) -> None:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    try:
+    with system_errors(f"cannot listen on port {port}", UsageError):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(site)))
-    except OSError as error:
-        raise UsageError(f"cannot listen on port {port}: {error.strerror}") from error
     stdout.print(f"showing the site at http://127.0.0.1:{server.server_address[1]}")
     stdout.file.flush()
     with server, contextlib.suppress(KeyboardInterrupt):
@@ -277,15 +227,13 @@ def _show(site: Path, port: int) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    try:
+    with system_errors(f"cannot listen on {host}, port {port}", UsageError):
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
-        raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
-    listener.listen(128)
-    return listener
+        listener.listen(128)
+        return listener
 
 
 def _is_loopback(host: str) -> bool:

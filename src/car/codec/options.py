@@ -20,8 +20,16 @@ MOST_EFFORT = 9
 _LEAST_TILE = 64
 
 
-def _setting(default: Any, text: str, **limits: int) -> Any:
-    return field(default=default, metadata={"help": text, **limits})
+def setting(default: Any, text: str, **about: Any) -> Any:
+    """Return a field of a dataclass of which the command line makes an option.
+
+    Args:
+        default: its value if nothing is chosen.
+        text: the help.
+        about: ``min`` and ``max``; ``flags``, where they are not the name; ``size``, the default as text
+            (such as 2GB) where it is a number of bytes.
+    """
+    return field(default=default, metadata={"help": text, **about})
 
 
 @dataclass(frozen=True)
@@ -51,32 +59,35 @@ class Options:
     3
     """
 
-    device: str = _setting("auto", "auto, cpu, cuda, cuda:1, npu, xpu or mps.")
-    precision: Precision = _setting(
+    device: str = setting(
+        "auto", "auto, cpu, cuda, cuda:1, npu, xpu or mps.", flags=("--device", "--device-target")
+    )
+    precision: Precision = setting(
         "auto", "Arithmetic of the networks. auto: float32 on a CPU, bf16 on a GPU that is fast at it."
     )
-    threads: int | None = _setting(None, "CPU threads of the networks. Default: one for each core.", min=1)
-    memory: int | None = _setting(
+    threads: int | None = setting(None, "CPU threads of the networks. Default: one for each core.", min=1)
+    memory: int | None = setting(
         None,
         "Memory limit, such as 2GB, program included. Larger pictures are processed in strips. "
         "Default: half of the free memory.",
+        size=None,
     )
-    tile: int | None = _setting(
+    tile: int | None = setting(
         None, "Side of a tile in pixels of the small picture. Default: as --memory allows.", min=16
     )
-    effort: int = _setting(
+    effort: int = setting(
         0,
         "Refine the small picture while shrinking; 9 takes longest. Gains little for lossy files.",
         min=0,
         max=MOST_EFFORT,
     )
-    fast: bool = _setting(
+    fast: bool = setting(
         False, "Shrink without the corrector: several times faster. Changes nothing for models without one."
     )
-    backend: Backend = _setting(
+    backend: Backend = setting(
         "auto", "Program that runs the networks. auto: onnxruntime on a CPU if possible, else PyTorch."
     )
-    max_pixels: int = _setting(
+    max_pixels: int = setting(
         DEFAULT_MAX_PIXELS, "Refuse images with more pixels (guards against decompression bombs).", min=1
     )
     coding: Coding | None = None

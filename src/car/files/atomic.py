@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from car.errors import ImageError
+from car.errors import CarError, ImageError, system_errors
 
 MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused before they are read, as a file is read whole."""
@@ -19,11 +20,26 @@ TEMPORARY = re.compile(r"\..{1,30}\.[0-9a-f]{12}\.tmp~", re.DOTALL)
 _Content = bytes | Callable[[BinaryIO], None]
 
 
-def check_regular(path: Path, name: str) -> None:
-    """Raise `ImageError` for a folder, device or pipe."""
+def check_regular(path: Path, name: str, kind: type[CarError] = ImageError) -> None:
+    """Raise an error of `kind` for a folder, device or pipe."""
     # a device or pipe would be read for ever, or replaced by a file
     if path.exists() and not path.is_file():
-        raise ImageError(f"{name}: is a folder" if path.is_dir() else f"{name}: is not a regular file")
+        raise kind(f"{name}: is a folder" if path.is_dir() else f"{name}: is not a regular file")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def make_folder(folder: Path, name: str = "", kind: type[CarError] = ImageError) -> None:
+    """Make a folder, unless it is there; raise an error of `kind`, which calls it `name`, if it cannot be."""
+    with system_errors(f"{name or folder}: cannot make this folder", kind):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:

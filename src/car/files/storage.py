@@ -14,8 +14,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from car.errors import ImageError, StorageError, UsageError, needs
-from car.files.atomic import MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular
+from car.errors import ImageError, StorageError, UsageError, needs, reason
+from car.files.atomic import MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular, make_folder
 
 # a write to these shows at once or not at all; elsewhere it goes under a temporary name first
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
@@ -124,6 +124,21 @@ class Place:
         theirs = theirs.rstrip("/") + "/"
         return ours[len(theirs) :].replace(os.sep, "/") if ours.startswith(theirs) else None
 
+    @contextlib.contextmanager
+    def _told(self, what: str, name: str = "") -> Generator[None, None, None]:
+        """Turn any error into a `StorageError`: the file, or this place, cannot be read, written, ..."""
+        try:
+            yield
+        except Exception as error:  # every file system has errors of its own
+            # what went wrong with a local file, `atomic_write` has told already
+            cause = error.__cause__ if isinstance(error, ImageError) and error.__cause__ else error
+            forbidden = isinstance(cause, PermissionError) and self._is_bucket
+            no_more = isinstance(cause, OSError) and (cause.errno in _FATAL or forbidden)
+            raise StorageError(
+                f"{self.path_of(name) if name else self.url}: cannot be {what} ({reason(cause)[:200]})",
+                fatal=what == "written" and no_more,
+            ) from error
+
     def walk(self, enter: Callable[[str], bool] = lambda _: True, below: str = "") -> Iterator[Found]:
         """Yield all entries here and below, in the order of the names, with one folder in memory at a time.
 
@@ -138,12 +153,9 @@ class Place:
 
     def _walk_folders(self, enter: Callable[[str], bool], below: str) -> Iterator[Found]:
         children = self._local_children if self.is_local else self._remote_children
-        try:
-            stack = [iter(children(below))]
-        except (FileNotFoundError, NotADirectoryError):  # no folder, or no longer
-            return
-        except Exception as error:
-            raise StorageError(f"{self.url}: cannot be listed ({_why(error)})") from error
+        stack: list[Iterator[Found]] = []
+        with self._told("listed"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            stack.append(iter(children(below)))
         while stack:
             found = next(stack[-1], None)
             if found is None:
@@ -156,7 +168,7 @@ class Place:
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 except Exception as error:
-                    yield replace(found, kind=Kind.UNREADABLE, why=_why(error))
+                    yield replace(found, kind=Kind.UNREADABLE, why=reason(error)[:200])
 
     def _local_children(self, folder: str) -> list[Found]:
         found: list[Found] = []
@@ -173,8 +185,7 @@ class Place:
                         found.append(Found(name, Kind.DEAD_LINK))
                     continue
                 if stat.S_ISREG(status.st_mode):
-                    entry = Entry(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
-                    found.append(Found(name, Kind.FILE, entry))
+                    found.append(Found(name, Kind.FILE, _entry_of(status)))
                 else:
                     found.append(Found(name, Kind.SPECIAL))
         return _in_order(found)
@@ -220,10 +231,8 @@ class Place:
         start = f"{start}/" if start else ""
         asked: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{start}{below}/" if below else start}
         while True:
-            try:
+            with self._told("listed"):
                 page: dict[str, Any] = self._pages("list_objects_v2", **asked)
-            except Exception as error:
-                raise StorageError(f"{self.url}: cannot be listed ({_why(error)})") from error
             for about in page.get("Contents", ()):
                 yield about["Key"][len(start) :], about | {"size": about["Size"]}
             if not page.get("IsTruncated"):
@@ -237,17 +246,13 @@ class Place:
             StorageError: it cannot be found out.
         """
         path = self._path(name)
-        try:
+        with self._told("read", name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if self.is_local:
-                status = Path(path).stat()
-                return Entry(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+                return _entry_of(Path(path).stat())
             self._fs.invalidate_cache(path)
             about = self._fs.info(path)
             return _entry(about) if about.get("type", "file") == "file" else None
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except Exception as error:
-            raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
+        return None
 
     def prepare(self) -> None:
         """Make a local folder, so that errors of writing appear before any work.
@@ -257,10 +262,7 @@ class Place:
         """
         if not self.is_local:
             return
-        try:
-            Path(self._root).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{self.url}: cannot make this folder ({_why(error)})") from error
+        make_folder(Path(self._root), self.url, StorageError)
         if not os.access(self._root, os.W_OK | os.X_OK):
             raise StorageError(f"{self.url}: no permission to write here")
 
@@ -282,14 +284,12 @@ class Place:
             StorageError: it cannot be read, or is larger than `car.files.atomic.MAX_FILE_BYTES`.
         """
         path = self._path(name)
-        try:
+        with self._told("read", name):
             if self.is_local:
                 check_regular(Path(path), "this")  # a pipe would be read for ever
             size = Path(path).stat().st_size if self.is_local else self._fs.size(path)
             if (size or 0) <= MAX_FILE_BYTES:
                 return Path(path).read_bytes() if self.is_local else self._fs.cat_file(path)
-        except Exception as error:  # every file system has errors of its own
-            raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
         raise StorageError(f"{self.path_of(name)}: {size} bytes are over the limit of {MAX_FILE_BYTES}")
 
     def lines(self, name: str) -> Iterator[bytes]:
@@ -299,12 +299,12 @@ class Place:
             StorageError: it cannot be read.
         """
         path = self._path(name)
-        try:
-            with Path(path).open("rb") if self.is_local else io.BufferedReader(self._fs.open(path)) as file:
-                while line := file.readline(_LINE_BYTES):
-                    yield line
-        except Exception as error:
-            raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
+        with (
+            self._told("read", name),
+            Path(path).open("rb") if self.is_local else io.BufferedReader(self._fs.open(path)) as file,
+        ):
+            while line := file.readline(_LINE_BYTES):
+                yield line
 
     def size_of(self, name: str) -> int | None:
         """Return the size in bytes of a file that a result would replace, or None if it does not exist.
@@ -314,16 +314,13 @@ class Place:
                 out of this place.
         """
         path = self._path(name)
-        try:
+        with self._told("read", name), contextlib.suppress(FileNotFoundError):
             if self.is_local:
                 self._check_target(Path(path))
                 return Path(path).stat().st_size
             self._fs.invalidate_cache()
             return int(self._fs.info(path).get("size") or 0)
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
+        return None
 
     @contextlib.contextmanager
     def local(self, name: str) -> Generator[Path, None, None]:
@@ -338,10 +335,8 @@ class Place:
             return
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder, "file")
-            try:
+            with self._told("read", name):
                 self._fs.get_file(path, str(copy))
-            except Exception as error:
-                raise StorageError(f"{self.path_of(name)}: cannot be read ({_why(error)})") from error
             yield copy
 
     def write(self, name: str, content: bytes | Path) -> None:
@@ -355,7 +350,7 @@ class Place:
             StorageError: it cannot be written; `fatal` is true if no other file could be written here either.
         """
         path = self._path(name)
-        try:
+        with self._told("written", name):
             if self.is_local:
                 self._check_target(Path(path))
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -364,13 +359,6 @@ class Place:
                 self._send(path, content)
             else:
                 self._write_and_rename(path, content)
-        except Exception as error:
-            cause = error.__cause__ if isinstance(error, ImageError) else error
-            raise StorageError(
-                f"{self.path_of(name)}: cannot be written ({_why(cause or error)})",
-                fatal=isinstance(cause, OSError)
-                and (cause.errno in _FATAL or (isinstance(cause, PermissionError) and self._is_bucket)),
-            ) from error
 
     def _send(self, path: str, content: bytes | Path) -> None:
         if isinstance(content, bytes):
@@ -408,13 +396,11 @@ class Place:
         Raises:
             StorageError: it cannot be removed.
         """
-        try:
+        with self._told("removed", name):
             if self.is_local:
                 Path(self._path(name)).unlink(missing_ok=True)
             elif self._fs.exists(self._path(name)):
                 self._fs.rm_file(self._path(name))
-        except Exception as error:
-            raise StorageError(f"{self.path_of(name)}: cannot be removed ({_why(error)})") from error
 
     def _path(self, name: str) -> str:
         check_name(name)
@@ -446,12 +432,11 @@ def _in_order(found: list[Found]) -> list[Found]:
     return sorted(found, key=lambda one: f"{one.name}/" if one.kind is Kind.FOLDER else one.name)
 
 
+def _entry_of(status: os.stat_result) -> Entry:
+    return Entry(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
 def _entry(about: dict[str, Any]) -> Entry:
     size = int(about.get("size") or 0)
     known = next((about[key] for key in _STAMPS if about.get(key)), None)
     return Entry(size, f"{size}-{known}" if known else "")
-
-
-def _why(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return text[:200]

@@ -16,7 +16,7 @@ from car._version import __version__
 from car.batch.names import Job, Naming, Plan, plan
 from car.codec.codec import Codec
 from car.errors import CarError, ImageError, UsageError, one_line_errors, told
-from car.files.atomic import atomic_write
+from car.files.atomic import atomic_write, make_folder
 from car.pictures.read import decode
 from car.pictures.write import encode
 from car.viewer import assets, web_model
@@ -230,10 +230,7 @@ def _write(site: Path, files: dict[str, bytes]) -> None:
         with one_line_errors(str(target), "cannot be written"):
             if not target.resolve().is_relative_to(site.resolve()):
                 raise ImageError(f"{target} leads out of the site")
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:  # where nothing can be created, the system's error is misleading
-                raise ImageError(f"{target}: cannot be written ({error.strerror})") from error
+            make_folder(target.parent, str(target))
             atomic_write(target, content)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import mimetypes
+import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -166,7 +167,7 @@ class _Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.pictures = Pictures(settings)
-        self.pool = WorkPool(settings.concurrency, settings.queue)
+        self.pool = WorkPool(settings.concurrency or os.cpu_count() or 1, settings.queue)
 
     async def work(self, request: Request, function: Callable[[], _T]) -> _T:
         """Return what a function returns that runs on the threads."""

@@ -252,13 +252,13 @@ class Pictures:
 
     def _keep(self, name: str, content: bytes) -> None:
         folder = self.settings.cache
-        if folder is None or len(content) > self.settings.cache_bytes:
+        if folder is None or len(content) > self.settings.cache_size:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             atomic_write(folder / name, content)
             with self._lock:
-                _shorten(folder, self.settings.cache_bytes)
+                _shorten(folder, self.settings.cache_size)
         except (OSError, ImageError):
             pass  # a full disk makes the service slower, but does not stop it
 

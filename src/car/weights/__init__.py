@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car.devices import needs_torch
-from car.errors import UsageError, WeightsError, did_you_mean
+from car.errors import UsageError, WeightsError, did_you_mean, system_errors
 from car.families import Architecture, Geometry, MadeFor, architecture, model_names
 from car.weights.store import PAIR_SUFFIXES, pulled, pulled_models
 
@@ -295,11 +295,9 @@ def _load_pair(kgn: Path, usn: Path) -> LoadedModel:
 def _load(path: Path, sha256: str | None, model: str | None, tag: str | None, remedy: str) -> LoadedModel:
     if sha256 and not path.is_file():
         raise WeightsError(f"{path} is gone: {remedy}")
-    try:
+    with system_errors(f"{path}: cannot be read", WeightsError):
         status = path.stat()
         known = _read(path.absolute(), status.st_mtime_ns, status.st_size, status.st_ino)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
     if sha256 and known.sha256 != sha256:
         raise WeightsError(f"{path.name} is damaged (SHA-256 {known.sha256[:12]}...): {remedy}")
     if known.problem:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from car.errors import UsageError, WeightsError
+from car.errors import UsageError, WeightsError, system_errors
 from car.families import Architecture, model_names
+from car.files.atomic import check_regular
 from car.models import Rescaler, create
 from car.models.published import EDSR, AdaptiveDownscaler
 from car.weights.mindspore import ckpt_bytes, read_ckpt
@@ -130,17 +131,11 @@ def built_shapes(model: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def _read(path: Path) -> _Entries:
-    if not path.is_file():
-        kind = (
-            "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "no such file"
-        )
-        raise UsageError(f"{path}: {kind}")
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    check_regular(path, str(path), UsageError)
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    with system_errors(f"{path}: cannot be read", WeightsError), path.open("rb") as file:
+        size, start = path.stat().st_size, file.read(9)
     if size == 0:
         raise WeightsError(f"{path}: is empty")
     if size > MAX_CHECKPOINT_BYTES:

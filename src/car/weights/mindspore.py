@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from car.errors import WeightsError
+from car.errors import WeightsError, system_errors
 
 _TYPES = {
     "Float32": torch.float32,
@@ -56,12 +56,10 @@ def read_ckpt(path: Path) -> dict[str, torch.Tensor | None]:
         WeightsError: the file cannot be read, is encrypted, cut off, damaged, or not such a checkpoint.
     """
     try:
-        with path.open("rb") as file:
+        with system_errors(f"{path}: cannot be read", WeightsError), path.open("rb") as file:
             # mapped, so that false lengths cost no memory; not closed, because errors hold views
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         return {name: _tensor(name, entry) for name, entry in _entries(_checked(view)).items()}
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise WeightsError(f"{path}: not a readable MindSpore checkpoint ({error})") from error
 

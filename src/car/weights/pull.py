@@ -14,15 +14,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock
 
 from car._version import __version__
 from car.devices import needs_torch
-from car.errors import UsageError, WeightsError, did_you_mean
+from car.errors import UsageError, WeightsError, did_you_mean, system_errors
 from car.families import model_names
-from car.files.atomic import atomic_write
+from car.files.atomic import atomic_write, file_digest
 from car.weights import load_file, manifest
 from car.weights.store import (
     MAX_CHECKPOINT_BYTES,
@@ -146,11 +146,9 @@ def _locked(addresses: list[str]) -> Generator[None, None, None]:
     with ExitStack() as held:
         for address in sorted({a for a in addresses if _is_url(a)}):
             folder, key = _place(address)
-            try:
+            with system_errors(f"{folder}: cannot be written", WeightsError):
                 folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(FileLock(folder / f"{key}.lock"))
-            except OSError as error:
-                raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from error
         yield
 
 
@@ -236,15 +234,11 @@ def _fetch(
         path = Path(address)
         return path, _checked(address, path, digest, "as requested")
     folder, key = _place(address)
-    try:
+    with system_errors(f"{folder}: cannot be written", WeightsError):
         path = _download(address, folder / key, limits, on_bytes)
         first = None if force else _remembered(folder / f"{key}.sha256")
-        source = _checked(
-            address, path, digest or first, "as requested" if digest else "as in the first download"
-        )
-    except OSError as error:
-        raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    return path, source
+        which = "as requested" if digest else "as in the first download"
+        return path, _checked(address, path, digest or first, which)
 
 
 def _place(address: str) -> tuple[Path, str]:
@@ -267,14 +261,8 @@ def _remember(source: Source) -> None:
 
 
 def _digest(path: Path) -> str:
-    sha = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                sha.update(chunk)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return sha.hexdigest()
+    with system_errors(f"{path}: cannot be read", WeightsError):
+        return file_digest(path)
 
 
 def _checked(address: str, path: Path, digest: str | None, which: str) -> Source:
@@ -348,18 +336,12 @@ def _attempt(address: str, part: Path, notes: Path, limits: Limits, on_bytes: On
             while chunk := answer.read(_CHUNK):
                 here += len(chunk)
                 _check_size(address, here, limits)
-                _write(part, file, chunk)
+                with system_errors(f"{part}: cannot be written", WeightsError):  # not one of the network
+                    file.write(chunk)
                 if on_bytes:
                     on_bytes(address, here, total)
     if total is not None and here < total:
         raise http.client.HTTPException(f"the connection ended after {here:,} of {total:,} bytes")
-
-
-def _write(path: Path, file: BinaryIO, chunk: bytes) -> None:
-    try:
-        file.write(chunk)
-    except OSError as error:  # an error of the disk, not of the network
-        raise WeightsError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _noted(notes: Path) -> str | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from car.errors import UsageError, WeightsError
-from car.files.atomic import atomic_write
+from car.files.atomic import atomic_write, make_folder
 
 MAX_CHECKPOINT_BYTES = 4 << 30
 """Larger files are refused. The published ones have at most 180 MB."""
@@ -119,10 +119,7 @@ def pulled_models() -> tuple[Pulled, ...]:
 
 def install(record: Pulled, content: bytes) -> None:
     """Put a model into the cache: the file first, then the record that makes it known."""
-    try:
-        record.path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WeightsError(f"{record.path.parent}: cannot make this folder ({error.strerror})") from error
+    make_folder(record.path.parent, kind=WeightsError)
     atomic_write(record.path, content)
     atomic_write(record.path.with_suffix(".json"), json.dumps(asdict(record), indent=1).encode())
 
