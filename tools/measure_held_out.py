@@ -2,7 +2,8 @@
 
     python tools/measure_held_out.py car_plus_x2 runs/x2/model.safetensors --data photos/ --cache runs/cache
 
-Three views of each: the middle 448 pixels; the middle 896 shrunk to half; the first in grey.
+Four views of each: the middle 448 pixels; these as a camera would store them, a JPEG of quality 92 with 4:2:0; the
+middle 896 shrunk to half; the first in grey.
 Prints means: of what is restored, PSNR on luma, RGB and chroma (the mean of Cb and Cr) and SSIMULACRA2; of
 the small picture, PSNR on luma and RGB and SSIMULACRA2 to the bicubic one, and by how much its PNG and its
 lossless WebP are larger. A row for bicubic stands first. With --plot, what is restored is drawn over what the
@@ -10,6 +11,7 @@ small picture pays for it, for the plain views.
 """
 
 import argparse
+import io
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,12 @@ def views(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
     plain, large = middle(image, 448), Image.fromarray(middle(image, 896))
     luma = np.rint(plain @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
     half = large.resize((large.width // 2, large.height // 2), Image.Resampling.LANCZOS)
-    return {"plain": plain, "shrunk": np.array(half), "grey": np.repeat(luma[..., None], 3, axis=2)}
+    file = io.BytesIO()
+    Image.fromarray(plain).save(file, "JPEG", quality=92, subsampling="4:2:0")
+    with Image.open(file) as image:
+        jpeg = np.array(image)
+    grey = np.repeat(luma[..., None], 3, axis=2)
+    return {"plain": plain, "jpeg": jpeg, "shrunk": np.array(half), "grey": grey}
 
 
 def measured(rescaler: Rescaler, hr: NDArray[np.uint8], *, perceptual: bool) -> ImageRecord:

@@ -1,4 +1,4 @@
-"""What earlier runs recorded, in the order of the sources: on disk, as it may be a billion lines."""
+"""The records of earlier runs, sorted by source. They are kept on disk: there may be a billion of them."""
 
 import sqlite3
 import tempfile
@@ -15,15 +15,15 @@ _CACHE = 32_000  # KB
 
 
 class Earlier(NamedTuple):
-    """What an earlier run recorded of one result; texts are UTF-8.
+    """What an earlier run recorded about one result. Texts are UTF-8.
 
     Attributes:
-        settings: digest of what determined it.
-        stamp: of the source's file.
+        settings: a hash of everything that determined the result.
+        stamp: stamp of the source's file.
         size: bytes of the result.
-        shrinks: it has no more pixels than its source.
-        there: bytes of what is in its place now; None where nothing is.
-        line: of the manifest, with all the rest.
+        shrinks: whether the result has no more pixels than its source.
+        there: bytes of the file that is there now; None if there is none.
+        line: the whole line of the manifest.
     """
 
     settings: bytes
@@ -35,23 +35,23 @@ class Earlier(NamedTuple):
 
 
 Known = dict[str, Earlier]
-"""What is known of one source, by the names of its results."""
+"""The records of one source, by the names of its results."""
 
 
 class Index:
-    """The last record of each result of earlier runs, with what is at its target now.
+    """The latest record of each result, with the size of the file that is there now.
 
     Args:
-        target: where the runs wrote their results and records.
+        target: where earlier runs wrote their results and records.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the target cannot be read.
     """
 
     def __init__(self, target: Place) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="car-")
         self._data = sqlite3.connect(Path(self._folder.name, "index"), check_same_thread=False)
-        # it is made anew by each run, so nothing of it need survive one
+        # each run makes it anew, so it need not survive a crash
         for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE}", "temp_store=FILE"):
             self._data.execute(f"PRAGMA {setting}")
         self._data.execute(
@@ -66,7 +66,7 @@ class Index:
         self._data.commit()
 
     def __iter__(self) -> Iterator[tuple[str, Known]]:
-        """Yield the sources, in the order of their names, with what is known of them."""
+        """Yield each source with its records, in the order of the names."""
         rows = self._data.execute(
             "SELECT source, target, settings, stamp, size, shrinks, bytes, line "
             "FROM known LEFT JOIN there ON name = target ORDER BY source, known.rowid"
@@ -75,7 +75,7 @@ class Index:
             yield _name(source), {_name(row[1]): Earlier(*row[2:]) for row in group}
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the database."""
         self._data.close()
         self._folder.cleanup()
 
@@ -96,7 +96,7 @@ def _rows(target: Place) -> Iterator[tuple[Any, ...]]:
 
 
 def _key(name: str) -> bytes:
-    # names of files need not be text; in the order of these bytes, names are in order
+    # a file name need not be valid text; these bytes sort as the names do
     return name.encode("utf-8", "surrogatepass")
 
 

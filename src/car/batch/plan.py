@@ -1,7 +1,8 @@
-"""What a run has to do: the listing of the source, joined with the records of earlier runs, both in order.
+"""What a run has to do: the listing of the source, joined with the records of earlier runs.
 
-Nothing here grows with the number of images. What can concern each other has a name that begins alike, so it
-comes in one piece of the listing: images with one result, and results that lie beside their sources.
+Both are sorted by name, and both are streams: memory does not grow with the number of images. Only images
+that share a result, and results that lie beside their sources, depend on each other. Their names begin alike,
+so the listing gives them in one piece.
 """
 
 import hashlib
@@ -25,13 +26,13 @@ from car.pictures.formats import INPUT_SUFFIXES
 
 @dataclass(frozen=True)
 class Unchanged:
-    """An image that an earlier run did; `line` is what its manifest says of it."""
+    """An image that an earlier run finished. `line` is its line in the manifest."""
 
     line: bytes
 
 
 Step = Item | Record | Unchanged
-"""An image to work on, the record of one that cannot be, or one that is done."""
+"""An image to work on, the record of one that cannot be worked on, or one that is already done."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Plan:
     Attributes:
         source: what to list.
         target: URL of the place for results and records.
-        work: on each image.
-        digest: of what determines the results.
-        naming: of the results; None where none are written.
-        in_place: results lie beside their sources.
+        work: what to do with each image.
+        digest: a hash of everything that determines the results.
+        naming: how results are named; None if none are written.
+        in_place: whether results lie beside their sources.
     """
 
     source: Source
@@ -55,10 +56,10 @@ class Plan:
     in_place: bool
 
     def steps(self, passed: Passed) -> Generator[Step, None, None]:
-        """Yield, in about the order of the names, what is to become of each image.
+        """Yield a step for each image, roughly in the order of the names.
 
         Args:
-            passed: takes in what the listing passed over; complete at the end.
+            passed: receives what the listing leaves out; complete at the end.
 
         Raises:
             StorageError: a place cannot be listed.
@@ -79,14 +80,14 @@ class _Image:
 
 @dataclass
 class _Group:
-    """Images with one result, as long as more of them may come.
+    """Images that share a result, while more of them may follow in the listing.
 
     Attributes:
-        stem: with which all their names begin, and that of the result.
-        result: its name.
+        stem: the start of all their names, and of the result's name.
+        result: name of the result.
         images: the images.
-        made: names below the stem that are results, of this run or an earlier one.
-        there: the result is in the listing itself.
+        made: names with this stem that are results of this run or an earlier one.
+        there: whether the listing itself contains the result.
     """
 
     stem: str
@@ -97,14 +98,14 @@ class _Group:
 
 
 class _Groups:
-    """Takes in images in the order of their names and settles what is to be done to each."""
+    """Takes images in the order of their names, and decides what to do with each."""
 
     def __init__(self, todo: Plan) -> None:
         self._todo, self._digest = todo, todo.digest.encode()
         self._open: list[_Group] = []
 
     def take(self, image: _Image) -> Iterator[Step]:
-        """Take in the next image and yield what is settled now."""
+        """Take the next image, and yield the steps that are now certain."""
         naming = self._todo.naming
         if naming is None:
             yield self._decided(image, "")
@@ -123,19 +124,19 @@ class _Groups:
             group.made |= self._made_of(image, result)
             for other in self._open:
                 other.there |= other.result == image.name
-            # results beside their sources are no sources themselves
+            # results beside their sources are not sources themselves
             if any(image.name in other.made for other in self._open):
                 return
         group.images.append(image)
 
     def rest(self) -> Iterator[Step]:
-        """Yield what is settled when no image comes any more."""
+        """Yield the remaining steps, after the last image."""
         for group in self._open:
             yield from self._settled(group)
 
     def _made_of(self, image: _Image, result: str) -> set[str]:
-        """Return the names of results of an image, of earlier runs too."""
-        # but what was shrunk may be restored, and the other way round
+        """Return the names of an image's results, those of earlier runs included."""
+        # a small picture may be restored, and a restored one may be shrunk
         shrinks = self._todo.work.kind != "upscale"
         made = {target for target, old in image.known.items() if bool(old.shrinks) == shrinks}
         return made | ({result} if result != image.name else set())
@@ -143,7 +144,7 @@ class _Groups:
     def _settled(self, group: _Group) -> Iterator[Step]:
         todo, result, taken = self._todo, group.result, ""
         images = [image for image in group.images if image.name not in group.made]
-        # of two images with one result, that which has it already keeps it
+        # if two images share a result, the one that already has it keeps it
         for image in sorted(images, key=lambda image: result not in image.known):
             if todo.in_place and result == image.name:
                 yield self._problem(image, "its result would take its place; name another target or format")
@@ -158,7 +159,7 @@ class _Groups:
                 yield self._decided(image, result)
 
     def _decided(self, image: _Image, result: str) -> Step:
-        """Return whether an image is done, or the item of one that is not."""
+        """Return `Unchanged` for an image that is done, and an item for any other."""
         work, entry, old = self._todo.work, image.entry, image.known.get(result)
         if old is None:
             return Item(image.name, entry, result, None, None)
@@ -177,14 +178,14 @@ class _Groups:
 
 
 def failure(name: str, entry: Entry, digest: str, error: str) -> Record:
-    """Return the record of an image on which nothing was done."""
+    """Return the record of an image that was not worked on."""
     return Record(name, "failed", entry.size, entry.stamp, settings=digest, error=error)
 
 
 def _joined(
     listing: Iterator[tuple[str, Entry]], known: Iterator[tuple[str, Known]]
 ) -> Iterator[tuple[str, Entry, Known]]:
-    """Join a listing with what is known of its files; both are in the order of the names."""
+    """Join a listing with the records of its files. Both are sorted by name."""
     nothing: Known = {}
     of, what = next(known, ("", nothing))
     for name, entry in listing:
@@ -194,12 +195,12 @@ def _joined(
 
 
 def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) -> Plan:
-    """Find out what is to be done, short of listing it.
+    """Prepare a run, without listing the whole source.
 
     Args:
         source: a folder, file, glob or URL.
         target: a folder or URL.
-        work: on each image.
+        work: what to do with each image.
         exclude: see `car.files.places.Source`.
 
     Raises:
@@ -214,9 +215,9 @@ def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) ->
         scale, weights = codec.scale, codec.loaded.sha256
     found = open_source(source, INPUT_SUFFIXES, exclude)
     inner = Place(target).below(found.place)
-    # what lies in a target below the source is no part of the source
+    # if the target lies below the source, its files are not part of the source
     found = replace(found, without=(MANIFEST, *((inner,) if inner else ())))
-    # results from another source are no earlier ones of this source's images
+    # results from another source do not count as earlier results of this one
     determined = [work.settings(), weights, found.place.identity]
     digest = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
     passed = Passed()

@@ -1,4 +1,4 @@
-"""The engine for many machines: Ray runs workers that load the model once; groups of images go to them."""
+"""The engine for many machines. Ray runs workers, which load the model once and process groups of images."""
 
 import json
 import logging
@@ -19,12 +19,12 @@ from car.errors import StorageError, UsageError, needs
 from car.files.storage import Place
 from car.weights import absolute_name
 
-_GROUP_BYTES = 32 * 2**20  # of files that are handed out at once, so that groups take about as long
+_GROUP_BYTES = 32 * 2**20  # of files in a group, so that groups take about equally long
 _GROUP_IMAGES = 64
-_AHEAD = 4096  # images that are sorted into groups together
-_TRIES = 3  # of an image whose worker dies; Ray itself would go on for ever
-_IN_HAND = 2  # groups of a worker: one at work, one that waits
-_LOOK = 10.0  # seconds until it is looked for room for more workers
+_AHEAD = 4096  # images that are sorted by size and grouped at once
+_TRIES = 3  # for an image whose worker dies; Ray itself would retry for ever
+_IN_HAND = 2  # groups that a worker holds: one in work, one waiting
+_LOOK = 10.0  # seconds between checks for room for more workers
 
 Make = Callable[[], Worker]
 
@@ -32,29 +32,30 @@ Make = Callable[[], Worker]
 def run_on_ray(
     todo: Plan, items: Iterable[Item], *, address: str | None = None, workers: int = 0, threads: int = 1
 ) -> Iterator[Record]:
-    """Work on a Ray cluster, or on a local one that is started for the purpose.
+    """Work on a Ray cluster, or on a local one that this function starts.
 
-    Ray restarts workers that die and hands their groups out again; as targets are written all or nothing and
-    compared with what is there, that loses and repeats nothing; an image at which three workers died has
-    failed. Items are taken as workers have room for them. New machines of the cluster get workers too.
+    Ray restarts a worker that dies, and gives it the same group again. Results are written whole or not at
+    all, and a result that is already there is not written again, so nothing is lost. An image at which three
+    workers died counts as failed. Items are taken when workers have room for them. Machines that join the
+    cluster get workers too.
 
     Args:
-        todo: the plan; every machine must reach its source and target by the same names.
-        items: of it.
-        address: of the cluster, as ``ray://head:10001`` or ``auto``; None starts one here.
-        workers: at most so many; 0 for as many as the cluster has room for.
+        todo: the plan. Every machine must reach its source and target by the same names.
+        items: the items of the plan.
+        address: address of the cluster, such as ``ray://head:10001`` or ``auto``; None starts one here.
+        workers: the largest number of workers; 0 for as many as the cluster has room for.
         threads: CPU threads of a worker.
 
     Raises:
-        UsageError: Ray is not installed or the cluster cannot be reached.
-        StorageError: the target cannot be written to at all.
+        UsageError: Ray is not installed, or the cluster cannot be reached.
+        StorageError: nothing can be written to the target.
     """
     groups = _groups(items)
     first = next(groups, None)
     if first is None:
         return
     try:
-        # what Ray tells about itself by default
+        # Ray reports its usage by default
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
     except ImportError as error:
@@ -67,7 +68,7 @@ def run_on_ray(
             )
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at {address or 'this machine'} ({error})") from error
-    # workers have working folders of their own
+    # workers have other working folders, so paths must be absolute
     model = None if todo.work.model is None else absolute_name(todo.work.model)
     work = replace(todo.work, model=model, options=replace(todo.work.options, threads=threads))
     places = (todo.source.place.absolute, Place(todo.target).absolute)
@@ -81,7 +82,7 @@ def run_on_ray(
 
 
 class _Pool:
-    """The workers of a run, as many as the cluster has room for."""
+    """The workers of a run."""
 
     def __init__(self, make: Make, work: Work, most: int, threads: int) -> None:
         import ray
@@ -120,7 +121,7 @@ class _Pool:
                 yield from _records(str(ray.get(promise)))
 
     def _grow(self) -> None:
-        """Start workers where the cluster has room for them; it may have grown."""
+        """Start workers if the cluster has room for more. It may have grown."""
         import ray
 
         if time.monotonic() - self._looked < _LOOK and (self._load or self._starting):
@@ -132,7 +133,7 @@ class _Pool:
             self._starting[worker.ready.remote()] = worker
 
     def _let_go(self) -> None:
-        """End workers without work, as one that died may wait for the room to start again."""
+        """End idle workers: one that died may be waiting for room to restart."""
         import ray
 
         for worker in [worker for worker, load in self._load.items() if not load]:
@@ -159,7 +160,7 @@ def _records(text: str) -> Iterator[Record]:
 
 
 def _groups(items: Iterable[Item]) -> Iterator[str]:
-    """Put images of like size together, as many as make a group of about the same work; groups are JSON."""
+    """Yield groups of images of similar size, which take about equally long, as JSON."""
     left = iter(items)
     while some := list(islice(left, _AHEAD)):
         group: list[Item] = []
@@ -177,7 +178,7 @@ def _json(group: list[Item]) -> str:
 
 
 class _Tries:
-    """An actor: how often work on each image was begun that has not ended, as the worker died."""
+    """An actor that counts how often work on an image was begun and not ended, because its worker died."""
 
     def __init__(self) -> None:
         self._begun = Counter[str]()
@@ -191,17 +192,17 @@ class _Tries:
 
 
 class _RayWorker:
-    """An actor: the model is loaded when it starts to work."""
+    """An actor that works on groups. It loads the model with the first image."""
 
     def __init__(self, make: Make, tries: Any) -> None:
         self._worker = make()
         self._tries = tries
 
     def ready(self) -> None:
-        """Say, by ending, that it is there."""
+        """Return, which shows that the actor has started."""
 
     def work(self, group: str) -> str:
-        """Work on a group; return its records as JSON, the last "fatal" where nothing more can be written."""
+        """Work on a group; return its records as JSON, with "fatal" in the last if nothing can be written."""
         records: list[Any] = []
         for values in json.loads(group):
             try:

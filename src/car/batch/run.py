@@ -1,4 +1,4 @@
-"""A run over a folder or bucket: every image once, those that failed once more, each recorded when done."""
+"""A run over a folder or bucket. Each image is recorded when it is done; failed ones are tried once more."""
 
 import contextlib
 import json
@@ -16,25 +16,25 @@ from car.errors import StorageError
 from car.files.places import Passed
 from car.files.storage import Place
 
-_TOLD = 1000  # failures, and kinds of notes, that a summary holds: the manifest has all
+_TOLD = 1000  # failures, and kinds of notes, that a summary holds; the manifest has them all
 
 Engine = Callable[[Plan, Iterable[Item]], Iterator[Record]]
-"""Takes items as it needs them, and yields a record for each."""
+"""Takes items when it needs them, and yields a record for each."""
 
 
 @dataclass
 class Summary:
-    """How a run went; it is complete when `run` has returned.
+    """The outcome of a run. It is complete when `run` has returned.
 
     Attributes:
         found: images that were found.
-        failures: the records of the first that failed; `failed` counts them all.
+        failures: the records of the first failures; `failed` counts all of them.
         stopped: why the run ended early.
-        left_out: how many of each kind the listing passed over.
+        left_out: how many files of each kind the listing left out.
         problems: a line for each folder that could not be read.
         notes: how many images have each note.
         measured: images with a PSNR.
-        mean_psnr: of these, dB.
+        mean_psnr: their mean PSNR, dB.
     """
 
     found: int = 0
@@ -58,7 +58,7 @@ class Summary:
         return not (self.failed or self.stopped or self.problems)
 
     def take(self, record: Record) -> None:
-        """Count an image that was worked on, or could not be."""
+        """Count the record of an image."""
         self.found += 1
         if record.status == "failed":
             self.failed += 1
@@ -78,7 +78,7 @@ class Summary:
 
 
 class _Again:
-    """Items that failed, with their records, on disk until they are tried once more."""
+    """Failed items with their records, kept on disk until they are tried once more."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the run
@@ -97,11 +97,11 @@ class _Again:
 
 @dataclass(frozen=True)
 class Told:
-    """Who is told of what becomes of each image, when nothing more will happen to it.
+    """Functions that are called once for each image, when its outcome is final.
 
     Attributes:
-        record: of those that were done or failed, with their records.
-        unchanged: of those that an earlier run did, with the line of its manifest.
+        record: called with the record of an image that was done or failed.
+        unchanged: called with the manifest line of an image that an earlier run finished.
     """
 
     record: Callable[[Record], None] = lambda _: None
@@ -109,16 +109,16 @@ class Told:
 
 
 def run(todo: Plan, *, engine: Engine, told: Told | None = None) -> Summary:
-    """Do what is planned; failed items are tried once more at the end.
+    """Carry out a plan. Failed items are tried once more at the end.
 
     Args:
         todo: see `car.batch.plan.plan`.
-        engine: what hands the items out, as `car.batch.local.run_here`.
-        told: of each image.
+        engine: what distributes the items, such as `car.batch.local.run_here`.
+        told: what to call for each image.
 
     Raises:
         StorageError: a place cannot be listed, or the target or the manifest cannot be written.
-        KeyboardInterrupt: passed on when the work in hand is finished; the next run takes it over.
+        KeyboardInterrupt: raised again when the images in work are finished; the next run continues.
     """
     begin = time.monotonic()
     target = Place(todo.target)
@@ -141,19 +141,19 @@ def run(todo: Plan, *, engine: Engine, told: Told | None = None) -> Summary:
 
 
 class _Run:
-    """A run as it goes on."""
+    """The state of a run."""
 
     def __init__(self, todo: Plan, engine: Engine, told: Told, writer: ManifestWriter) -> None:
         self.todo, self.engine, self.told, self.writer = todo, engine, told, writer
         self.summary, self.passed = Summary(), Passed()
-        self._in_hand: dict[str, Item] = {}  # by the engine, for the first time
-        self._last: dict[str, Record] = {}  # by the engine, once more: what the first time ended with
+        self._in_hand: dict[str, Item] = {}  # items that the engine has for the first time
+        self._last: dict[str, Record] = {}  # records of the first try of items that the engine has again
         self._again = _Again()
         self._steps = todo.steps(self.passed)
         self._failed: Iterator[tuple[Item, Record]] | None = None
 
     def work(self) -> None:
-        """Have every image worked on, and those that failed once more."""
+        """Process every image, and failed ones once more."""
         try:
             for record in self.engine(self.todo, self._first()):
                 item = self._in_hand.pop(record.source)
@@ -167,7 +167,7 @@ class _Run:
                 self._take(record)
         finally:
             self._steps.close()
-            # in a run that was stopped, those that failed once have failed
+            # if the run was stopped, items that failed once count as failed
             left = iter(self._again) if self._failed is None else self._failed
             for record in chain(self._last.values(), (record for _, record in left)):
                 self._count(record)

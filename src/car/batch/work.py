@@ -1,4 +1,4 @@
-"""What is to be done to each image of a run over a folder or bucket, as data."""
+"""What a run does with each image, as data."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ Kind = Literal["downscale", "upscale", "evaluate"]
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done to each image; the same for a whole run."""
+    """What to do with each image; the same for a whole run."""
 
     kind: Kind
     scale: int | None = None
@@ -30,12 +30,12 @@ class Work:
 
     @property
     def memory(self) -> int:
-        """Bytes that the work on pictures may take."""
+        """Bytes of memory that pictures in work may take together."""
         return self.options.memory or 2 * 10**9
 
     @property
     def coding(self) -> Coding | None:
-        """How small pictures are coded that are written with losses."""
+        """The lossy coding of small pictures; None if they are lossless."""
         return coding_of(f"x.{self.format}", self.quality) if self.kind == "downscale" else None
 
     @cached_property
@@ -44,15 +44,16 @@ class Work:
         return self.kind == "evaluate" or self.psnr
 
     def naming(self, scale: int) -> Naming | None:
-        """Return how results are named; None where none are written."""
+        """Return how results are named; None if none are written."""
         if self.kind == "downscale":
             return Naming(f".{self.format}", add=f".x{scale}")
         return Naming(f".{self.format}", restores=True) if self.kind == "upscale" else None
 
     def settings(self) -> dict[str, Any]:
-        """Return what determines the results, beside the source.
+        """Return the settings that determine the results.
 
-        The backend is not among it: it moves single values by a level, no reason to do a million again.
+        The backend is not one of them. It changes single values by one level, which is no reason to repeat a
+        run.
         """
         names = ("kind", "scale", "format", "quality", "psnr")
         how = {name: getattr(self.options, name) for name in ("precision", "effort", "fast")}
@@ -65,11 +66,11 @@ class Item:
     """An image to work on.
 
     Attributes:
-        name: below the source.
-        entry: of its file.
-        target: name of its result; empty where none is written.
-        there: bytes of what is at its target, as far as an earlier run recorded it.
-        known: what was recorded of it.
+        name: its name, relative to the source.
+        entry: size and stamp of its file.
+        target: name of its result; empty if none is written.
+        there: bytes of the file at its target, if an earlier run recorded that file.
+        known: the record of an earlier run.
     """
 
     name: str
@@ -79,13 +80,13 @@ class Item:
     known: Record | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return the item as values for JSON."""
         known = self.known and self.known.to_dict()
         return self.__dict__ | {"entry": self.entry.__dict__, "known": known}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Item":
-        """Return the item of which `to_dict` made `values`."""
+        """Return the item from the values that `to_dict` made."""
         name, target, there = values["name"], values["target"], values["there"]
         known = Record.from_dict(values["known"]) if values["known"] else None
         return cls(name, Entry(**values["entry"]), target, there, known)

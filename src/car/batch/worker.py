@@ -1,4 +1,4 @@
-"""What is done to one image after the other: read, shrunk or restored, written all or nothing."""
+"""The work on one image: it is read, shrunk or restored, and its result is written whole or not at all."""
 
 import contextlib
 import hashlib
@@ -28,19 +28,19 @@ from car.pictures.read import decode
 from car.pictures.write import encode
 from car.weights import list_models
 
-_TILE = 256  # LR pixels a side; smaller than usual, as several images are in work, and just as fast
-_COPIES = 6  # of its pixels that an image in work takes, roughly: array, decoder, what is made of it, encoder
-_MEASURING = 45  # bytes a pixel that it takes beside them
+_TILE = 256  # LR pixels a side; smaller than usual because several images are in work, and as fast
+_COPIES = 6  # an image in work takes about this many times its pixels: array, decoder, result, encoder
+_MEASURING = 45  # additional bytes per pixel if results are measured
 
 
 class Worker:
-    """Does one item after the other; the model is loaded once. Safe to call from several threads.
+    """Works on items, one for each call. It loads the model once. Several threads may call it.
 
     Args:
         source: where the images are.
-        target: where results go.
-        work: on each image.
-        digest: of what determines the results.
+        target: where the results go.
+        work: what to do with each image.
+        digest: a hash of everything that determines the results.
     """
 
     def __init__(self, source: str, target: str, work: Work, digest: str) -> None:
@@ -50,10 +50,10 @@ class Worker:
         self._room = Room(work.memory)
 
     def __call__(self, item: Item) -> Record:
-        """Work on an item; whatever goes wrong with it is in the record.
+        """Work on an item. If that fails, the record says why.
 
         Raises:
-            StorageError: the target cannot be written to at all.
+            StorageError: nothing can be written to the target.
         """
         begin = time.perf_counter()
         record = self.failure(item, "")
@@ -74,14 +74,14 @@ class Worker:
         return replace(record, seconds=round(time.perf_counter() - begin, 4), finished=now)
 
     def failure(self, item: Item, error: str) -> Record:
-        """Return the record of an item on which nothing was done."""
+        """Return the record of an item that was not worked on."""
         return failure(item.name, item.entry, self.digest, error)
 
     def _path(self, item: Item) -> str:
         return self.source.path_of(item.name)
 
     def _content(self, item: Item, stack: contextlib.ExitStack) -> bytes | Path:
-        """Return the content of an item's file, or the file itself if it is too large for memory."""
+        """Return the content of an item's file, or its path if it is too large for memory."""
         if item.entry.size > min(self.work.memory // _COPIES, MAX_FILE_BYTES):
             return stack.enter_context(self.source.local(item.name))
         return self.source.read(item.name)
@@ -101,7 +101,7 @@ class Worker:
             return self._shrunk_in_strips(item, record, content, need, stack)
         if isinstance(content, Path):
             content = content.read_bytes()
-        if work.kind == "upscale":  # the restored picture is what takes the room
+        if work.kind == "upscale":  # the restored picture takes most of the memory
             need *= (work.scale or max(m.scale for m in list_models())) ** 2
         with self._room.taken(need):
             picture = decode(content, path, max_pixels=work.options.max_pixels)
@@ -115,7 +115,7 @@ class Worker:
             return self._kept(item, *make(picture, item, record, codec, stack))
 
     def _need(self, width: int, height: int, a_pixel: int) -> int:
-        """Return the bytes of memory that work on a whole picture takes, roughly."""
+        """Return roughly how many bytes of memory a whole picture in work takes."""
         return width * height * (a_pixel * _COPIES + (_MEASURING if self.work.measures else 0))
 
     def _too_large(self, item: Item, size: tuple[int, int], need: int, advice: str) -> ImageError:
@@ -125,7 +125,7 @@ class Worker:
         )
 
     def _still_there(self, item: Item, known: Record) -> bool:
-        """Whether the recorded result is there; with `verify`, whether its content is, too."""
+        """Whether the recorded result is there; with `verify`, also whether its content is as recorded."""
         if not item.target:
             return True
         if item.there != known.target_bytes or known.target != item.target:
@@ -141,7 +141,7 @@ class Worker:
         encoded, notes = encode(small, item.target, info=info, quality=self.work.quality)
         record = replace(record, target_size=(small.width, small.height), notes=picture.notes + notes)
         if self.work.psnr:
-            # from the file, as it may have lost something
+            # measured from the file, because the coding may be lossy
             restored = codec.restore(replace(decode(encoded, item.target), info=info))
             record = replace(record, psnr=_luma_psnr(restored, picture, codec.scale))
         return record, encoded
@@ -173,7 +173,7 @@ class Worker:
     def _shrunk_in_strips(
         self, item: Item, record: Record, content: bytes | Path, need: int, stack: contextlib.ExitStack
     ) -> Record:
-        """Shrink a picture that is too large to be held whole.
+        """Shrink a picture that is too large for memory.
 
         Raises:
             ImageError: it cannot be read in strips, or the settings do not work in strips.
@@ -210,7 +210,7 @@ class Worker:
         )
 
     def _kept(self, item: Item, record: Record, made: bytes | Path) -> Record:
-        """Write the result, unless the same is there; what this program did not make stays."""
+        """Write the result, unless it is already there. A file that this program did not make stays."""
         record = replace(
             record,
             status="done",
@@ -221,14 +221,14 @@ class Worker:
         if not self.work.overwrite:
             size, known = self.target.size_of(item.target), item.known
             if size is not None:
-                # what cannot be the same is not read: it may be of any size
+                # a file of another size cannot be the same; it may be huge, so it is not read
                 like = size in (record.target_bytes, known.target_bytes if known else -1)
                 digest = ""
                 if like:
                     with self.target.local(item.target) as there:
                         digest = _digest(there)
                 if digest == record.target_sha256:
-                    return record  # of a run that ended before it was recorded, or of one beside this
+                    return record  # made by a run that ended before recording it, or by a concurrent run
                 if known is None or digest != known.target_sha256 or known.settings != self.digest:
                     raise ImageError(
                         f"{self.target.path_of(item.target)} exists and differs; --overwrite replaces it"
@@ -253,7 +253,7 @@ class Worker:
 
 
 class Room:
-    """Lets images in while their bytes together stay below a limit; one larger than that goes in alone."""
+    """Admits images while their bytes together stay below a limit. One above the limit is admitted alone."""
 
     def __init__(self, size: int) -> None:
         self._limit, self._used = size, 0
@@ -261,7 +261,7 @@ class Room:
 
     @contextlib.contextmanager
     def taken(self, size: int) -> Generator[None, None, None]:
-        """Wait until `size` bytes fit beside those taken, and take them for the while."""
+        """Wait until `size` more bytes fit, and hold them inside the block."""
         share = min(size, self._limit)
         with self._changed:
             self._changed.wait_for(lambda: self._used + share <= self._limit)
@@ -275,7 +275,7 @@ class Room:
 
 
 def _scratch(stack: contextlib.ExitStack, suffix: str) -> Path:
-    """Return the name of a file that is removed with all else of `stack`."""
+    """Return a path for a temporary file, which closing `stack` removes."""
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="car-")), f"picture.{suffix}")
 
 

@@ -1,15 +1,14 @@
-"""Encode-time effort: a small picture is refined for the upscaler that will restore it, at no cost to that.
+"""Encode-time effort: refine a small picture for the upscaler that restores it. Restoring takes no longer.
 
-LR samples are moved by gradient steps through the frozen upscaler (in the manner of iterative inference in
-learned compression: Yang, Bamler & Mandt, "Improving inference for neural image compression", NeurIPS 2020).
-Steps are taken without rounding, whose noise would soon be all that a gradient sees; what counts is what is
-restored after it: the decibels of luma, chroma and RGB, mixed as in training (`car.metrics.SHARES`). All
-levels of effort follow one path and keep the best rounded picture met on it, so that more effort never
-restores worse.
+Gradient steps through the frozen upscaler change the LR samples (like iterative inference in learned
+compression: Yang, Bamler & Mandt, "Improving inference for neural image compression", NeurIPS 2020). The
+steps do not round, because the noise of rounding would soon hide the gradient. A result is judged after
+rounding, by the decibels of luma, chroma and RGB, mixed as in training (`car.metrics.SHARES`). All levels of
+effort follow one path and keep the best rounded picture on it, so more effort never restores worse.
 
-Where the small file will be JPEG, WebP or AVIF, the coder is in the loop as well, and what counts is error of
-luma against bytes: the logarithm of the one plus that of the other, which is about the exchange rate of
-codecs at few bits per pixel.
+If the small file will be JPEG, WebP or AVIF, the coder is part of the loop. A result is then judged by its
+error and its bytes: by the sum of their logarithms, which is about the exchange rate of codecs at low bit
+rates.
 """
 
 import math
@@ -28,24 +27,24 @@ from car.metrics import CHANNEL_WEIGHTS, PERFECT, SHARES
 from car.models import Rescaler, quantize
 
 STEPS = (0, 3, 4, 6, 9, 13, 18, 24, 32, 48)
-"""Gradient steps of each level of effort, 0 to 9."""
+"""Number of gradient steps at effort 0 to 9."""
 
 MAX_CHANGE = 8 / 255
-"""No LR sample moves further than this from what the downscaler gave."""
+"""The largest change of an LR sample, in units of the [0, 1] range."""
 
 MAX_CHANGE_CODED = 24 / 255
-"""The same where a lossy coder follows, whose own steps are that large."""
+"""The same if a lossy coder follows: its quantiser steps are about this large."""
 
-_TILE = 128  # LR pixels a side of which activations are kept for the gradient
-_CODED = (0.5, 0.0, 0.5)  # weights of the squared errors of luma, chroma and RGB behind a coder
-_MEMORY, _MEMORY_CODED = (0.7, 0.9), (0.8, 0.95)  # of Adam: short, as there are few steps
+_TILE = 128  # LR pixels a side; a tile's activations are kept for the gradient
+_CODED = (0.5, 0.0, 0.5)  # weights of the squared errors of luma, chroma and RGB after a coder
+_MEMORY, _MEMORY_CODED = (0.7, 0.9), (0.8, 0.95)  # betas of Adam; small, because there are few steps
 
 
 def step_size(scale: int, step: int, *, coded: bool = False) -> float:
-    """Return the length of step 1, 2, ... in units of the [0, 1] range, for models of `scale`.
+    """Return the size of step 1, 2, ... in units of the [0, 1] range, for models of `scale`.
 
-    Found on photographs of the training set. With a lossy coder behind it (`coded`), steps are to add up to
-    what that notices.
+    The values were found on photographs of the training set. If a lossy coder follows (`coded`), the steps
+    together must be large enough to survive its quantiser.
     """
     first, decay = {2: (0.5, 0.03), 4: (1.0, 0.03)}.get(scale, (1.0, 0.03))
     if coded:
@@ -63,9 +62,9 @@ def refine(
 ) -> NDArray[np.generic]:
     """Return an LR picture from which `model` restores `hr` at least as well as from `lr`.
 
-    "As well" is meant after rounding, in the mix of luma, chroma and RGB above, with as many pixels shaved
-    off each side as the scale, as the tables measure. With `coding`, it is meant for luma and what comes back
-    from the coder, bytes counted too: see above. Memory does not grow with the picture beyond a few copies.
+    Both are compared after rounding, by the mix of luma, chroma and RGB of this module, without a border of
+    `scale` pixels. With `coding`, they are compared after the coder, and bytes count as well. Memory is a few
+    copies of the picture.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -73,7 +72,7 @@ def refine(
         hr: RGB ``[H, W, 3]`` of the same type, H in (s * (h - 1), s * h] and W likewise.
         effort: level, 0 to 9; 0 returns `lr`.
         device: where to compute.
-        coding: how the file of `lr` will be coded with losses, in 8 bit; None: it will not be.
+        coding: the lossy coding of the small file, in 8 bit; None if it will be lossless.
 
     Returns:
         ``[h, w, 3]`` of the same type.
@@ -92,7 +91,7 @@ def refinements(
     device: torch.device | str,
     coding: Coding | None = None,
 ) -> Iterator[NDArray[np.generic]]:
-    """Yield what `refine` returns for levels 1, 2, ... `effort`, which lie on one path."""
+    """Yield what `refine` returns at effort 1, 2, ... `effort`: all on one path."""
     if effort == 0:
         return
     most = int(np.iinfo(lr.dtype).max)  # type: ignore[type-var]
@@ -105,7 +104,7 @@ def refinements(
     momentum, power = torch.zeros_like(start), torch.zeros_like(start)
     short, long = _MEMORY_CODED if coding else _MEMORY
     error = _Error(model, hr, most, device)
-    # one per cent less error counts the same in luma, in chroma and in RGB, however small it is there
+    # one per cent less error counts the same in luma, chroma and RGB, however small the error is
     weights = _CODED if coding else _slopes(error(start).exact)
     lowest = math.inf
     for step in range(STEPS[effort] + 1):
@@ -129,7 +128,7 @@ def refinements(
         momentum = short * momentum + (1 - short) * gradient
         power = long * power + (1 - long) * gradient.square()
         mean, spread = momentum / (1 - short ** (step + 1)), (power / (1 - long ** (step + 1))).sqrt()
-        # where nothing pulls there is no direction, and Adam's own would be noise
+        # without a gradient there is no direction; Adam would amplify noise
         length = step_size(model.geometry.scale, step + 1, coded=coding is not None)
         values = values - length * mean / (spread + 0.1 * spread.mean() + 1e-12)
         values = torch.minimum(torch.maximum(values, low), high)
@@ -138,7 +137,7 @@ def refinements(
 def _coded_score(
     error: "_Error", lr: torch.Tensor, coding: Coding, *, with_gradient: bool
 ) -> tuple[float, torch.Tensor | None]:
-    """Return the logarithm of error plus that of bytes, and the gradient of the like of it for `lr`."""
+    """Return log(error) + log(bytes), and the gradient of a differentiable estimate of it for `lr`."""
     size = len(encoded((lr[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy(), coding))
     with torch.enable_grad():
         source = lr.detach().requires_grad_(with_gradient)
@@ -167,18 +166,18 @@ _MATRICES = (
 
 
 def _distance(exact: _Parts) -> float:
-    """Return how far mean squared errors are from `PERFECT`, mixed by share; ten times that are decibels."""
+    """Return the mean squared errors on a logarithmic scale, mixed by share; ten times that is decibels."""
     return sum(share * math.log10(1 + part / PERFECT) for share, part in zip(_SHARES, exact, strict=True))
 
 
 def _slopes(exact: _Parts) -> _Parts:
-    """Return how `_distance` changes with each error, but for a factor."""
+    """Return the derivative of `_distance` for each error, up to a common factor."""
     luma, chroma, rgb = (share / (part + PERFECT) for share, part in zip(_SHARES, exact, strict=True))
     return luma, chroma, rgb
 
 
 class _Found(NamedTuple):
-    """Mean squared errors that count, the weighted sum that steps reduce, and its gradient for the LR."""
+    """The mean squared errors, the weighted sum that the steps reduce, and its gradient for the LR."""
 
     exact: _Parts
     whole: float
@@ -187,7 +186,7 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class _Error:
-    """Squared error of what is restored from an LR picture, and its gradient, tile by tile but exact."""
+    """The squared error of the picture restored from an LR picture, and its exact gradient, by tiles."""
 
     model: Rescaler
     hr: NDArray[np.generic]
@@ -195,9 +194,10 @@ class _Error:
     device: torch.device | str
 
     def __call__(self, lr: torch.Tensor, weights: _Parts | None = None) -> _Found:
-        """Return the errors of what is restored from `lr`; with `weights`, their weighted sum as well.
+        """Return the errors of the picture restored from `lr`; with `weights`, also their weighted sum.
 
-        What counts is rounded, and without the border that tables leave out; what is summed is neither.
+        The errors are measured after rounding and without the border. The weighted sum is not rounded and
+        includes the border.
         """
         s, halo = self.model.geometry.scale, self.model.geometry.halo_up
         height, width = self.hr.shape[:2]
@@ -206,7 +206,7 @@ class _Error:
         form = torch.zeros(3, 3, device=self.device)
         for weight, part in zip(weights or (), parts, strict=False):
             form += weight * part.T @ part
-        # pictures that consist of border only count as a whole
+        # a picture that is all border counts as a whole
         border = s if min(height, width) > 2 * s else 0
         gradient = torch.zeros_like(lr) if with_gradient else None
         total, counted, whole = [0.0, 0.0, 0.0], 0, 0.0

@@ -1,10 +1,9 @@
-"""Lossy coders in the loop of training: what a small picture becomes as JPEG, WebP or AVIF, and its bits.
+"""Lossy coders in the training loop: a small picture after JPEG, WebP or AVIF, and an estimate of its bits.
 
-Forward, the real encoders and decoders run (Pillow); backward, gradients pass through them as if only the
-resolution of colours were reduced. (To pass them on for those DCT coefficients alone that a coder keeps made
-training worse.) What
-the LR costs is estimated by the logarithms of its DCT coefficients in units of the coder's steps, which can
-be differentiated, where the coder's own count of bytes cannot.
+Forward, the real encoders and decoders of Pillow run. Backward, gradients pass through them as if they only
+reduced the resolution of colours. (Passing gradients only for the DCT coefficients that a coder keeps made
+training worse.) A coder's count of bytes has no gradient. The bits are therefore estimated from the
+logarithms of the DCT coefficients in units of the coder's steps.
 """
 
 import io
@@ -17,11 +16,11 @@ from PIL import Image
 
 from car.codec.coding import CoderName, Coding, encoded
 
-# bits in units of `estimated_bits` that a coder spends besides what is estimated; found by comparing its
+# bits that a coder spends in addition to the estimate, in units of `estimated_bits`; found by comparing
 # estimates with the bytes of photographs
 MEANS_AND_HEADERS = 0.08
 
-# shares of training steps and the qualities drawn, from and to
+# share of training steps, lowest and highest quality
 _DRAWN: dict[CoderName, tuple[float, int, int]] = {
     "JPEG": (0.60, 10, 90),
     "WEBP": (0.22, 5, 85),
@@ -30,7 +29,7 @@ _DRAWN: dict[CoderName, tuple[float, int, int]] = {
 
 
 def drawn(seed: int, step: int) -> Coding:
-    """Return the coder of a step of training, by chance that depends on `seed` and `step` alone."""
+    """Return a random coder for a training step. It depends on `seed` and `step` alone."""
     generator = np.random.default_rng([seed, step, 0xC0DE])
     names = list(_DRAWN)
     coder = names[generator.choice(len(names), p=[_DRAWN[name][0] for name in names])]
@@ -39,17 +38,17 @@ def drawn(seed: int, step: int) -> Coding:
 
 
 def recode(lr: torch.Tensor, coding: Coding) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what is left of RGB ``[B, 3, h, w]`` in [0, 1] after coding, and the coder's steps.
+    """Return RGB ``[B, 3, h, w]`` in [0, 1] after coding and decoding, and the quantiser's steps.
 
     Args:
         lr: on the 8-bit grid, or rounded to it; any device.
         coding: the coder and its quality.
 
     Returns:
-        The decoded pictures, with the gradient of the identity, but for colours at half the resolution where
-        the coder has them so (4:2:0), and the quantiser's steps
-        ``[2, 8, 8]`` of luma and colours, in levels: JPEG's own tables; for others, which choose theirs block
-        by block, the step that makes as large an error.
+        The decoded pictures and the quantiser's steps, ``[2, 8, 8]`` for luma and colours, in levels. The
+        pictures have the gradient of the identity, or of colours at half the resolution if the coder reduces
+        them (4:2:0). The steps are JPEG's tables. Other coders choose steps for each block; for these, it is
+        the uniform step that makes as large an error.
     """
     rows = (lr.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     decoded: list[np.ndarray] = []
@@ -93,14 +92,15 @@ def _jpeg_steps(image: Image.Image) -> torch.Tensor:
 
 
 def estimated_bits(lr: torch.Tensor, steps: torch.Tensor, *, subsampled: bool) -> torch.Tensor:
-    """Return about what RGB ``[B, 3, h, w]`` in [0, 1] costs a transform coder, a scalar in units of its own.
+    """Estimate the bits that a transform coder spends on RGB ``[B, 3, h, w]`` in [0, 1]: a scalar.
 
-    Each coefficient of the 8x8 DCT of luma and colours, c, but the mean of each block, counts as
-    ``log2(1 + (2 c / step)^2) / 2``: nothing where the coder rounds it to zero, else its length in bits.
+    Each coefficient c of the 8x8 DCT of luma and colours, except the mean of each block, counts as
+    ``log2(1 + (2 c / step)^2) / 2``. That is about 0 if the coder rounds it to zero, and its length in bits
+    otherwise.
 
     Args:
         lr: any device.
-        steps: ``[2, 8, 8]`` of luma and of colours, in levels of 255, as `recode` gives them.
+        steps: ``[2, 8, 8]``, for luma and for colours, in levels of 255, as `recode` returns them.
         subsampled: whether colours have half the resolution.
     """
     planes = _planes(lr * 255)

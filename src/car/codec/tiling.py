@@ -1,4 +1,4 @@
-"""Pure geometry of tiled processing: which window to read for which part of the result."""
+"""The geometry of tiled processing: which window to read for each part of the result."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 TINY = 5
-"""Sides of fewer LR pixels are continued before a network sees them."""
+"""A side of fewer LR pixels is extended before a network sees it."""
 
-_CONTINUED = 24  # to so many LR pixels
+_CONTINUED = 24  # LR pixels to which it is extended
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Box:
 
 @dataclass(frozen=True)
 class Tile:
-    """`core` is the part of the image that a tile answers for, `window` what must be read for it.
+    """`core` is the part of the image that a tile computes; `window` is the part that it reads.
 
-    Both in input pixels; the cores of all tiles cover the image once.
+    Both are in input pixels. The cores of all tiles cover the image once.
     """
 
     core: Box
     window: Box
 
     def core_in_window(self, numerator: int, denominator: int) -> Box:
-        """Return where the core lies in the window's result, scaled by ``numerator / denominator``."""
+        """Return the core's place in the result of the window, scaled by ``numerator / denominator``."""
         return Box(
             (self.core.top - self.window.top) * numerator // denominator,
             (self.core.bottom - self.window.top) * numerator // denominator,
@@ -47,24 +47,24 @@ class Tile:
         )
 
     def core_scaled(self, numerator: int, denominator: int) -> Box:
-        """Return the core in the whole result, scaled by ``numerator / denominator``."""
+        """Return the core's place in the whole result, scaled by ``numerator / denominator``."""
         box = self.core
         return Box(*(edge * numerator // denominator for edge in (box.top, box.bottom, box.left, box.right)))
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of an image as a network sees it: continued beyond its ends.
+    """One axis of an image as a network sees it: extended beyond its ends.
 
-    Where it was filled up to what a model takes, its last pixel is repeated. A tiny one is continued on both
-    sides by its first and last cell, of as many pixels as one LR pixel stands for: so what continues an LR
-    picture is what the downscaler saw there.
+    To reach the size that a model needs, the last pixel is repeated. A tiny image is extended on both sides
+    by repeating its first and last cell. A cell has as many pixels as one LR pixel stands for, so that the LR
+    picture and the original are extended alike.
 
     Attributes:
         length: pixels of the image.
         padded: pixels that the network sees.
-        cell: pixels of it that make, or are, one LR pixel.
-        before: pixels that come before it.
+        cell: pixels of the image for one LR pixel; 1 in an LR picture.
+        before: pixels that precede the image.
     """
 
     length: int
@@ -74,10 +74,11 @@ class Axis:
 
     @classmethod
     def of(cls, length: int, padded: int, cell: int) -> "Axis":
-        """Return the axis of an image of `length` pixels, of which a model needs at least `padded`.
+        """Return the axis of an image of `length` pixels for a model that needs `padded` pixels.
 
-        Networks pad with zeros. Around very few pixels they would see little else, and give wrong colours.
-        From `TINY` LR pixels on, zeros do less harm than repetition, by which photographs lose some dB.
+        Networks pad with zeros. Around very few pixels, they would see little but zeros, and give wrong
+        colours. From `TINY` LR pixels on, zeros do less harm than repetition, which costs photographs some
+        dB.
         """
         small = -(-length // cell)
         if small >= TINY:
@@ -85,7 +86,7 @@ class Axis:
         return cls(length, _CONTINUED * cell, cell, (_CONTINUED - small) // 2 * cell)
 
     def places(self, start: int, stop: int) -> NDArray[np.intp]:
-        """Return which pixels of the image are seen at `start` to before `stop`."""
+        """Return the indices of the image's pixels at places `start` to before `stop`."""
         places = np.arange(start, stop) - self.before
         if self.before:
             cells, within = np.divmod(places, self.cell)
@@ -93,9 +94,9 @@ class Axis:
         return np.minimum(places, self.length - 1)
 
     def kept(self, start: int, stop: int, numerator: int, denominator: int) -> slice:
-        """Return what of a result for `start` to before `stop` is of the image.
+        """Return the part of a result for places `start` to before `stop` that belongs to the image.
 
-        The result is larger than what was seen by ``numerator / denominator``.
+        The result is ``numerator / denominator`` times as long as its input.
         """
         end = self.before + -(-self.length // self.cell) * self.cell
         first, last = max(self.before, start), min(end, stop)
@@ -104,10 +105,10 @@ class Axis:
 
 
 def split(height: int, width: int, tile: int, halo: int, align: int = 1) -> Iterator[Tile]:
-    """Yield tiles, row by row, of at most `tile` a side and windows that reach `halo` further.
+    """Yield tiles, row by row. A core has at most `tile` pixels a side; its window reaches `halo` further.
 
-    Windows stop at the image's border, so that a network pads there exactly as it would for the whole
-    image. Where only a sliver would remain, the last tile of a row takes it along.
+    Windows stop at the image's border, so that a network pads there as it would for the whole image. If only
+    a sliver would remain, the last tile of a row or column includes it.
 
     Args:
         height: of the image, a multiple of `align`.
@@ -136,7 +137,7 @@ def _cuts(length: int, tile: int, sliver: int) -> Iterator[tuple[int, int]]:
     start = 0
     while start < length:
         end = start + tile
-        # a rest within the halo would be read in full by its neighbour anyway
+        # the neighbour reads a rest within the halo in full anyway
         end = length if length - end <= sliver else end
         yield start, end
         start = end

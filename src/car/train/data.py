@@ -1,5 +1,6 @@
 """Training images: decoded once into a memory-mapped file, from which random crops are taken."""
 
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -73,6 +74,7 @@ class ImageStore:
 
 
 _GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_QUALITIES = 85, 98  # of the JPEG files that cameras and web sites make
 
 
 class Crops:
@@ -111,6 +113,9 @@ class Crops:
             turns = turns // 2 * 2
         grey = rng.random(recipe.batch) < recipe.grey
         factors = np.where(rng.random(recipe.batch) < recipe.shrunk, 1 + rng.random(recipe.batch), 1.0)
+        as_jpeg = rng.random(recipe.batch) < recipe.jpeg
+        qualities = rng.integers(*_QUALITIES, endpoint=True, size=recipe.batch)
+        corners = rng.integers(8, size=(recipe.batch, 2))
         chosen = range(recipe.batch)[first : None if count is None else first + count]
         patches = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
         for row, i in enumerate(chosen):
@@ -120,6 +125,8 @@ class Crops:
             patch = image[top : top + side, left : left + side]
             if side > size:
                 patch = np.asarray(Image.fromarray(patch).resize((size, size), Image.Resampling.LANCZOS))
+            if as_jpeg[i]:
+                patch = _after_jpeg(patch, int(qualities[i]), *map(int, corners[i]))
             patch = np.rot90(patch, k=int(turns[i]))
             patches[row] = patch[:, ::-1] if mirrors[i] else patch
             if grey[i]:
@@ -132,6 +139,18 @@ class Crops:
         order = np.random.default_rng([recipe.seed, epoch, 1]).permutation(images * recipe.repeats)
         start = step * recipe.batch
         return np.take(order, range(start, start + recipe.batch), mode="wrap") % images
+
+
+def _after_jpeg(patch: NDArray[np.uint8], quality: int, top: int, left: int) -> NDArray[np.uint8]:
+    """Return ``[h, w, 3]`` after JPEG coding with 4:2:0.
+
+    The first block of 8x8 pixels begins `top` rows and `left` columns before the patch.
+    """
+    file = io.BytesIO()
+    before = np.pad(patch, ((top, 0), (left, 0), (0, 0)), mode="reflect")
+    Image.fromarray(before).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    with Image.open(file) as image:
+        return np.asarray(image)[top:, left:]
 
 
 class Prefetcher:

@@ -37,6 +37,9 @@ class Recipe:
         "area", "Draw every region equally often (area), or take --repeats crops of each image (image)."
     )
     grey: float = _setting(0.0, "Share of the crops that are made grey, 0 to 1.")
+    jpeg: float = _setting(
+        0.0, "Share of the crops that are first coded as JPEG with 4:2:0, as most photographs were, 0 to 1."
+    )
     shrunk: float = _setting(
         0.0, "Share of the crops that come from the image shrunk by 1 to 2, and are sharper, 0 to 1."
     )
@@ -169,6 +172,7 @@ class Recipe:
             ),
             "repeats": (1 <= self.repeats <= _MOST, "at least 1"),
             "grey": (0 <= self.grey <= 1, "0 to 1"),
+            "jpeg": (0 <= self.jpeg <= 1, "0 to 1"),
             "shrunk": (0 <= self.shrunk <= 1, "0 to 1"),
             "l1_share": (0 <= self.l1_share <= 1, "0 to 1"),
             "luma_weight": (0 <= self.luma_weight <= 1, "0 to 1"),
@@ -263,6 +267,7 @@ _PLUS = Recipe(
     minutes=190,
     crop=128,
     grey=0.05,
+    jpeg=0.5,
     shrunk=0.3,
     emphasis=("*structure512/*=2",),
     restoration="decibels",
