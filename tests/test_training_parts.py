@@ -154,16 +154,15 @@ def test_crops_by_area_are_as_likely_as_their_images_are_large() -> None:
 
 def test_a_share_of_the_crops_has_been_a_jpeg() -> None:
     ramp = np.arange(64)[:, None, None]
-    store = ImageStore(("a",), ((ramp * [3, 1, 2] + np.arange(64)[:, None] % 2 * [40, 0, 20]).astype(np.uint8),))
+    image = ramp * [3, 1, 2] + np.arange(64)[:, None] % 2 * [40, 0, 20]
+    store = ImageStore(("a",), (image.astype(np.uint8),))
     mixed, plain = (crops_of(store, batch=400, crop=16, jpeg=share).get(0) for share in (0.3, 0.0))
     changed = (mixed != plain).any(dim=3).any(dim=2).any(dim=1)
     assert changed.float().mean().item() == pytest.approx(0.3, abs=0.08)
     # colours lose their finest detail, and brightness keeps it
     luma, blue = [0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5]
-    lost = [
-        np.tensordot(weights, mixed[changed].numpy() - plain[changed].numpy().astype(float), axes=(0, 1)).std()
-        for weights in (luma, blue)
-    ]
+    change = mixed[changed].numpy() - plain[changed].numpy().astype(float)
+    lost = [np.tensordot(weights, change, axes=(0, 1)).std() for weights in (luma, blue)]
     assert lost[1] > 2 * lost[0]
 
 

@@ -2,8 +2,8 @@
 
     python tools/measure_held_out.py car_plus_x2 runs/x2/model.safetensors --data photos/ --cache runs/cache
 
-Four views of each: the middle 448 pixels; these as a camera would store them, a JPEG of quality 92 with 4:2:0; the
-middle 896 shrunk to half; the first in grey.
+Four views of each: the middle 448 pixels; these as a camera would store them, a JPEG of quality 92 with
+4:2:0; the middle 896 shrunk to half; the first in grey.
 Prints means: of what is restored, PSNR on luma, RGB and chroma (the mean of Cb and Cr) and SSIMULACRA2; of
 the small picture, PSNR on luma and RGB and SSIMULACRA2 to the bicubic one, and by how much its PNG and its
 lossless WebP are larger. A row for bicubic stands first. With --plot, what is restored is drawn over what the

@@ -1,7 +1,6 @@
 """The exception tree: each failure that a user can cause is a `CarError` with a one-line message."""
 
 import contextlib
-import difflib
 from collections.abc import Generator, Iterable
 
 
@@ -101,6 +100,8 @@ def told(error: BaseException, name: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or the list of them if none is near."""
+    import difflib
+
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:

@@ -1,8 +1,7 @@
 """The loop over the files of a command: failures are collected, and the other files are done."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from car.errors import CarError, StorageError, told
 
@@ -10,8 +9,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """A file that failed, and the reason in one line that names the file."""
 
     source: str

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def _report(
     results = [r | {name: pipe.named(r[name]) for name in ("source", "target")} for r in results]
     failures = [Failure(pipe.named(failure.source), pipe.named(failure.error)) for failure in failures]
     if pipe.showing.as_json:
-        told = [asdict(failure) for failure in failures]
+        told = [failure._asdict() for failure in failures]
         print_json({"results": results, "failures": told, "left_out": dict(left_out)})
     elif not pipe.showing.quiet:
         names = {note: r["source"] for r in results for note in r.get("notes", ())}

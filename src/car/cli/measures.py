@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -191,7 +191,7 @@ def evaluate_command(
     result = evaluation.summary(
         records, model=codec.loaded.name, weights=codec.loaded.short_hash, scale=codec.scale
     )
-    result |= {"failures": [asdict(failure) for failure in failures], "left_out": dict(images.left_out)}
+    result |= {"failures": [failure._asdict() for failure in failures], "left_out": dict(images.left_out)}
     if output:
         atomic_write(
             output, _csv(records) if output.suffix == ".csv" else json.dumps(result, indent=1).encode()

@@ -136,7 +136,7 @@ def upscale_command(
             quality=quality,
             overwrite=overwrite,
         )
-        return _described(job, replace(done, notes=picture.notes + done.notes), codec)
+        return _described(job, done._replace(notes=picture.notes + done.notes), codec)
 
     foreign = named is not None or scale is not None
     with piped(inputs, output, naming.suffix, showing) as pipe:

@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,7 +109,7 @@ def rate_command(
             raise UsageError(f"nothing could be measured: {failures[0].error if failures else 'no images'}")
     result = _written(output, measuring, coders)
     if showing.as_json:
-        told = [asdict(failure) for failure in failures]
+        told = [failure._asdict() for failure in failures]
         print_json(evaluation.finite(result | {"failures": told, "left_out": dict(there.left_out)}))
     elif showing.text:
         _print(result, output)

@@ -7,9 +7,8 @@ installed (extra ``stream``); without it they are decoded as a whole.
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +29,7 @@ _STRIP = 64  # rows of a strip of a TIFF that is written
 _BIGTIFF = 2**32 - 2**26
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """The result of work on a file: sizes as (width, height), and notes for the user."""
 
     source_size: tuple[int, int]

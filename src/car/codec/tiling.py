@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,7 @@ TINY = 5
 _CONTINUED = 24  # LR pixels to which it is extended
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle ``[top, bottom) x [left, right)``."""
 
     top: int
@@ -27,8 +27,7 @@ class Box:
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """`core` is the part of the image that a tile computes; `window` is the part that it reads.
 
     Both are in input pixels. The cores of all tiles cover the image once.

@@ -9,10 +9,10 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from car.errors import ImageError, StorageError, UsageError, needs, reason
 from car.files.atomic import MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular, make_folder
@@ -53,8 +53,7 @@ class Kind(Enum):
     UNREADABLE = "folder that cannot be read"
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """One thing that a walk finds: name and kind, the entry of a file, why a folder is unreadable."""
 
     name: str
@@ -168,7 +167,7 @@ class Place:
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 except Exception as error:
-                    yield replace(found, kind=Kind.UNREADABLE, why=reason(error)[:200])
+                    yield found._replace(kind=Kind.UNREADABLE, why=reason(error)[:200])
 
     def _local_children(self, folder: str) -> list[Found]:
         found: list[Found] = []

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile
 
 from car.errors import ImageError, one_line_errors, reading_errors
 from car.files.atomic import MAX_FILE_BYTES, check_regular
@@ -96,7 +96,7 @@ def _read_jxl(content: bytes, name: str, max_pixels: int) -> Picture:
 def _read_by_pillow(content: bytes, name: str, max_pixels: int) -> Picture:
     with open_by_pillow(io.BytesIO(content), name) as image:
         check_size(image.width, image.height, name, max_pixels)
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if image.format == "TIFF" and isinstance(image, ImageFile.ImageFile):
             with no_pillow_limit():
                 image.load_prepare()  # asks for the limit a second time
         return _picture(image, content)

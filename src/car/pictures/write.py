@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, PngImagePlugin
 
 from car.errors import ImageError, one_line_errors
 from car.files.atomic import atomic_write
@@ -144,6 +144,8 @@ def _described(info: LRInfo, others: Any = None) -> bytes:
 
 def _described_tags(text: str, others: Any) -> Any:
     """Return TIFF tags with the metadata as description, and the other tags of the caller."""
+    from PIL import TiffImagePlugin
+
     tags = TiffImagePlugin.ImageFileDirectory_v2() if others is None else others
     tags[DESCRIPTION] = text
     return tags
