@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from car.errors import ImageError, UsageError
-from car.files.atomic import make_folder
+from car.files.atomic import check_regular, make_folder, unwritable
 from car.files.places import Passed, counted, open_source, suffix_of
 from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.info import read_header
@@ -147,13 +147,21 @@ def plan(
     for source, name in images.names.items():
         target = source.with_name(naming(source.name)) if output is None else Path(output, naming(name))
         if target in taken:
-            problems.append(f"{source}: its result would be {target}, as that of {taken[target]}")
+            problems.append(f"{source}: {same_result(str(target), str(taken[target]))}")
             continue
         taken[target] = source
         jobs.append(Job(source, target))
     # results of an earlier run that lie beside their sources are no sources themselves
     jobs = [job for job in jobs if job.source not in taken]
     return Plan(tuple(jobs), tuple(problems), images.many, images.left_out)
+
+
+def same_result(result: str, other: str) -> str:
+    """Say that a picture would have the same `result` as the picture `other`, and what to do."""
+    return (
+        f"its result would be {result}, as that of {other}; "
+        "rename one of them, or --exclude it and name its result with --output"
+    )
 
 
 def _sieved(images: Images, naming: Naming, foreign: bool) -> Images:
@@ -194,14 +202,27 @@ def check_target(job: Job, overwrite: bool) -> None:
         ImageError: as described, or the folder cannot be made.
     """
     target = job.target
-    if target.exists():
+    if target_exists(job):
         if target.is_dir():
             raise ImageError(f"{target} is a folder")
+        check_regular(target, str(target))  # that --overwrite replaces it would not be true
         if job.source.exists() and target.samefile(job.source):
             raise ImageError(f"{target}: source and target are the same file")
         if not overwrite:
             raise ImageError(f"{target} exists; --overwrite replaces it, --output names another")
-    make_folder(target.parent)
+    make_folder(target.parent, f"{target}: {target.parent}")
+
+
+def target_exists(job: Job) -> bool:
+    """Return whether a file of the target's name exists.
+
+    Raises:
+        WriteError: there can be none of this name.
+    """
+    try:
+        return job.target.exists()
+    except OSError as error:
+        raise unwritable(str(job.target), error) from error
 
 
 def means_folder(output: str) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from car.batch.index import Index, Known
-from car.batch.names import Naming
+from car.batch.names import Naming, same_result
 from car.batch.records import MANIFEST, Record, record_of
 from car.batch.work import Item, Kind, Work
 from car.codec.choose import open_codec
@@ -149,7 +149,7 @@ class _Groups:
             if todo.in_place and result == image.name:
                 yield self._problem(image, "its result would take its place; name another target or format")
             elif taken:
-                yield self._problem(image, f"its result would be {result}, as that of {taken}")
+                yield self._problem(image, same_result(result, taken))
             elif todo.in_place and todo.work.overwrite and group.there and result not in image.known:
                 yield self._problem(
                     image, f"its result would replace {result}, which no run in this place made"
