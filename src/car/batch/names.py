@@ -16,6 +16,9 @@ from car.pictures.info import read_header
 RESTORED = ".restored"
 """What the names of restored pictures end with that lie beside their small ones."""
 
+SMALL, RESTORED_ONES, FOREIGN = "small pictures", "restored pictures", "pictures without metadata of car"
+"""What is left out among other pictures, as `car.files.places.counted` tells it."""
+
 _SHRUNK = re.compile(r"(.+)\.x[2-8]", re.DOTALL)
 
 
@@ -156,6 +159,19 @@ def plan(
     return Plan(tuple(jobs), tuple(problems), images.many, images.left_out)
 
 
+def belongs_to(name: str) -> tuple[str, str]:
+    """Return the stem of the picture that `name` was made of, and what its name says that it is.
+
+    That is "" for other pictures, which are their own.
+    """
+    stem = Naming("").stem(name)
+    folder, slash, last = stem.rpartition("/")
+    if shrunk := _SHRUNK.fullmatch(last):
+        return folder + slash + shrunk[1], SMALL
+    restored = stem.removesuffix(RESTORED)
+    return restored, RESTORED_ONES if restored != stem else ""
+
+
 def same_result(result: str, other: str) -> str:
     """Say that a picture would have the same `result` as the picture `other`, and what to do."""
     return (
@@ -174,10 +190,10 @@ def _sieved(images: Images, naming: Naming, foreign: bool) -> Images:
     def why_not(file: Path) -> str:
         stem = file.with_name(plain.stem(file.name))
         if not naming.restores:
-            return "small pictures" if file in ours else "restored pictures" if stem in restored else ""
+            return SMALL if file in ours else RESTORED_ONES if stem in restored else ""
         if file in ours or (foreign and stem not in originals | restored):
             return ""
-        return "pictures without metadata of car"
+        return FOREIGN
 
     kinds = {file: why_not(file) for file in images.names}
     left_out = images.left_out + Counter(kind for kind in kinds.values() if kind)

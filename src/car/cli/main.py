@@ -116,7 +116,7 @@ def _dash_hint(unknown: bool) -> str:
     """Return how to name a file whose name was taken for an option; empty if there is none.
 
     Args:
-        unknown: whether an option is unknown. Then what ends like a picture is a file, though it may not exist.
+        unknown: whether an option is unknown. What ends like a picture is then taken for a file.
     """
     from car.pictures.formats import INPUT_SUFFIXES
 

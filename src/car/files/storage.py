@@ -1,7 +1,6 @@
 """Folders and buckets, local or behind any URL that fsspec knows; files are written whole or not at all."""
 
 import contextlib
-import errno
 import io
 import os
 import shutil
