@@ -505,7 +505,8 @@ def test_restoring_beside_the_small_pictures_goes_on(tmp_path, recorded):
     go(tmp_path / "src", tmp_path / "both")
     work = Work("upscale", options=OPTIONS)
     assert go(tmp_path / "both", tmp_path / "both", work).done == 3
-    (tmp_path / "both" / names[2]).unlink()
+    restored = [f"{name.removesuffix('.png')}.restored.png" for name in names]
+    (tmp_path / "both" / restored[2]).unlink()
     before = files(tmp_path / "both")
     if not recorded:  # killed before the manifest was written
         shutil.rmtree(tmp_path / "both" / MANIFEST)
@@ -513,20 +514,20 @@ def test_restoring_beside_the_small_pictures_goes_on(tmp_path, recorded):
     assert (again.found, again.failed) == (3, 0)
     assert again.unchanged == (2 if recorded else 0)
     assert before.items() < files(tmp_path / "both").items()
-    assert read(tmp_path / "both" / names[2]).pixels.shape == read(tmp_path / "src" / names[2]).pixels.shape
+    shapes = [read(tmp_path / name).pixels.shape for name in (f"both/{restored[2]}", f"src/{names[2]}")]
+    assert shapes[0] == shapes[1]
 
 
-def test_a_picture_that_would_take_its_own_place_is_an_error(tmp_path):
-    photos(tmp_path, 2, side=12)
-    work = Work("upscale", scale=4, options=OPTIONS)
-    before = files(tmp_path)
-    summary = go(tmp_path, tmp_path, work)
-    assert (summary.found, summary.done, summary.failed) == (2, 0, 2)
-    assert "a/photo0.png: its result would take its place" in summary.failures[0].error
-    assert files(tmp_path) == before
-    assert go(tmp_path, tmp_path, replace(work, format="webp")).done == 2
-    again = go(tmp_path, tmp_path, replace(work, format="webp"))
-    assert (again.found, again.unchanged) == (2, 2)
+def test_a_small_picture_in_its_own_folder_is_not_overwritten(tmp_path):
+    photos(tmp_path, 2, side=12)  # that have no ".x4" in their names
+    for format in ("png", "webp"):
+        before = files(tmp_path)
+        work = Work("upscale", scale=4, format=format, overwrite=True, options=OPTIONS)
+        for found in ((2, 2), (2, 0)):
+            summary = go(tmp_path, tmp_path, work)
+            assert (summary.found, summary.done + summary.unchanged, summary.failed) == (2, 2, 0), found
+        assert before.items() <= files(tmp_path).items()
+    assert (tmp_path / "a/photo0.restored.png").exists()
 
 
 def test_in_place_nothing_but_results_of_runs_there_is_replaced(tmp_path):
@@ -534,9 +535,11 @@ def test_in_place_nothing_but_results_of_runs_there_is_replaced(tmp_path):
     assert go(tmp_path, tmp_path).done == 2
     before = files(tmp_path)
     work = Work("upscale", overwrite=True, options=OPTIONS)
-    summary = go(tmp_path, tmp_path, work)  # would restore over the originals
-    assert (summary.done, summary.failed) == (0, 2)
-    assert "would replace a/photo0.png, which no run in this place made" in summary.failures[0].error
+    Image.new("RGB", (4, 4)).save(tmp_path / "a/photo0.restored.png")
+    before = files(tmp_path)
+    summary = go(tmp_path, tmp_path, work)
+    assert (summary.done, summary.failed) == (1, 1)
+    assert "would replace a/photo0.restored.png, which no run in this place" in summary.failures[0].error
     assert before.items() <= files(tmp_path).items()
     again = go(tmp_path, tmp_path, replace(DOWN, overwrite=True))
     assert (again.unchanged, again.failed) == (2, 0)  # its own results it may
@@ -556,8 +559,27 @@ def test_two_scales_into_one_target_are_both_remembered(tmp_path):
     (src / "a/photo0.png").unlink()
     todo = plan(str(src / "*/*.x4.png"), str(src), Work("upscale", options=OPTIONS))
     assert [item.name for item in steps(todo)[0]] == sorted(names)
-    # without their sources beside them results are pictures as any other
-    assert go(dst, dst).done == 4
+    # without their sources beside them they are small pictures still
+    assert go(dst, dst).left_out == {"small pictures": 4}
+
+
+def test_a_folder_is_shrunk_and_restored_in_place_as_by_hand(tmp_path):
+    """Small and restored pictures are no photographs, and photographs no small pictures."""
+    hand, bulk = tmp_path / "hand", tmp_path / "bulk"
+    names = photos(hand, 2)
+    assert run_car("downscale", hand, "-s", 4).returncode == 0
+    assert run_car("upscale", hand).returncode == 0
+    shutil.copy(hand / names[0], hand / "a/alone.restored.png")  # that is, of nothing here
+    shutil.copytree(hand, bulk)
+    for scale, done in ((None, 2), (4, 3)):  # by a scale, also what has no small picture beside it
+        summary = go(bulk, tmp_path / f"out{scale}", Work("upscale", scale=scale, options=OPTIONS))
+        assert (summary.done, summary.failed) == (done, 0)
+        assert summary.left_out == {"pictures without metadata of car": 7 - done}
+    assert run_car("downscale", hand, "-s", 2).returncode == 0
+    summary = go(bulk, bulk, replace(DOWN, scale=2))
+    assert (summary.done, summary.failed) == (3, 0)
+    assert summary.left_out == {"small pictures": 2, "restored pictures": 2}
+    assert files(bulk).keys() == files(hand).keys()
 
 
 def test_results_that_would_have_one_name_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The command line: results, exit codes, one-line errors, and nothing damaged on failure."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -370,6 +371,63 @@ def test_failed_work_is_one_line_exit_1_and_leaves_everything_as_it_was(folder: 
     }.items():
         fails(1, message, *arguments)
     assert digest(tmp_path) == before
+
+
+def test_a_message_names_the_file_that_it_is_about(folder: Path, tmp_path: Path) -> None:
+    """The small picture that contradicts the options; the target that cannot be written."""
+    small, plain = tmp_path / "a.x4.png", folder / "a.png"
+    assert run("downscale", plain, "-s", 4, "-o", small).returncode == 0
+    (tmp_path / "file").write_text("")
+    dead = tmp_path / "dead.png"
+    dead.symlink_to(tmp_path / "nowhere" / "x.png")
+    long = tmp_path / f"{'n' * 255}.png"
+    before = digest(tmp_path)
+    for code, start, arguments in (
+        (2, f"{small}: the picture was made at scale 4, not 2", ("upscale", small, "-s", 2)),
+        (2, f"{small}: a picture of 13x8 restores to", ("upscale", small, "--size", "9x9")),
+        (2, f"{plain}: the picture does not say", ("upscale", plain)),
+        (1, f"{dead}: cannot be written", ("upscale", small, "-o", dead)),
+        (1, f"{long}: cannot be written (its name is too long", ("upscale", small, "-o", long)),
+        (1, f"{tmp_path}/file/x.png: cannot be written", ("upscale", small, "-o", tmp_path / "file/x.png")),
+        (1, "/dev/full: is not a regular file", ("upscale", small, "-o", "/dev/full")),
+        (1, f"{tmp_path}/file/x: cannot make this", ("upscale", folder, "-s", 4, "-o", tmp_path / "file/x")),
+        (2, "no device is called 'tpu'", ("upscale", small, "--device", "tpu")),
+    ):
+        fails(code, f"car: {start}", *arguments)
+    assert digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["downscale", "info", "compare"])
+@pytest.mark.parametrize("name", ["-dash.png", "--quality.jpg", "-absent.TIFF"])
+def test_a_name_that_begins_with_a_dash(
+    command: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    if "absent" not in name:
+        shutil.copy("a.png", name)
+    fails(2, f"; for the file {name}, write ./{name}\n", command, name)
+    if command == "downscale":  # what follows -- is no option
+        fails(2, "no such file or folder", command, "-s", 4, "--", "-none.png")
+        assert "write ./" not in run(command, "--format=x.png", "a.png").stderr
+
+
+def test_a_full_disk_ends_the_run_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        done = run("downscale", folder, "-s", 4, "-o", tmp_path / "small")
+        assert done.returncode == 1
+        assert done.stderr.count("(No space left on device)") == 1
+        assert done.stderr.endswith("car: stopped; run the same command again to go on\n")
+        one = run("downscale", folder / "a.png", "-s", 4, "-o", tmp_path / "a.png", "--json")
+        told = json.loads(one.stdout)
+        assert told["failures"][0]["source"] == str(folder / "a.png")
+    assert not list((tmp_path / "small").iterdir())
+    assert "a.x4.png" in run("downscale", folder, "-s", 4, "-o", tmp_path / "small").stdout
 
 
 def test_what_decoders_warn_of_is_not_printed(tmp_path: Path) -> None:

@@ -461,8 +461,25 @@ def test_a_jpeg_that_lacks_only_its_end(progressive: bool) -> None:
         if cut == whole[:-2]:
             assert picture.notes == ("the file lacks its end; its pixels are all there",)
     for cut in (whole[: len(whole) // 2], whole[:-40]):
-        with pytest.raises(ImageError, match="truncated"):
+        with pytest.raises(ImageError, match=r"^a\.jpg: a JPEG that is damaged or ends too soon$"):
             decode(cut, "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("frame", "bits", "why"),
+    [
+        (0xC0, 8, "a JPEG that is damaged or ends too soon"),
+        (0xC1, 12, "a JPEG of 12 bits a sample, which is not read"),
+        (0xC2, 12, "a JPEG of 12 bits a sample, which is not read"),
+        (0xC3, 16, "a JPEG of 16 bits a sample, which is not read"),
+        (0xF7, 8, "it is JPEG-LS, which is not read"),
+    ],
+)
+def test_a_jpeg_that_cannot_be_read_is_told_by_its_kind(frame: int, bits: int, why: str) -> None:
+    comment = b"\xff\xfe\0\x04\xff\xc0"  # that looks like the start of a frame
+    content = b"\xff\xd8" + comment + b"\xff" + bytes([0xFF, frame, 0, 11, bits, 0, 9, 0, 9, 1, 1, 17, 0])
+    with pytest.raises(ImageError, match=rf"^a\.jpg: {why}"):
+        decode(content + b"\xff\xda" + bytes(50), "a.jpg")
 
 
 # --- PIL ---------------------------------------------------------------------------------------------------

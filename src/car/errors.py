@@ -5,7 +5,13 @@ from collections.abc import Generator, Iterable
 
 
 class CarError(Exception):
-    """Base of all errors raised on purpose. The message names fault, file or option, and remedy."""
+    """Base of all errors raised on purpose. The message names fault, file or option, and remedy.
+
+    Attributes:
+        fatal: no other file can be written either, for example because the disk is full.
+    """
+
+    fatal = False
 
 
 class UsageError(CarError):
@@ -16,12 +22,16 @@ class ImageError(CarError):
     """An image file cannot be read, understood or written."""
 
 
-class StorageError(CarError):
-    """A folder or bucket cannot be listed, read or written.
+class WriteError(ImageError):
+    """A file cannot be written, for a reason that the system gives."""
 
-    Attributes:
-        fatal: no other file can be written there either, for example because the disk is full.
-    """
+    def __init__(self, message: str, *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
+class StorageError(CarError):
+    """A folder or bucket cannot be listed, read or written."""
 
     def __init__(self, message: str, *, fatal: bool = False) -> None:
         super().__init__(message)
@@ -92,10 +102,13 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def told(error: BaseException, name: str) -> str:
-    """Say in one line what went wrong with the file `name`, which is named once."""
+def told(error: BaseException, name: str, *others: str) -> str:
+    """Say in one line what went wrong with the file `name`, which is named once.
+
+    It is not named where the text names one of `others`, such as the file that could not be written.
+    """
     text = reason(error)
-    return text if name in text else f"{name}: {text}"
+    return text if any(file in text for file in (name, *others)) else f"{name}: {text}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-from car.errors import CarError, StorageError, told
+from car.errors import CarError, told
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -20,7 +20,7 @@ def each(
     things: Iterable[_T],
     work: Callable[[_T], _R],
     failures: list[Failure],
-    name: Callable[[_T], str] = str,
+    names: Callable[[_T], tuple[str, ...]] = lambda thing: (str(thing),),
     passing: tuple[type[CarError], ...] = (),
 ) -> Iterator[_R]:
     """Yield the result of `work` for each thing; add those that fail to `failures`.
@@ -29,20 +29,21 @@ def each(
         things: to work on.
         work: may raise a `CarError`, `OSError` or `MemoryError`.
         failures: the list to which failures are added.
-        name: of a thing, for messages.
+        names: of a thing, for messages: that of its file, then those of files made of it.
         passing: errors that end the loop.
 
     Raises:
-        StorageError: nothing more can be written, for example because the disk is full.
+        CarError: nothing more can be written, for example because the disk is full, as the last of `failures`
+            says; or one of `passing`, which then names the file.
     """
     for thing in things:
         try:
             result = work(thing)
-        except passing:  # noqa: PERF203 - one bad file must not end the others
-            raise
+        except passing as error:  # noqa: PERF203 - one bad file must not end the others
+            raise type(error)(told(error, *names(thing))) from error
         except (CarError, OSError, MemoryError) as error:
-            if isinstance(error, StorageError) and error.fatal:
+            failures.append(Failure(names(thing)[0], told(error, *names(thing))))
+            if isinstance(error, CarError) and error.fatal:
                 raise
-            failures.append(Failure(name(thing), told(error, name(thing))))
         else:
             yield result

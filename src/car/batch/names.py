@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from car.errors import ImageError, UsageError
-from car.files.atomic import make_folder
+from car.files.atomic import check_regular, make_folder, unwritable
 from car.files.places import Passed, counted, open_source, suffix_of
 from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.info import read_header
 
 RESTORED = ".restored"
 """What the names of restored pictures end with that lie beside their small ones."""
+
+SMALL, RESTORED_ONES, FOREIGN = "small pictures", "restored pictures", "pictures without metadata of car"
+"""What is left out among other pictures, as `car.files.places.counted` tells it."""
 
 _SHRUNK = re.compile(r"(.+)\.x[2-8]", re.DOTALL)
 
@@ -147,13 +150,34 @@ def plan(
     for source, name in images.names.items():
         target = source.with_name(naming(source.name)) if output is None else Path(output, naming(name))
         if target in taken:
-            problems.append(f"{source}: its result would be {target}, as that of {taken[target]}")
+            problems.append(f"{source}: {same_result(str(target), str(taken[target]))}")
             continue
         taken[target] = source
         jobs.append(Job(source, target))
     # results of an earlier run that lie beside their sources are no sources themselves
     jobs = [job for job in jobs if job.source not in taken]
     return Plan(tuple(jobs), tuple(problems), images.many, images.left_out)
+
+
+def belongs_to(name: str) -> tuple[str, str]:
+    """Return the stem of the picture that `name` was made of, and what its name says that it is.
+
+    That is "" for other pictures, which are their own.
+    """
+    stem = Naming("").stem(name)
+    folder, slash, last = stem.rpartition("/")
+    if shrunk := _SHRUNK.fullmatch(last):
+        return folder + slash + shrunk[1], SMALL
+    restored = stem.removesuffix(RESTORED)
+    return restored, RESTORED_ONES if restored != stem else ""
+
+
+def same_result(result: str, other: str) -> str:
+    """Say that a picture would have the same `result` as the picture `other`, and what to do."""
+    return (
+        f"its result would be {result}, as that of {other}; "
+        "rename one of them, or --exclude it and name its result with --output"
+    )
 
 
 def _sieved(images: Images, naming: Naming, foreign: bool) -> Images:
@@ -166,10 +190,10 @@ def _sieved(images: Images, naming: Naming, foreign: bool) -> Images:
     def why_not(file: Path) -> str:
         stem = file.with_name(plain.stem(file.name))
         if not naming.restores:
-            return "small pictures" if file in ours else "restored pictures" if stem in restored else ""
+            return SMALL if file in ours else RESTORED_ONES if stem in restored else ""
         if file in ours or (foreign and stem not in originals | restored):
             return ""
-        return "pictures without metadata of car"
+        return FOREIGN
 
     kinds = {file: why_not(file) for file in images.names}
     left_out = images.left_out + Counter(kind for kind in kinds.values() if kind)
@@ -194,14 +218,27 @@ def check_target(job: Job, overwrite: bool) -> None:
         ImageError: as described, or the folder cannot be made.
     """
     target = job.target
-    if target.exists():
+    if target_exists(job):
         if target.is_dir():
             raise ImageError(f"{target} is a folder")
+        check_regular(target, str(target))  # that --overwrite replaces it would not be true
         if job.source.exists() and target.samefile(job.source):
             raise ImageError(f"{target}: source and target are the same file")
         if not overwrite:
             raise ImageError(f"{target} exists; --overwrite replaces it, --output names another")
-    make_folder(target.parent)
+    make_folder(target.parent, f"{target}: {target.parent}")
+
+
+def target_exists(job: Job) -> bool:
+    """Return whether a file of the target's name exists.
+
+    Raises:
+        WriteError: there can be none of this name.
+    """
+    try:
+        return job.target.exists()
+    except OSError as error:
+        raise unwritable(str(job.target), error) from error
 
 
 def means_folder(output: str) -> bool:

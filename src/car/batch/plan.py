@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from car.batch.index import Index, Known
-from car.batch.names import Naming
+from car.batch.names import FOREIGN, RESTORED_ONES, SMALL, Naming, belongs_to, same_result
 from car.batch.records import MANIFEST, Record, record_of
 from car.batch.work import Item, Kind, Work
 from car.codec.choose import open_codec
@@ -65,7 +65,7 @@ class Plan:
             StorageError: a place cannot be listed.
         """
         with closing(Index(Place(self.target))) as index:
-            groups = _Groups(self)
+            groups = _Groups(self, passed)
             for name, entry, known in _joined(self.source.pictures(passed), iter(index)):
                 yield from groups.take(_Image(name, entry, known))
             yield from groups.rest()
@@ -85,6 +85,8 @@ class _Group:
     Attributes:
         stem: the start of all their names, and of the result's name.
         result: name of the result.
+        original: stem of the picture that all of them are, or were made of.
+        small: a small picture of it is in the listing.
         images: the images.
         made: names with this stem that are results of this run or an earlier one.
         there: whether the listing itself contains the result.
@@ -92,6 +94,8 @@ class _Group:
 
     stem: str
     result: str
+    original: str
+    small: bool = False
     images: list[_Image] = field(default_factory=list[_Image])
     made: set[str] = field(default_factory=set[str])
     there: bool = False
@@ -100,8 +104,8 @@ class _Group:
 class _Groups:
     """Takes images in the order of their names, and decides what to do with each."""
 
-    def __init__(self, todo: Plan) -> None:
-        self._todo, self._digest = todo, todo.digest.encode()
+    def __init__(self, todo: Plan, passed: Passed) -> None:
+        self._todo, self._digest, self._passed = todo, todo.digest.encode(), passed
         self._open: list[_Group] = []
 
     def take(self, image: _Image) -> Iterator[Step]:
@@ -115,11 +119,16 @@ class _Groups:
             self._open = [group for group in self._open if image.name.startswith(group.stem)]
             for group in over:
                 yield from self._settled(group)
-        stem, result = f"{naming.stem(image.name)}.", naming(image.name)
+        result = naming(image.name)
+        original, kind = belongs_to(image.name)
         group = next((group for group in self._open if group.result == result), None)
         if group is None:
-            group = _Group(stem, result)
+            # a restored picture waits for the small picture that may come after it
+            stem = original if kind == RESTORED_ONES else naming.stem(image.name)
+            group = _Group(f"{stem}.", result, original)
             self._open.append(group)
+        for other in self._open if kind == SMALL else ():
+            other.small |= other.original == original
         if self._todo.in_place:
             group.made |= self._made_of(image, result)
             for other in self._open:
@@ -139,17 +148,19 @@ class _Groups:
         # a small picture may be restored, and a restored one may be shrunk
         shrinks = self._todo.work.kind != "upscale"
         made = {target for target, old in image.known.items() if bool(old.shrinks) == shrinks}
-        return made | ({result} if result != image.name else set())
+        return made | {result}
 
     def _settled(self, group: _Group) -> Iterator[Step]:
         todo, result, taken = self._todo, group.result, ""
         images = [image for image in group.images if image.name not in group.made]
+        if group.small:
+            kinds = {image.name: self._left_out(image.name) for image in images}
+            self._passed.left_out.update(kind for kind in kinds.values() if kind)
+            images = [image for image in images if not kinds[image.name]]
         # if two images share a result, the one that already has it keeps it
         for image in sorted(images, key=lambda image: result not in image.known):
-            if todo.in_place and result == image.name:
-                yield self._problem(image, "its result would take its place; name another target or format")
-            elif taken:
-                yield self._problem(image, f"its result would be {result}, as that of {taken}")
+            if taken:
+                yield self._problem(image, same_result(result, taken))
             elif todo.in_place and todo.work.overwrite and group.there and result not in image.known:
                 yield self._problem(
                     image, f"its result would replace {result}, which no run in this place made"
@@ -157,6 +168,13 @@ class _Groups:
             else:
                 taken = image.name
                 yield self._decided(image, result)
+
+    def _left_out(self, name: str) -> str:
+        """Return why a picture is left out that has a small picture beside it; "" if it is not."""
+        _, kind = belongs_to(name)
+        if self._todo.work.kind == "upscale":
+            return "" if kind == SMALL else FOREIGN
+        return kind if kind == RESTORED_ONES else ""
 
     def _decided(self, image: _Image, result: str) -> Step:
         """Return `Unchanged` for an image that is done, and an item for any other."""
@@ -224,4 +242,6 @@ def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) ->
     if next(found.pictures(passed), None) is None:
         told = f"; {counted(passed.left_out)}" if passed.left_out else ""
         raise UsageError(passed.problems[0] if passed.problems else f"{source}: no images here{told}")
-    return Plan(found, target, work, digest, work.naming(scale), inner == "")
+    work = replace(work, alone=bool(found.only))
+    in_place = inner == ""
+    return Plan(found, target, work, digest, work.naming(scale, in_place=in_place), in_place)

@@ -20,6 +20,9 @@ from car.files.storage import Kind, Place
 MANIFEST = "_manifest"
 """Folder below the target with the parts of the manifest."""
 
+LEFT_OUT = "left out"
+"""Status of a picture that is none to work on, as its content shows; no manifest has it."""
+
 _FLUSH = (2.0, 60.0)  # seconds between parts: at first, at most
 _MOST_WAITING = 10_000  # records
 _JOINED_BYTES = 256 * 10**6  # of parts that are put together: those of a long run stay several files
@@ -32,7 +35,7 @@ class Record:
 
     Attributes:
         source: name below the source.
-        status: "done", "unchanged" (done by an earlier run) or "failed".
+        status: "done", "unchanged" (done by an earlier run), "failed" or `LEFT_OUT`.
         source_bytes: of its file, and so on.
         stamp: of its file, as the file system gives it.
         source_sha256: of its content.
@@ -49,7 +52,7 @@ class Record:
         lr_psnr: of the small picture against the bicubic one, where measured.
         seconds: of work.
         notes: notes for the user.
-        error: why the work failed.
+        error: why the work failed, or what kind of picture was left out.
         finished: time of day, UTC.
     """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from car.batch.plan import Plan
-from car.batch.records import ManifestWriter, Record
+from car.batch.records import LEFT_OUT, ManifestWriter, Record
 from car.batch.work import Item
 from car.errors import StorageError
 from car.files.places import Passed
@@ -190,6 +190,9 @@ class _Run:
             yield item
 
     def _take(self, record: Record) -> None:
+        if record.status == LEFT_OUT:
+            self.passed.left_out[record.error] += 1
+            return
         self.writer.add(record)
         self.summary.source_bytes += record.source_bytes
         self._count(record)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from car.batch.names import Naming
+from car.batch.names import FOREIGN, RESTORED, SMALL, Naming
 from car.batch.records import Record
 from car.codec.coding import Coding, coding_of
 from car.codec.options import Options
@@ -16,7 +16,11 @@ Kind = Literal["downscale", "upscale", "evaluate"]
 
 @dataclass(frozen=True)
 class Work:
-    """What to do with each image; the same for a whole run."""
+    """What to do with each image; the same for a whole run.
+
+    Attributes:
+        alone: the user named one picture, which is worked on whatever it is; see `left_out`.
+    """
 
     kind: Kind
     scale: int | None = None
@@ -26,6 +30,7 @@ class Work:
     psnr: bool = False
     overwrite: bool = False
     verify: bool = False
+    alone: bool = False
     options: Options = Options(memory=2 * 10**9)
 
     @property
@@ -43,11 +48,24 @@ class Work:
         """Whether results are compared with their sources."""
         return self.kind == "evaluate" or self.psnr
 
-    def naming(self, scale: int) -> Naming | None:
-        """Return how results are named; None if none are written."""
+    def left_out(self, *, made_here: bool) -> str:
+        """Return why a picture among others is left out; "" if it is not.
+
+        Args:
+            made_here: whether it is a small picture, as its metadata says.
+        """
+        if self.alone or self.kind == "evaluate":
+            return ""
+        if self.kind == "downscale":
+            return SMALL if made_here else ""
+        return "" if made_here or self.model is not None or self.scale is not None else FOREIGN
+
+    def naming(self, scale: int, *, in_place: bool) -> Naming | None:
+        """Return how results are named; None if none are written. In place, restored ones say so."""
         if self.kind == "downscale":
             return Naming(f".{self.format}", add=f".x{scale}")
-        return Naming(f".{self.format}", restores=True) if self.kind == "upscale" else None
+        add = RESTORED if in_place else ""
+        return Naming(f".{self.format}", add, restores=True) if self.kind == "upscale" else None
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that determine the results.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from car.batch.plan import failure
-from car.batch.records import Record
+from car.batch.records import LEFT_OUT, Record
 from car.batch.work import Item, Work
 from car.codec.choose import model_for_picture, open_codec
 from car.codec.codec import Codec
@@ -106,6 +106,9 @@ class Worker:
         with self._room.taken(need):
             picture = decode(content, path, max_pixels=work.options.max_pixels)
             del content
+            made_here = picture.info is not None or picture.damage is not None
+            if kind := work.left_out(made_here=made_here):
+                return replace(record, status=LEFT_OUT, error=kind)
             record = replace(record, source_size=(picture.width, picture.height))
             codec = self._codec(picture)
             record = replace(record, model=codec.loaded.name, weights=codec.loaded.short_hash)
@@ -187,6 +190,8 @@ class Worker:
         else:
             path = content
         try:
+            if kind := work.left_out(made_here=read_header(path).made_here):
+                return replace(record, status=LEFT_OUT, error=kind)
             if why := why_whole(path):
                 raise self._too_large(item, size, need, f"raise --memory, as {why}")
             made, codec = _scratch(stack, work.format), self._codec(None)

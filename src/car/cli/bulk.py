@@ -129,7 +129,7 @@ def bulk_downscale_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Shrink every image below a folder or URL.
+    """Shrink every image below a folder or URL, except small pictures and what was restored from them.
 
     What is done is recorded below the target, in _manifest: run the same command again after an interruption
     and it goes on. Images whose content has changed are done again.
@@ -162,6 +162,8 @@ def bulk_upscale_command(
     options: Options,
 ) -> None:
     """Restore every small picture below a folder or URL.
+
+    With a scale or a model, pictures without metadata are restored too, unless a small one is beside them.
 
     For example:
 

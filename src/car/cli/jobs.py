@@ -16,11 +16,12 @@ from typing import Any
 import typer
 
 from car.batch.loop import Failure, each
-from car.batch.names import Job, Plan, means_folder
+from car.batch.names import Job, Plan, means_folder, target_exists
 from car.cli.common import Showing, error_line, print_json, print_notes, progress, stdout
 from car.errors import CarError, UsageError
 from car.files.atomic import MAX_FILE_BYTES
 from car.files.places import counted
+from car.files.storage import Place
 
 _ALONE = "- stands for one picture, without others beside it"
 _STDIN = "standard input"
@@ -97,6 +98,9 @@ def run_jobs(
     """Do every job and report the results; exit with 1 if something failed."""
     results: list[dict[str, Any]] = []
     failures = [Failure("", problem) for problem in todo.problems]
+    stopped = False
+    if todo.many and pipe.output is not None:
+        Place(pipe.output).prepare()
     try:
         with progress(len(todo.jobs), verb, todo.many and pipe.showing.text) as advance:
 
@@ -108,19 +112,29 @@ def run_jobs(
 
             # the only picture makes the whole request senseless
             passing = () if todo.many else (UsageError,)
-            for result in each(todo.jobs, one, failures, lambda job: str(job.source), passing):
+            for result in each(todo.jobs, one, failures, _files, passing):
                 results.append(result)  # noqa: PERF402 - what was done is kept if the next one ends all
+    except CarError as error:
+        if not error.fatal:
+            raise
+        stopped = todo.many
     finally:
         _report(results, failures, todo.left_out, pipe)
     if failures:
-        if todo.many:
+        if stopped:
+            error_line("stopped; run the same command again to go on")
+        elif todo.many:
             error_line(f"{len(failures)} of {len(todo.jobs) + len(todo.problems)} images failed")
         raise typer.Exit(1)
 
 
+def _files(job: Job) -> tuple[str, str]:
+    return str(job.source), str(job.target)
+
+
 def _done(job: Job, work: Callable[[Job], dict[str, Any]], *, skips: bool) -> dict[str, Any]:
     names = {"source": str(job.source), "target": str(job.target)}
-    if skips and job.target.exists() and not job.target.is_dir():
+    if skips and target_exists(job) and not job.target.is_dir():
         return names | {"skipped": "exists"}
     start = time.perf_counter()
     return names | work(job) | {"seconds": round(time.perf_counter() - start, 3)}

@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -76,7 +77,8 @@ def _main() -> int:
         # typer brings its own copy of click from 0.20 on, so the class of its errors has no stable name
         message: Callable[[], str] | None = getattr(error, "format_message", None)
         if message is not None:
-            return _fail(_told(error, message()), 2) if message() else 2
+            told = _told(error, message())
+            return _fail(told + _dash_hint(told.startswith("No such option")), 2) if told else 2
         if os.environ.get("CAR_DEBUG"):
             raise
         return _fail(f"internal error: {type(error).__name__}: {error}; CAR_DEBUG=1 shows where", 1)
@@ -108,6 +110,22 @@ def _told(error: Any, message: str) -> str:
         if found:
             return words.format(*(part and part.replace("'", "") for part in found.groups()), name=name)
     return message
+
+
+def _dash_hint(unknown: bool) -> str:
+    """Return how to name a file whose name was taken for an option; empty if there is none.
+
+    Args:
+        unknown: whether an option is unknown. What ends like a picture is then taken for a file.
+    """
+    from car.pictures.formats import INPUT_SUFFIXES
+
+    named = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    for name in named:
+        like = unknown and "=" not in name and Path(name).suffix.lower() in INPUT_SUFFIXES
+        if name.startswith("-") and (like or os.path.lexists(name)):
+            return f"; for the file {name}, write ./{name}"
+    return ""
 
 
 def _fail(message: str, code: int) -> int:

@@ -25,6 +25,7 @@ from car.codec.codec import Codec
 from car.codec.coding import coding_of
 from car.codec.large import Done, restore_file, shrink_file
 from car.codec.options import Options
+from car.devices import is_cpu
 from car.errors import ImageError, UsageError
 from car.pictures.picture import Picture
 from car.pictures.read import read
@@ -120,6 +121,8 @@ def upscale_command(
     if named is None and scale is not None:
         default_model(scale)  # or it would be found out by every picture
     of_all = None if named is None else open_codec(named, scale, options)
+    if of_all is None:
+        is_cpu(options.device)  # likewise
     naming = Naming(f".{format}", add=RESTORED if output is None else "", restores=True)
 
     def restore(job: Job) -> dict[str, Any]:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from car.errors import CarError, ImageError, system_errors
+from car.errors import CarError, ImageError, WriteError, system_errors
 
 MAX_FILE_BYTES = 4 * 2**30
 """Larger files are refused before they are read, as a file is read whole."""
 
 TEMPORARY = re.compile(r"\..{1,30}\.[0-9a-f]{12}\.tmp~", re.DOTALL)
 """Names of files that are being written, or were when a program was killed."""
+
+FATAL = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT})
+"""Errors of the system after which no other file can be written either."""
 
 _Content = bytes | Callable[[BinaryIO], None]
 
@@ -42,6 +45,14 @@ def make_folder(folder: Path, name: str = "", kind: type[CarError] = ImageError)
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def unwritable(name: str, error: OSError) -> WriteError:
+    """Return the error that says why the file `name` cannot be written."""
+    why = error.strerror or str(error)
+    if error.errno == errno.ENAMETOOLONG:
+        why = "its name is too long; rename the source, or name a file with --output"
+    return WriteError(f"{name}: cannot be written ({why})", fatal=error.errno in FATAL)
+
+
 def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
     """Write a file under a temporary name beside `path` and rename it when it is complete.
 
@@ -50,8 +61,9 @@ def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
         data: the content, or a function that writes it to the open file.
 
     Raises:
-        ImageError: the file cannot be written, for example because `path` is a link that leads nowhere. An
-            existing file then stays as it is, and no temporary file remains.
+        ImageError: `path` is no regular file.
+        WriteError: the file cannot be written, for example because the disk is full, or `path` is a link that
+            leads nowhere. An existing file then stays as it is, and no temporary file remains.
     """
     atomic_write_all({path: data})
 
@@ -86,7 +98,7 @@ def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mappi
             os.replace(temporary, target)  # noqa: PTH105 - tests break it by name
             ready.pop(0)
     except OSError as error:
-        raise ImageError(f"{name}: cannot be written ({error.strerror or error})") from error
+        raise unwritable(name, error) from error
     finally:
         for temporary, _ in ready:
             with contextlib.suppress(OSError):

@@ -1,7 +1,6 @@
 """Folders and buckets, local or behind any URL that fsspec knows; files are written whole or not at all."""
 
 import contextlib
-import errno
 import io
 import os
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from car.errors import ImageError, StorageError, UsageError, needs, reason
-from car.files.atomic import MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular, make_folder
+from car.files.atomic import FATAL, MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular, make_folder
 
 # a write to these shows at once or not at all; elsewhere it goes under a temporary name first
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
@@ -24,8 +23,6 @@ _EXTRAS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("s3", "s3a"), ("s3fs", "bulk")),
     **dict.fromkeys(("gs", "gcs"), ("gcsfs", "gcs")),
 }
-# after one of these nothing else can be written to the place either
-_FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 _LINE_BYTES = 2**20
 _LEFTOVER_AGE = 3600  # seconds; no file takes as long to write
 _STAMPS = (
@@ -132,7 +129,7 @@ class Place:
             # what went wrong with a local file, `atomic_write` has told already
             cause = error.__cause__ if isinstance(error, ImageError) and error.__cause__ else error
             forbidden = isinstance(cause, PermissionError) and self._is_bucket
-            no_more = isinstance(cause, OSError) and (cause.errno in _FATAL or forbidden)
+            no_more = isinstance(cause, OSError) and (cause.errno in FATAL or forbidden)
             raise StorageError(
                 f"{self.path_of(name) if name else self.url}: cannot be {what} ({reason(cause)[:200]})",
                 fatal=what == "written" and no_more,

@@ -149,7 +149,9 @@ def build(
             made += found is not known
             known = found
         except (CarError, OSError, MemoryError) as error:
-            failures.append(told(error, str(job.source)))
+            if isinstance(error, CarError) and error.fatal:
+                raise
+            failures.append(told(error, str(job.source), str(site / file)))
         finally:
             on_picture()
         if known is not None:

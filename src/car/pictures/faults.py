@@ -5,7 +5,6 @@ import zlib
 from car.pictures.formats import PNG_SIGNATURE
 
 _STARTS = (
-    (b"\xff\xd8", "JPEG"),
     (b"GIF8", "GIF"),
     (b"BM", "BMP"),
     (b"\xff\x0a", "JPEG XL"),
@@ -25,6 +24,8 @@ _TEXTS = (
     (b"<html", "it is a web page"),
     (b"<!doctype html", "it is a web page"),
 )
+JPEG_SIGNATURE = b"\xff\xd8"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of JPEG before sizes
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # of PNG's colour types
 
 
@@ -32,6 +33,8 @@ def no_picture(content: bytes) -> str:
     """Say why the file that begins with `content` was not recognised as a picture."""
     if content[1:4] == b"PNG" or content[12:16] == b"IHDR":
         return png_fault(content) or "a PNG that is damaged"
+    if content.startswith(JPEG_SIGNATURE):
+        return jpeg_fault(content)
     for start, kind in _STARTS:
         if content.startswith(start):
             return f"a {kind} that is damaged or ends too soon"
@@ -49,6 +52,25 @@ def no_picture(content: bytes) -> str:
         if found
         else "not a picture of a known format, or damaged"
     )
+
+
+def jpeg_fault(content: bytes) -> str:
+    """Say what is wrong with a JPEG that cannot be decoded, given its first bytes or all of them."""
+    at = 2
+    while at + 5 <= len(content) and content[at] == 0xFF:
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # one of several that fill the space
+            at += 1
+            continue
+        if marker == 0xF7:
+            return "it is JPEG-LS, which is not read; convert it, as to PNG"
+        if marker in _FRAMES:
+            bits = content[at + 4]
+            if bits != 8:
+                return f"a JPEG of {bits} bits a sample, which is not read; convert it, as to PNG of 16 bits"
+            break
+        at += 2 + length
+    return "a JPEG that is damaged or ends too soon"
 
 
 def png_fault(content: bytes) -> str:

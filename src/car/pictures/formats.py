@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ FORMATS = {
     ".gif": "GIF",
 }
 """What is written, by suffix."""
-INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl"}  # of what is found in folders
+_HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
+INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".mpo"}
+if find_spec("pillow_heif"):
+    INPUT_SUFFIXES |= _HEIC_SUFFIXES
+"""Suffixes of what is found in folders."""
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
 HEADER = 2**17  # bytes of a file in which its headers are
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

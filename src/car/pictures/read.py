@@ -18,7 +18,7 @@ from car.files.atomic import MAX_FILE_BYTES, check_regular
 from car.pictures import coded, png_file
 from car.pictures.colour import ADOBE_RGB
 from car.pictures.depth import Pixels
-from car.pictures.faults import png_fault
+from car.pictures.faults import JPEG_SIGNATURE, jpeg_fault, png_fault
 from car.pictures.formats import FIRST_FRAME, HEADER, ORIENTATION, PNG_SIGNATURE, TIFF_SIGNATURES
 from car.pictures.header import needs_jxl_decoder, no_pillow_limit, open_by_pillow, texts
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
@@ -76,6 +76,8 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
                 )
             if content.startswith(PNG_SIGNATURE) and (fault := png_fault(content)):
                 raise ImageError(f"{name}: {fault}") from error
+            if content.startswith(JPEG_SIGNATURE) and isinstance(error, OSError):
+                raise ImageError(f"{name}: {jpeg_fault(content)}") from error
             raise
         if content.startswith(PNG_SIGNATURE) and (fault := png_fault(content)):  # Pillow overlooks some
             picture = replace(picture, notes=(*picture.notes, f"{fault}, but it could be read"))
