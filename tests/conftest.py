@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from browser import Site, chromium
 from car.devices import set_cpu_threads
+from processes import LIMIT
 
 ROOT = Path(__file__).parent.parent
 PHOTO = Path(__file__).parent / "fixtures" / "photo.png"
@@ -56,9 +58,15 @@ def launch() -> Generator[Callable[..., Any], None, None]:
 
 @pytest.fixture(scope="session")
 def browser(launch: Callable[..., Any]) -> Generator[Any, None, None]:
-    """A Chromium."""
+    """A Chromium whose pages wait as long as everything else."""
     running = launch()
-    yield running
+
+    def new_context(**options: Any) -> Any:
+        context = running.new_context(**options)
+        context.set_default_timeout(1000 * LIMIT)
+        return context
+
+    yield SimpleNamespace(new_context=new_context)
     running.close()
 
 
@@ -73,7 +81,7 @@ def site() -> Generator[Site, None, None]:
 # --- the order, and what is skipped ----------------------------------------------------------------------
 
 # what takes longest comes first, so that no worker is left alone with it
-SLOW = ("test_bulk_ray", "test_train", "test_viewer", "test_export", "test_serve", "test_gallery")
+SLOW = ("test_bulk_ray", "test_viewer", "test_export", "test_gallery", "test_serve", "test_train")
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 
 _unexpected: list[str] = []

@@ -462,15 +462,15 @@ def tiny_disk(tmp_path):
 
 def test_a_disk_that_is_really_full(tmp_path, tiny_disk):
     src = tmp_path / "src"
-    photos(src, 40, side=160)  # about 4 KB each when shrunk
+    photos(src, 20, side=160)  # about 4 KB each when shrunk
     summary = go(src, tiny_disk)
     assert "No space left on device" in summary.stopped
-    assert 0 < summary.done < 40
+    assert 0 < summary.done < 20
     for name, content in files(tiny_disk).items():
         assert content.endswith(b"IEND\xaeB`\x82"), name
     subprocess.run(["mount", "-o", "remount,size=1m", str(tiny_disk)], check=True)
     assert go(src, tiny_disk).failed == 0
-    assert len(files(tiny_disk)) == 40
+    assert len(files(tiny_disk)) == 20
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
     with pytest.raises(StorageError, match="no permission to write here"):
         go(src, tiny_disk)
@@ -861,8 +861,8 @@ def test_the_summary_is_told_before_an_export_that_fails(tmp_path, monkeypatch, 
 
 def test_killed_at_any_moment_the_next_run_completes(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
-    photos(src, 40, side=160)
-    for least in (1, 15):  # the second kill comes where the first one's results are taken over
+    photos(src, 24, side=112)
+    for least in (1, 8):  # the second kill comes where the first one's results are taken over
         process = start_car("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
         wait_until(lambda least=least: len(files(dst, killed=True)) >= least, process)
         process.kill()
@@ -872,8 +872,8 @@ def test_killed_at_any_moment_the_next_run_completes(tmp_path):
     done = run_car("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert (summary["failed"], summary["done"] + summary["unchanged"]) == (0, 40)
-    assert sum(name.endswith(".x4.png") for name in files(dst)) == 40
+    assert (summary["failed"], summary["done"] + summary["unchanged"]) == (0, 24)
+    assert sum(name.endswith(".x4.png") for name in files(dst)) == 24
 
 
 def test_two_runs_at_once_agree(tmp_path):
@@ -904,14 +904,14 @@ def test_what_killed_programs_left_is_removed_when_it_is_old(tmp_path):
 
 def test_interrupted_runs_say_so_and_go_on(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
-    photos(src, 60, side=160)
+    photos(src, 30, side=112)
     process = start_car("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
     wait_until(lambda: files(dst, killed=True), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, err.strip()) == (130, "car: interrupted")
     assert go(src, dst, replace(DOWN, options=replace(OPTIONS, tile=None))).failed == 0
-    assert len(files(dst)) == 60
+    assert len(files(dst)) == 30
 
 
 def test_the_command_tells_what_failed(tmp_path):

@@ -38,7 +38,7 @@ def cluster():
 
 def test_two_nodes_lose_and_repeat_nothing_when_workers_are_killed(tmp_path, cluster):
     src = tmp_path / "src"
-    photos(src, 140, side=160)
+    photos(src, 140, side=80)
     (src / "bad.png").write_bytes(b"no")
     run(plan(str(src), str(tmp_path / "here"), DOWN), engine=partial(run_here, workers=1))
     todo = plan(str(src), str(tmp_path / "there"), DOWN)

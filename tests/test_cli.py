@@ -494,7 +494,7 @@ def test_models_help_and_version() -> None:
 def test_an_interrupted_folder_run_leaves_whole_files_and_goes_on(tmp_path: Path, photo: Path) -> None:
     photos, small = tmp_path / "photos", tmp_path / "small"
     photos.mkdir()
-    large = Image.open(photo).resize((400, 480))
+    large = Image.open(photo).resize((240, 288))
     for i in range(20):
         large.save(photos / f"{i:02d}.png", compress_level=1)
     process = start_car("downscale", photos, "-o", small, "-s", 2)

@@ -171,12 +171,12 @@ def test_restores_far_better_than_bicubic(codecs, photo: Path, scale: int) -> No
     assert decibels(small.pixels, np.asarray(shrunk)) > 38
 
 
-@pytest.mark.parametrize("name", model_names())
-@pytest.mark.parametrize("tile", [16, 24])
-def test_tiles_agree_with_the_whole(name: str, tile: int, photo: Path) -> None:
+@pytest.mark.parametrize("name", model_names(controls=False))
+def test_tiles_agree_with_the_whole(name: str, photo: Path) -> None:
     model = any_model(name)
-    pixels = np.concatenate([read(photo).pixels] * 2)[:301, :150]
-    whole, tiled = Codec(model, Options(tile=4096)), Codec(model, Options(tile=tile))
+    # so high that a tile in the middle sees neither end
+    pixels = np.concatenate([read(photo).pixels] * 2)[:301, :76]
+    whole, tiled = Codec(model, Options(tile=4096)), Codec(model, Options(tile=16))
     small = whole.downscale_pixels(pixels)
     for a, b in (
         (small, tiled.downscale_pixels(pixels)),

@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,15 @@ import car
 from car.errors import UsageError
 from car.export import Half, Storage
 from car.export.onnx import ExportError, check, compare, metadata, to_onnx
+from car.families import architecture
 from car.models import create
 from car.ops import adaptive_resample
 from car.ops.reference import resample_at_once
-from car.weights import LoadedModel, load, manifest
+from car.weights import LoadedModel, load
 from commandline import run_car
+
+# exports are kept in this process
+pytestmark = pytest.mark.xdist_group("export")
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -30,12 +35,18 @@ def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 
 def untrained(name: str) -> LoadedModel:
+    """A shallow model with random weights: the exporter takes its time for each layer."""
     torch.manual_seed(0)
-    rescaler = create(name).eval().requires_grad_(False)
+    model = architecture(name)
+    sizes = {
+        size: min(value, 16 if size in ("width", "up_features") else 2) for size, value in model.sizes.items()
+    }
+    model = replace(model, sizes=sizes)
+    rescaler = create(model).eval().requires_grad_(False)
     for parameter in rescaler.parameters():
         if not parameter.any():
             parameter.normal_(0, 0.05)  # heads start at zero, and would leave nothing to compare
-    return LoadedModel.of(name, rescaler)
+    return LoadedModel.of(model, rescaler)
 
 
 @functools.cache  # an export takes seconds
@@ -55,30 +66,40 @@ def images(half: Half, loaded: LoadedModel, photo: Path) -> "list[np.ndarray]":
 _SOLVED = 0.015
 
 
-@pytest.mark.parametrize("half", ["up", "down"])
-@pytest.mark.parametrize("tag", [entry.tag for entry in manifest()])
-def test_every_shipped_model_computes_the_same(tag: str, half: Half, photo: Path) -> None:
-    loaded = load(tag)
-    content = exported(tag, half)
+# whatever has the same kinds of networks, at other sizes or with other weights, takes the same way
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [("car_plus_x4", "up"), ("car_plus_x4", "down"), ("car_plus_x2", "up"), ("car_lite_x2", "down")],
+)
+def test_every_kind_of_shipped_model_computes_the_same(name: str, half: Half, photo: Path) -> None:
+    loaded = load(name)
+    content = exported(name, half)
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""}
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [20]
     levels = check(content, loaded, half, images(half, loaded, photo))
-    assert sum(levels[1:]) <= (_SOLVED if "lite" in tag and half == "down" else 1e-4) * sum(levels)
+    assert sum(levels[1:]) <= (_SOLVED if name == "car_lite_x2" else 1e-4) * sum(levels)
 
 
-@pytest.mark.parametrize("half", ["up", "down"])
-def test_half_the_bytes_for_a_few_levels(half: Half, photo: Path) -> None:
+def test_half_the_bytes_for_a_few_levels(photo: Path) -> None:
     loaded = load("car_plus_x4")
-    content, small = exported("car_plus_x4", half), exported("car_plus_x4", half, "float16")
+    content, small = exported("car_plus_x4", "up"), exported("car_plus_x4", "up", "float16")
     assert len(small) < 0.55 * len(content)
-    levels = check(small, loaded, half, images(half, loaded, photo))
+    levels = check(small, loaded, "up", images("up", loaded, photo))
     assert sum(levels[1:]) < 0.05 * sum(levels)
 
 
-@pytest.mark.parametrize("half", ["up", "down"])
-@pytest.mark.parametrize("name", ["car_lite_x2", "car_lite_x4", "car_small_x4", "car_lite_bicubic_x2"])
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [
+        ("car_lite_x4", "down"),
+        ("car_small_x2", "down"),
+        ("car_small_x4", "up"),
+        ("car_small_x4", "down"),
+        ("car_lite_bicubic_x2", "down"),
+    ],
+)
 def test_the_other_families_do_too(name: str, half: Half, photo: Path) -> None:
     loaded = untrained(name)
     content = to_onnx(loaded, half)
@@ -112,12 +133,12 @@ def test_resampling_at_once_is_resampling(size: tuple[int, int]) -> None:
 
 def test_the_file_says_what_it_is() -> None:
     loaded = load("car_plus_x4")
-    up, down = (metadata(exported("car_plus_x4", *how)) for how in (("up",), ("down", "float16")))
+    up, down = (metadata(exported("car_plus_x4", half)) for half in ("up", "down"))
     g = loaded.rescaler.geometry
     assert (up["model"], up["tag"], up["weights"]) == (loaded.name, loaded.tag, loaded.sha256)
     assert (up["half"], up["scale"], up["multiple"], up["halo"]) == ("up", "4", "1", str(g.halo_up))
     assert (down["half"], down["multiple"], down["halo"]) == ("down", "4", str(g.halo_down))
-    assert down["storage"] == "float16"
+    assert metadata(exported("car_plus_x4", "up", "float16"))["storage"] == "float16"
     # nothing of where the exporter ran
     for content in (exported("car_plus_x4", "up"), exported("car_plus_x4", "down")):
         assert str(Path(car.__file__).parent).encode() not in content

@@ -44,9 +44,9 @@ def photographs(tmp_path: Path, photo: Path) -> Path:
     image = Image.open(photo).convert("RGB")
     exif = Image.Exif()
     exif[0x010F] = "SecretCamera"
-    image.resize((480, 400)).save(folder / "a.jpg", exif=exif, quality=95)
-    image.rotate(90, expand=True).resize((300, 340)).save(folder / "deeper" / "b.png")
-    image.resize((401, 203)).save(folder / HOSTILE)
+    image.resize((240, 200)).save(folder / "a.jpg", exif=exif, quality=95)
+    image.rotate(90, expand=True).resize((150, 170)).save(folder / "deeper" / "b.png")
+    image.resize((201, 103)).save(folder / HOSTILE)
     return folder
 
 
@@ -70,7 +70,7 @@ def test_site_and_numbers(photographs: Path, tmp_path: Path) -> None:
         assert "://" not in name
     # small pictures restore by themselves, and say nothing of the camera
     small = site / "pictures" / "a.x4.png"
-    assert car.upscale(small).size == (480, 400)
+    assert car.upscale(small).size == (240, 200)
     assert b"SecretCamera" not in small.read_bytes()
     listed = {picture["file"]: picture for picture in result["pictures"]}
     assert listed["pictures/a.x4.png"]["small_bytes"] == small.stat().st_size
@@ -100,7 +100,7 @@ def test_only_what_changed_is_done_again(photographs: Path, tmp_path: Path) -> N
 
 def test_a_run_that_was_killed_is_completed(photographs: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    image = Image.effect_noise((400, 400), 80).convert("RGB")
+    image = Image.effect_noise((200, 200), 80).convert("RGB")
     for number in range(12):
         image.save(photographs / f"more {number}.png", compress_level=1)
     for _ in range(2):
@@ -306,7 +306,7 @@ def test_in_a_browser(browser: Any, site: Site, photographs: Path, tmp_path: Pat
         links.nth(number).focus()
         page.keyboard.press("Enter")
         shown = page.locator("#stage car-image[data-state='restored']")
-        shown.wait_for(timeout=60_000)
+        shown.wait_for()
         file = page.evaluate("document.querySelector('#stage car-image').src")
         text = page.evaluate(
             """async () => {
@@ -365,13 +365,13 @@ def test_keys_go_on_working_wherever_the_focus_is(
         before = page.url
         page.keyboard.press("ArrowRight")
         page.wait_for_url(lambda url: url != before)
-        page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+        page.locator("#stage car-image[data-state='restored']").wait_for()
 
     stage = page.locator("#stage .stage")
-    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    page.locator("#stage car-image[data-state='restored']").wait_for()
     for place in ("#stage .frame", "#caption", "#next"):  # on the picture, on nothing, on a button
         page.locator(place).click()
-        page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+        page.locator("#stage car-image[data-state='restored']").wait_for()
         for _ in range(4):
             next_by_key()
         page.keyboard.press("+")
@@ -410,7 +410,7 @@ def test_no_key_is_lost_before_the_address_is_followed(
     picture = page.locator("#stage car-image")
     assert picture.evaluate("(image) => image.src") == third
     page.evaluate("document.querySelector('#stage car-image').dataset.same = '1'")
-    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    page.locator("#stage car-image[data-state='restored']").wait_for()
     assert picture.get_attribute("data-same") == "1", "the event that came later began anew"
     page.context.close()
 
@@ -423,7 +423,7 @@ def test_by_touch(browser: Any, site: Site, photographs: Path, tmp_path: Path) -
     page = context.new_page()
     page.goto(f"{site.url}/")
     page.locator(".wall a").nth(0).click()
-    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=60_000)
+    page.locator("#stage car-image[data-state='restored']").wait_for()
     devices = context.new_cdp_session(page)
 
     def drag(x: float, y: float, by: int) -> None:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from car.ops import adaptive_resample, adaptive_resample_reference
 from car.ops import reference as reference_module
+from processes import LIMIT
 
 IMPLEMENTATIONS = {"reference": adaptive_resample_reference, "fast": adaptive_resample}
 NAMES = ("image", "kernels", "offsets_h", "offsets_v")
@@ -338,8 +339,7 @@ def test_concurrent_calls_agree():
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize("name", ["odd", "2x"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("name", "dtype"), [("odd", torch.float64), ("2x", torch.float32)])
 def test_opcheck(name, dtype):
     tensors, scale = make_inputs(CASES[name], dtype)
     grad = torch.ones_like(adaptive_resample(*tensors, scale))
@@ -408,7 +408,7 @@ def test_wrong_arguments_are_named(resample, change, error, message):
 
 def run_python(code):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo: Path) -> Path:
 @pytest.fixture(scope="module")
 def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
     cache = tmp_path_factory.mktemp("cache")
-    limits = ("--max-bytes", "2MB", "--max-pixels", 4_000_000, "--upload-timeout", 2, "--timeout", LIMIT)
+    limits = ("--max-bytes", "2MB", "--max-pixels", 4_000_000, "--upload-timeout", 4, "--timeout", LIMIT)
     with serving(folder, *limits, cache=cache) as (url, _):
         yield url
 
@@ -337,7 +337,7 @@ def test_each_operation_has_a_name_of_its_own(client: Any) -> None:
 def test_what_is_described_is_what_happens(service: str) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     command = [str(Path(sys.executable).parent / "st"), "run", f"{service}/openapi.json"]
-    command += ["--max-examples", "12", "--seed", "1", "--phases", "examples,coverage,fuzzing"]
+    command += ["--max-examples", "6", "--seed", "1", "--phases", "examples,coverage,fuzzing"]
     command += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,"]
     command[-1] += "response_schema_conformance"
     del schemathesis
@@ -356,7 +356,7 @@ def coloured(number: int) -> bytes:
     return file.getvalue()
 
 
-def test_a_thousand_mixed_requests(service: str, folder: Path) -> None:
+def test_hundreds_of_mixed_requests(service: str, folder: Path) -> None:
     def ask(number: int) -> str | None:
         client = clients[number % 8]
         kind = number % 10
@@ -380,7 +380,7 @@ def test_a_thousand_mixed_requests(service: str, folder: Path) -> None:
 
     clients = [httpx.Client(base_url=service, timeout=LIMIT) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        problems = [p for p in threads.map(ask, range(1000)) if p]
+        problems = [p for p in threads.map(ask, range(400)) if p]
     for client in clients:
         client.close()
     assert problems == []
@@ -513,7 +513,7 @@ def test_front_page(browser: Any, service: str, photo: Path) -> None:
     page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
     page.goto(service)
     page.set_input_files("#file", str(photo))
-    page.locator("#stage car-image[data-state='restored']").wait_for(timeout=1000 * LIMIT)
+    page.locator("#stage car-image[data-state='restored']").wait_for()
     page.wait_for_selector("#numbers div:nth-child(4)")
     numbers = page.locator("#numbers").inner_text()
     assert "160 × 192" in numbers or "192 × 160" in numbers
@@ -522,9 +522,7 @@ def test_front_page(browser: Any, service: str, photo: Path) -> None:
         page.get_by_role("button", name="Save the restored picture").click()
     assert Image.open(download.value.path()).size == Image.open(photo).size
     page.locator("#pictures car-image[alt='deeper/b.png']").click()
-    page.locator("#pictures car-image[alt='deeper/b.png'][data-state='restored']").wait_for(
-        timeout=1000 * LIMIT
-    )
+    page.locator("#pictures car-image[alt='deeper/b.png'][data-state='restored']").wait_for()
     # neither is the page as long as a long picture, nor does a small one take no bytes
     long = io.BytesIO()
     Image.new("RGB", (3, 500), "red").save(long, "PNG")

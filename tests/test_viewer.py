@@ -29,7 +29,6 @@ from commandline import run_car
 from processes import LIMIT
 
 WEB = Path(__file__).parent.parent / "web"
-TIMEOUT = 60_000
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>viewer</title>
 <link rel="icon" href="data:,">
@@ -52,7 +51,6 @@ def viewer(site: Site, models: dict[str, bytes]) -> Site:
 def page(browser: Any) -> Any:
     context = browser.new_context(viewport={"width": 900, "height": 700})
     page = context.new_page()
-    page.set_default_timeout(TIMEOUT)
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     yield page
@@ -67,7 +65,7 @@ def show(page: Any, site: Site, body: str) -> None:
 def settled(page: Any, number: int = 0) -> str:
     """Wait until a picture is restored or failed; return which."""
     element = f"document.querySelectorAll('car-image')[{number}]"
-    page.wait_for_function(f"['restored', 'failed'].includes({element}.state)", timeout=1000 * LIMIT)
+    page.wait_for_function(f"['restored', 'failed'].includes({element}.state)")
     return page.evaluate(f"{element}.state")
 
 
@@ -142,14 +140,14 @@ def test_a_model_that_the_viewer_does_not_know_is_refused(tmp_path: Path) -> Non
 
 def test_the_compiled_kernels_are_what_the_source_gives() -> None:
     pytest.importorskip("ziglang", reason="pip install ziglang==0.13.0")
-    subprocess.run([sys.executable, WEB / "build.py", "--check"], check=True, timeout=120)
+    subprocess.run([sys.executable, WEB / "build.py", "--check"], check=True, timeout=LIMIT)
 
 
 def test_the_modules_have_sound_types() -> None:
     compiler = WEB / "node_modules" / ".bin" / "tsc"
     if not compiler.exists():
         pytest.skip("TypeScript is not installed: npm ci in web/")
-    result = subprocess.run([compiler, "--project", WEB], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([compiler, "--project", WEB], capture_output=True, text=True, timeout=LIMIT)
     assert result.returncode == 0, result.stdout
 
 
@@ -158,8 +156,8 @@ def test_the_modules_have_sound_types() -> None:
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_pixels_are_those_of_python(page: Any, viewer: Site, photo: Path, scale: int) -> None:
-    # 633 pixels are more than one tile, with a first one inside, and no multiple
-    small = car.downscale(picture(photo, 633, 301), scale)
+    # 537 pixels are more than one tile, with a first one inside, and no multiple
+    small = car.downscale(picture(photo, 537, 277), scale)
     viewer.files["/small.png"] = png(small)
     show(page, viewer, '<car-image src="small.png" alt="a photograph" restore="now" style="width: 800px">')
     assert settled(page) == "restored"
@@ -167,7 +165,7 @@ def test_pixels_are_those_of_python(page: Any, viewer: Site, photo: Path, scale:
     assert (painted(page)[..., 3] == 255).all()
     assert page.problems == []
     info = page.evaluate("document.querySelector('car-image').info")
-    assert (info["model"], info["scale"], info["size"]) == (f"car_plus_x{scale}", scale, [633, 301])
+    assert (info["model"], info["scale"], info["size"]) == (f"car_plus_x{scale}", scale, [537, 277])
 
 
 def test_other_kinds_of_picture(page: Any, viewer: Site, photo: Path) -> None:
@@ -289,12 +287,13 @@ def test_a_profile_is_heeded(page: Any, viewer: Site, photo: Path) -> None:
 
 
 def test_a_gpu_gives_the_same(launch: Callable[..., Any], viewer: Site, photo: Path) -> None:
-    small = car.downscale(picture(photo, 400, 300), 4)
+    small = car.downscale(picture(photo, 200, 150), 4)
     viewer.files["/small.png"] = png(small)
     flags = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
     browser = launch(*flags, "--use-vulkan=swiftshader")
     try:
         page = browser.new_page()
+        page.set_default_timeout(1000 * LIMIT)
         show(page, viewer, '<car-image src="small.png" device="gpu" restore="now"></car-image>')
         if not page.evaluate("(async () => Boolean(await navigator.gpu?.requestAdapter()))()"):
             pytest.skip("this browser has no WebGPU, not even emulated")
@@ -323,11 +322,11 @@ def test_a_gpu_that_does_not_work_is_left_for_the_cpu(page: Any, viewer: Site, p
 
 
 def test_only_what_is_enlarged_and_in_view_is_restored(page: Any, viewer: Site, photo: Path) -> None:
-    viewer.files["/small.png"] = png(car.downscale(picture(photo, 640, 480), 4))
+    viewer.files["/small.png"] = png(car.downscale(picture(photo, 320, 240), 4))
     show(
         page,
         viewer,
-        '<car-image src="small.png" style="width: 160px"></car-image>'
+        '<car-image src="small.png" style="width: 80px"></car-image>'
         '<car-image src="small.png"></car-image>'
         '<div style="height: 3000px"></div><car-image src="small.png"></car-image>',
     )
@@ -342,7 +341,7 @@ def test_only_what_is_enlarged_and_in_view_is_restored(page: Any, viewer: Site, 
 
 
 def test_click_restores_and_leaving_stops(page: Any, viewer: Site, photo: Path) -> None:
-    viewer.files["/small.png"] = png(car.downscale(picture(photo, 2600, 1600), 4))
+    viewer.files["/small.png"] = png(car.downscale(picture(photo, 1600, 1100), 4))
     show(page, viewer, '<car-image src="small.png" restore="click"></car-image>')
     page.wait_for_timeout(300)
     assert page.evaluate("document.querySelector('car-image').state") == "preview"
@@ -366,7 +365,7 @@ def test_click_restores_and_leaving_stops(page: Any, viewer: Site, photo: Path) 
 
 
 def test_a_change_of_source_leaves_nothing_behind(page: Any, viewer: Site, photo: Path) -> None:
-    first, second = picture(photo, 1600, 1200), picture(photo, 320, 256).rotate(180)
+    first, second = picture(photo, 1200, 900), picture(photo, 320, 256).rotate(180)
     viewer.files["/first.png"] = png(car.downscale(first, 4))
     small = car.downscale(second, 4)
     viewer.files["/second.png"] = png(small)
@@ -400,7 +399,7 @@ def test_restore_now_holds_for_later_sources_and_when_it_is_said_later(
 def test_ten_pictures(page: Any, viewer: Site, photo: Path) -> None:
     wanted = []
     for number in range(10):
-        image = picture(photo, 200 + 8 * number, 160).rotate(90 * number, expand=True)
+        image = picture(photo, 100 + 8 * number, 80).rotate(90 * number, expand=True)
         small = car.downscale(image, 4 if number % 2 else 2)
         viewer.files[f"/{number}.png"] = png(small)
         wanted.append(np.asarray(car.upscale(small)))
@@ -426,6 +425,7 @@ def test_of_a_huge_picture_only_what_is_in_view(page: Any, viewer: Site) -> None
     about = PngInfo()
     about.add_text("car", replace(info, size=(12000, 8800), grey=False).to_text())
     viewer.files["/huge.png"] = png(small, pnginfo=about)
+    page.set_viewport_size({"width": 400, "height": 300})
     show(page, viewer, '<car-image src="huge.png" style="width: 12000px" restore="visible"></car-image>')
     assert settled(page) == "restored"
     held = """[...document.querySelector('car-image').shadowRoot.querySelectorAll('canvas')]
@@ -539,8 +539,8 @@ def test_an_original_that_cannot_be_shown_is_not_compared_with(page: Any, viewer
 
 
 def test_zoom_restores_what_was_a_thumbnail(page: Any, viewer: Site, photo: Path) -> None:
-    viewer.files["/small.png"] = png(car.downscale(picture(photo, 640, 480), 4))
-    show(page, viewer, '<car-image src="small.png" style="width: 160px"></car-image>')
+    viewer.files["/small.png"] = png(car.downscale(picture(photo, 320, 240), 4))
+    show(page, viewer, '<car-image src="small.png" style="width: 80px"></car-image>')
     page.wait_for_timeout(300)
     assert page.evaluate("document.querySelector('car-image').state") == "preview"
     page.locator("car-image").dblclick()
@@ -564,11 +564,14 @@ def failing(page: Any, site: Site, content: bytes | None) -> str:
     assert page.problems == []
     # both what the browser shows and what is restored are fetched, in no order
     page.wait_for_function("document.querySelector('car-image').small.complete")
-    page.wait_for_timeout(100)
-    text = note(page)
-    shown = page.evaluate("document.querySelector('car-image').small.naturalWidth > 0")
-    assert text.startswith("Not restored, only enlarged: " if shown else "Cannot be shown: ")
-    return text
+    page.wait_for_function(
+        """() => {
+            const image = document.querySelector("car-image");
+            const kind = image.small.naturalWidth > 0 ? "Not restored, only enlarged: " : "Cannot be shown: ";
+            return image.note.textContent.startsWith(kind);
+        }"""
+    )
+    return note(page)
 
 
 def test_broken_files_are_said_to_be(page: Any, viewer: Site, photo: Path) -> None:
