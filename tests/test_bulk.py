@@ -762,7 +762,7 @@ def test_a_picture_over_the_whole_memory_goes_in_strips_or_is_an_error_that_says
 
     up = replace(tight, kind="upscale")
     summary = go(tmp_path / "small/scan.x4.png", tmp_path / "large", up)
-    assert "--format tiff is written in strips, or raise --memory" in summary.failures[0].error
+    assert "give --format tiff, which is written in strips, or raise --memory" in summary.failures[0].error
     assert go(tmp_path / "small/scan.x4.png", tmp_path / "large", replace(up, format="tiff")).done == 1
     assert read(tmp_path / "large/scan.tiff").pixels.shape == (80, 400, 3)
     for work in (replace(tight, psnr=True), replace(tight, kind="evaluate")):

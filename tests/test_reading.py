@@ -190,6 +190,99 @@ def test_palettes_cmyk_and_lab_of_tiff() -> None:
         assert picture.notes == ("LAB converted to sRGB",)
 
 
+@pytest.mark.parametrize("icc", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize(
+    "layout", [{}, {"compression": "zlib", "predictor": True}, {"planarconfig": "separate"}]
+)
+def test_lab_of_tiff_at_both_depths(icc: bool, dtype: str, layout: dict[str, object]) -> None:
+    lab = Image.new("LAB", (30, 24))
+    lab.putdata([(n % 256, (3 * n) % 256, (7 * n) % 256) for n in range(24 * 30)])
+    signed = np.frombuffer(lab.tobytes(), np.uint8).reshape(24, 30, 3)  # as TIFF 6.0 has a and b
+    stored = signed ^ np.array([0, 128, 128], np.uint8) if icc else signed
+    array = (stored.astype(np.uint16) << 8) if dtype == "uint16" else stored
+    array = np.moveaxis(array, 2, 0) if "planarconfig" in layout else array
+    picture = decode(tiff(array, photometric="icclab" if icc else "cielab", **layout), "a.tif")
+    np.testing.assert_array_equal(picture.pixels, from_pil(lab).pixels)
+    reduced = ("16-bit LAB reduced to 8 bit",) if dtype == "uint16" else ()
+    assert picture.notes == (*reduced, "LAB converted to sRGB")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_of_every_depth(bits: int, order: str) -> None:
+    colours, indices = noise(1, 2**bits)[0], GREY >> (8 - bits)
+    digits = np.unpackbits(indices[:, :, None], axis=2)[:, :, 8 - bits :]
+    rows, table = np.packbits(digits.reshape(24, -1), axis=1), colours.T.astype(f"{order}u2") * 256
+    tags = {256: 30, 257: 24, 258: bits, 259: 1, 262: 3, 273: 8, 277: 1, 278: 24, 279: rows.size}
+    start = 8 + rows.size
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    entries += struct.pack(f"{order}HHII", 320, 3, table.size, start + 2 + len(entries) + 12 + 4)
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
+    count = struct.pack(f"{order}H", len(tags) + 1)
+    content = b"".join([header, rows.tobytes(), count, entries, bytes(4), table.tobytes()])
+    np.testing.assert_array_equal(decode(content, "a.tif").pixels, colours[indices])
+
+
+def with_parts(content: bytes, **tags: list[int] | None) -> bytes:
+    """Return a TIFF with other places or lengths of its strips, or without these tags."""
+    data = bytearray(content)
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page = file.pages.first
+        for name, values in tags.items():
+            tag = page.tags[name]
+            assert tag.count > 2
+            if values is None:  # a tag that nobody knows
+                struct.pack_into("<H", data, tag.offset, 65000 + tag.code % 500)
+                continue
+            kind = {3: "H", 4: "I", 16: "Q"}[tag.dtype]
+            struct.pack_into(f"<{tag.count}{kind}", data, tag.valueoffset, *values)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits"])
+def test_lengths_of_strips_that_are_wrong(compression: str | None) -> None:
+    """Readers that take them as they are give black, or nothing."""
+    array = noise(40, 30)
+    content = tiff(array, compression=compression, rowsperstrip=8, metadata=None)
+    page = tifffile.TiffFile(io.BytesIO(content)).pages.first
+    true = page.databytecounts
+    assert not decode(content, "a.tif").notes
+    wrong: list[list[int] | None] = [[0] * 5, [60000] * 5, [*true[:2], 0, *true[3:]], None]
+    for lengths in wrong if compression else [*wrong, [1] * 5]:
+        picture = decode(with_parts(content, StripByteCounts=lengths), "a.tif")
+        np.testing.assert_array_equal(picture.pixels, array)
+        assert picture.notes == (
+            "the lengths of its strips or tiles are wrong; its pixels were found nevertheless",
+        )
+    again = page.dataoffsets[3]
+    for places, lengths in (
+        ([10**6] * 5, true),
+        ([*page.dataoffsets[:2], again, again, 8], [*true[:2], 0, *true[3:]]),
+    ):
+        damaged = with_parts(content, StripOffsets=list(places), StripByteCounts=list(lengths))
+        with pytest.raises(ImageError, match=r"a\.tif: it ends too soon, or is damaged: strips"):
+            decode(damaged, "a.tif")
+
+
+def test_what_a_tiff_leaves_out_is_black_and_said() -> None:
+    array = noise(40, 30)
+    content = tiff(array, rowsperstrip=8, metadata=None)
+    page = tifffile.TiffFile(io.BytesIO(content)).pages.first
+    places, lengths = (list(values) for values in (page.dataoffsets, page.databytecounts))
+    places[1] = lengths[1] = 0
+    picture = decode(with_parts(content, StripOffsets=places, StripByteCounts=lengths), "a.tif")
+    np.testing.assert_array_equal(picture.pixels[16:], array[16:])
+    assert not picture.pixels[8:16].any()
+    assert picture.notes == ("parts of the picture are not in the file: they were taken for black",)
+
+
+@pytest.mark.parametrize("content", [b"II*\0", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\0", b"II*\0\xff\xff\0\0"])
+def test_a_tiff_that_ends_before_its_picture(content: bytes) -> None:
+    with pytest.raises(ImageError, match=r"a\.tif: (a TIFF without a picture, or damaged|cannot be read)"):
+        decode(content, "a.tif")
+
+
 # --- previews ----------------------------------------------------------------------------------------------
 
 
@@ -215,10 +308,30 @@ def test_a_preview_before_its_picture_is_passed_over(flag: dict[str, object], tm
 
 
 def test_of_pages_that_are_no_preview_the_first_is_used() -> None:
-    for other, options in ((noise(24, 30), {}), (noise(12, 15), {"subfiletype": 1}), (noise(100, 90), {})):
-        picture = decode(pages((RGB, {}), (other, options)), "a.tif")
+    for other in (noise(24, 30), noise(23, 29), noise(100, 90)):
+        picture = decode(pages((RGB, {}), (other, {})), "a.tif")
         np.testing.assert_array_equal(picture.pixels, RGB)
         assert picture.notes == ("only the first of several frames is used",)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [(noise(12, 15), {"subfiletype": 1})],
+        [(noise(12, 15), {}), (noise(6, 7), {})],
+        [(noise(12, 15), {"subfiletype": 1}), (noise(24, 30, 1) > 99, {"subfiletype": 4})],
+    ],
+)
+def test_levels_of_a_pyramid_and_previews_are_no_frames(others: list[tuple[np.ndarray, dict[str, object]]]):
+    picture = decode(pages((RGB, {}), *others), "a.tif")
+    np.testing.assert_array_equal(picture.pixels, RGB)
+    assert not picture.notes
+
+
+def test_a_mask_before_its_picture_is_passed_over() -> None:
+    picture = decode(pages((noise(24, 30, 1) > 99, {"subfiletype": 4}), (RGB, {})), "a.tif")
+    np.testing.assert_array_equal(picture.pixels, RGB)
+    assert picture.notes == ("its first page is a mask: that of 30 x 24 pixels is used",)
 
 
 def test_raw_data_of_a_camera_is_refused_in_a_line() -> None:

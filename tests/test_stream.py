@@ -1,5 +1,7 @@
 """Strips from files and into files give what whole pictures give."""
 
+import io
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,12 +14,14 @@ from PIL import Image
 
 import car
 from car.codec.codec import Codec
-from car.codec.large import memory_at_hand, restore_file, shrink_file
+from car.codec.large import memory_at_hand, memory_of, restore_file, shrink_file
 from car.codec.options import Options
 from car.errors import ImageError, UsageError
 from car.families import architecture
+from car.pictures.alpha import without_hidden
+from car.pictures.info import read_header
 from car.pictures.picture import Picture
-from car.pictures.read import read
+from car.pictures.read import decode, read
 from car.pictures.strips import RowBuffer
 from test_images import claiming_tiff
 
@@ -116,7 +120,9 @@ def test_what_cannot_come_in_strips_is_refused_beyond_the_memory(tmp_path, codec
     if options.get("planarconfig") == "separate":
         array = np.moveaxis(array, 2, 0)
     tifffile.imwrite(tmp_path / name, array, photometric="rgb", rowsperstrip=8, **options)
-    with pytest.raises(ImageError, match=rf"{name}: 48x64 pixels take about .*, as {reason}: raise --memory"):
+    with pytest.raises(
+        ImageError, match=rf"{name}: \d+x\d+ pixels take about .*, as {reason}: raise --memory"
+    ):
         shrink_file(codec, tmp_path / name, tmp_path / "small.png", memory=ALWAYS)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     shrink_file(codec, tmp_path / name, tmp_path / "small.png", memory=NEVER)
@@ -135,13 +141,50 @@ def test_a_damaged_strip_leaves_nothing(tmp_path, codec):
     assert list(tmp_path.iterdir()) == [source]
 
 
-@pytest.mark.parametrize("orientation", [3, 6])
-def test_turned_small_pictures_restore_the_same(tmp_path, codec, orientation):
+@pytest.mark.parametrize("kind", ["turned by 180", "turned by 90", "transparent"])
+def test_what_cannot_be_restored_in_strips_is_refused_beyond_the_memory(tmp_path, codec, kind):
     made, info = codec.shrink(Picture(scene(160, 120), None, False, None, None, ()))
+    orientation = {"turned by 180": 3, "turned by 90": 6}.get(kind, 1)
     small = replace(made.turn(orientation), info=info, turned=orientation)
-    restore_file(codec, small, tmp_path / "large.tif", memory=ALWAYS)
+    if kind == "transparent":
+        small = replace(small, alpha=np.full(small.pixels.shape[:2], 200, np.uint8))
+    why = "has transparency" if kind == "transparent" else "was turned"
+    with pytest.raises(
+        ImageError, match=rf"large\.tif: .* raise --memory, as it {why} and cannot be restored"
+    ):
+        restore_file(codec, small, tmp_path / "large.tif", memory=ALWAYS)
+    assert not list(tmp_path.iterdir())
+    restore_file(codec, small, tmp_path / "large.tif", memory=NEVER)
     whole = codec.restore(replace(made, info=info)).turn(orientation)
     np.testing.assert_array_equal(read(tmp_path / "large.tif").pixels, whole.pixels)
+
+
+def test_effort_does_not_exceed_the_memory_silently(tmp_path):
+    pytest.importorskip("torch")
+    tifffile.imwrite(tmp_path / "large.tif", scene(160, 120), photometric="rgb", rowsperstrip=8)
+    codec = car.open("car_plus_x4", options=car.Options(effort=1))
+    with pytest.raises(ImageError, match=r"as --effort needs the whole picture: raise --memory"):
+        shrink_file(codec, tmp_path / "large.tif", tmp_path / "small.png", memory=ALWAYS)
+
+
+def test_what_a_picture_takes_while_it_is_read_stays_below_what_is_reckoned():
+    """Of NumPy's arrays alone; what decoders of other libraries take comes in addition."""
+    height, width = 1200, 1000
+    rng = np.random.default_rng(0)
+    alpha = rng.integers(0, 2, (height, width, 1), np.uint8) * np.uint8(255)
+    rgb = rng.integers(0, 256, (height, width, 3), np.uint8)
+    for array in (rgb, np.dstack([rgb, alpha]), rgb * np.uint16(257), (rgb / 255).astype(np.float32)):
+        buffer = io.BytesIO()
+        extra = ["unassalpha"] if array.shape[2] == 4 else None
+        tifffile.imwrite(buffer, array, photometric="rgb", extrasamples=extra)
+        content = buffer.getvalue()
+        reckoned = memory_of(width, height, read_header(content).pixel_bytes)
+        tracemalloc.start()
+        picture = decode(content, "a.tif")
+        without_hidden(picture.pixels, picture.alpha, weighted=True)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < reckoned
 
 
 def test_a_failing_restoration_leaves_nothing(tmp_path, codec, monkeypatch):

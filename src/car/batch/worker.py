@@ -16,7 +16,16 @@ from car.batch.records import LEFT_OUT, Record
 from car.batch.work import Item, Work
 from car.codec.choose import model_for_picture, open_codec
 from car.codec.codec import Codec
-from car.codec.large import Done, gigabytes, restore_file, shrink_file, why_whole
+from car.codec.large import (
+    Done,
+    gigabytes,
+    in_no_strips,
+    memory_of,
+    restore_file,
+    restored_memory,
+    shrink_file,
+    why_whole,
+)
 from car.errors import CarError, ImageError, StorageError, told
 from car.files.atomic import MAX_FILE_BYTES, file_digest
 from car.files.storage import Place
@@ -29,7 +38,7 @@ from car.pictures.write import encode
 from car.weights import list_models
 
 _TILE = 256  # LR pixels a side; smaller than usual because several images are in work, and as fast
-_COPIES = 6  # an image in work takes about this many times its pixels: array, decoder, result, encoder
+_CONTENT = 6  # a larger part of the memory than one in so many is not taken for the content of a file
 _MEASURING = 45  # additional bytes per pixel if results are measured
 
 
@@ -82,7 +91,7 @@ class Worker:
 
     def _content(self, item: Item, stack: contextlib.ExitStack) -> bytes | Path:
         """Return the content of an item's file, or its path if it is too large for memory."""
-        if item.entry.size > min(self.work.memory // _COPIES, MAX_FILE_BYTES):
+        if item.entry.size > min(self.work.memory // _CONTENT, MAX_FILE_BYTES):
             return stack.enter_context(self.source.local(item.name))
         return self.source.read(item.name)
 
@@ -119,7 +128,7 @@ class Worker:
 
     def _need(self, width: int, height: int, a_pixel: int) -> int:
         """Return roughly how many bytes of memory a whole picture in work takes."""
-        return width * height * (a_pixel * _COPIES + (_MEASURING if self.work.measures else 0))
+        return memory_of(width, height, a_pixel) + width * height * (_MEASURING if self.work.measures else 0)
 
     def _too_large(self, item: Item, size: tuple[int, int], need: int, advice: str) -> ImageError:
         return ImageError(
@@ -158,13 +167,9 @@ class Worker:
                 f"{self._path(item)}: restores to {size[0] * size[1]} pixels, over the limit "
                 f"of {self.work.options.max_pixels}; raise it with --max-pixels"
             )
-        need = self._need(*size, 3 * picture.pixels.itemsize)
+        need = restored_memory(picture, *size)
         if need > self.work.memory:
-            strips = self.work.format in ("tif", "tiff")
-            if not strips or picture.alpha is not None or codec.turned(picture) != 1:
-                advice = (
-                    "raise --memory" if strips else "--format tiff is written in strips, or raise --memory"
-                )
+            if advice := in_no_strips(codec, picture, self.work.format, "give --format tiff"):
                 raise self._too_large(item, size, need, advice)
             made = _scratch(stack, self.work.format)
             done = restore_file(codec, picture, made, memory=0)

@@ -24,7 +24,7 @@ from car.pictures.write import write
 if TYPE_CHECKING:
     from car.pictures.strips import Strips
 
-_WHOLE = 16  # bytes a pixel of 8 bit while a whole picture is read or written: array, Pillow's copy, encoder
+_COPIES = 6  # of its samples that a whole picture in work takes, roughly: array, decoder, results, encoder
 _STRIP = 64  # rows of a strip of a TIFF that is written
 _BIGTIFF = 2**32 - 2**26
 
@@ -64,6 +64,11 @@ def memory_besides(total: int) -> int:
     return max(total - used, total // 4)
 
 
+def memory_of(width: int, height: int, a_pixel: int) -> int:
+    """Return the bytes of memory that work on a whole picture takes, roughly; a pixel has `a_pixel` bytes."""
+    return width * height * a_pixel * _COPIES
+
+
 def shrink_file(
     codec: Codec,
     source: Path,
@@ -89,13 +94,15 @@ def shrink_file(
         ImageError: a file cannot be read or written, or would take more than `memory` and cannot be read in
             strips.
     """
-    width, height = read_header(source).size
-    need = width * height * _WHOLE
-    if need > memory and not codec.options.effort:
+    header = read_header(source)
+    width, height = header.size
+    need = memory_of(width, height, header.pixel_bytes)
+    if need > memory:
         check_size(width, height, str(source), max_pixels)
         from car.pictures.strips import open_strips
 
         with open_strips(source) as strips:
+            strips = "--effort needs the whole picture" if codec.options.effort else strips
             if isinstance(strips, str):
                 raise ImageError(
                     f"{source}: {width}x{height} pixels take about {gigabytes(need)}, over "
@@ -133,18 +140,17 @@ def restore_file(
         overwrite: whether `target` may be replaced.
 
     Raises:
-        ImageError: the file cannot be written, or needs too much memory in a format without strips.
+        ImageError: the file cannot be written, or needs too much memory and cannot be written in strips.
         UsageError: see `Codec.restore`.
     """
     (width, height), notes = codec.restored_size(picture, size)
-    need = width * height * _WHOLE * picture.pixels.itemsize
-    strips = target.suffix.lower() in (".tif", ".tiff")
-    if need > memory and not strips:
+    need = restored_memory(picture, width, height)
+    if need > memory and (advice := in_no_strips(codec, picture, target.suffix, "restore to a .tif file")):
         raise ImageError(
             f"{target}: {width}x{height} pixels take about {gigabytes(need)}, over {gigabytes(memory)}; "
-            "restore to a .tif file, which is written in strips, or raise --memory"
+            + advice
         )
-    if need <= memory or picture.alpha is not None or codec.turned(picture) != 1:
+    if need <= memory:
         large = codec.restore(picture, size)
         notes = large.notes + write(target, large, quality=quality, overwrite=overwrite)
         return Done((picture.width, picture.height), (large.width, large.height), notes)
@@ -155,6 +161,29 @@ def restore_file(
     with one_line_errors(str(target), "cannot be written"):
         _write_tiff(target, rows, (width, height), picture, grey=grey)
     return Done((picture.width, picture.height), (width, height), notes)
+
+
+def restored_memory(picture: Picture, width: int, height: int) -> int:
+    """Return roughly how many bytes of memory it takes to restore `picture` to this size as a whole."""
+    channels = 3 if picture.alpha is None else 4
+    return memory_of(width, height, channels * picture.pixels.itemsize)
+
+
+def in_no_strips(codec: Codec, picture: Picture, suffix: str, how: str) -> str:
+    """Return what to do if a picture cannot be restored in strips to a file of this suffix; empty if it can.
+
+    Args:
+        codec: the one that restores it.
+        picture: the small picture.
+        suffix: the suffix of the file.
+        how: how to ask for a TIFF.
+    """
+    if picture.alpha is not None:
+        return "raise --memory, as it has transparency and cannot be restored in strips"
+    if codec.turned(picture) != 1:
+        return "raise --memory, as it was turned and cannot be restored in strips"
+    strips = suffix.lower().lstrip(".") in ("tif", "tiff")
+    return "" if strips else f"{how}, which is written in strips, or raise --memory"
 
 
 def gigabytes(count: int) -> str:

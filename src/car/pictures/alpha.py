@@ -26,43 +26,59 @@ def without_hidden(pixels: Pixels, alpha: Pixels | None, *, weighted: bool) -> P
     """
     if alpha is None or alpha.min() == np.iinfo(alpha.dtype).max or not alpha.any():
         return pixels
-    seen = alpha.astype(np.float32) / np.iinfo(alpha.dtype).max
-    around, seen_around = _around(pixels.astype(np.float32) * seen[:, :, None], seen)
-    part = np.minimum(seen / np.maximum(seen_around, 1e-6), 1) if weighted else (alpha > 0).astype(np.float32)
-    mixed = pixels * part[:, :, None] + around * (1 - part[:, :, None])
-    return np.round(mixed).clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+    seen = np.divide(alpha, np.iinfo(alpha.dtype).max, dtype=np.float32)
+    *means, weight = (Image.fromarray(plane) for plane in _around(pixels, seen))
+    result = np.empty_like(pixels)
+    for top in range(0, len(alpha), _ROWS):  # what is between takes several times the memory of the picture
+        rows = slice(top, min(top + _ROWS, len(alpha)))
+        near = seen[rows]
+        part = np.minimum(near / np.maximum(_rows_of(weight, rows, seen.shape), 1e-6), 1)
+        part = part if weighted else (near > 0).astype(np.float32)
+        for channel, mean in enumerate(means):
+            around = _rows_of(mean, rows, seen.shape)
+            mixed = pixels[rows, :, channel] * part + around * (1 - part)
+            result[rows, :, channel] = np.rint(mixed).clip(0, np.iinfo(pixels.dtype).max)
+    return result
 
 
+_ROWS = 512
 _NEAR = 2  # halvings of the size: what is around a pixel are some four of them across
 
 
-def _around(colours: Pixels, seen: Pixels) -> tuple[Pixels, Pixels]:
-    """Return the mean colour around each pixel, weighted by alpha, and the sum of the weights.
+def _around(pixels: Pixels, seen: Pixels) -> list[Pixels]:
+    """Return the mean red, green and blue around each pixel, weighted by alpha, and the mean of the weights.
 
-    Works in levels, each of half the size. If all is invisible at one level, the next level is used.
+    They have a quarter of the picture's sides. Works in levels, each of half the size. If all is invisible
+    at one level, the next level is used.
     """
-    planes = [colours[:, :, 0], colours[:, :, 1], colours[:, :, 2], seen]
-    levels: list[list[Pixels]] = []
-    while len(levels) <= _NEAR or (max(planes[0].shape) > 1 and not (planes[3] > 0).all()):
+    planes: list[Pixels] = []
+    for channel in range(4):
+        plane = seen if channel == 3 else np.multiply(pixels[:, :, channel], seen, dtype=np.float32)
+        for _ in range(_NEAR):
+            plane = _halved(plane)
+        planes.append(plane)
+    levels = [planes]
+    while max(planes[0].shape) > 1 and not (planes[3] > 0).all():
+        planes = [_halved(plane) for plane in planes]
         levels.append(planes)
-        size = tuple(-(-n // 2) for n in reversed(planes[0].shape))
-        planes = [_resized(plane, size, Image.Resampling.BOX) for plane in planes]
-    levels.append(planes)
-    mean: Pixels | None = None
-    for *level, weight in reversed(levels[_NEAR:]):
-        own = np.stack(level, axis=2) / np.maximum(weight, 1e-9)[:, :, None]
-        mean = own if mean is None else np.where(weight[:, :, None] > 0, own, _enlarged(mean, weight.shape))
-    assert mean is not None
-    return _enlarged(mean, seen.shape), _enlarged(levels[_NEAR][3][:, :, None], seen.shape)[:, :, 0]
+    means: list[Pixels] = []
+    for *colours, weight in reversed(levels):
+        own = [colour / np.maximum(weight, np.float32(1e-9)) for colour in colours]
+        shown = weight > 0
+        means = [
+            np.where(shown, one, _rows_of(Image.fromarray(mean), slice(0, len(shown)), shown.shape))
+            for one, mean in zip(own, means or own, strict=True)
+        ]
+    return [*means, levels[0][3]]
 
 
-def _enlarged(planes: Pixels, shape: tuple[int, ...]) -> Pixels:
-    size = shape[1], shape[0]
-    every = (planes[:, :, n] for n in range(planes.shape[2]))
-    return np.stack([_resized(plane, size, Image.Resampling.BILINEAR) for plane in every], axis=2)
+def _halved(plane: Pixels) -> Pixels:
+    size = -(-plane.shape[1] // 2), -(-plane.shape[0] // 2)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize(size, Image.Resampling.BOX))
 
 
-def _resized(plane: Pixels, size: tuple[int, ...], how: Image.Resampling) -> Pixels:
-    return np.asarray(
-        Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((size[0], size[1]), how)
-    )
+def _rows_of(plane: Image.Image, rows: slice, shape: tuple[int, ...]) -> Pixels:
+    """Return these rows of a plane that is enlarged to `shape`."""
+    top, bottom = (min(row * plane.height / shape[0], plane.height) for row in (rows.start, rows.stop))
+    size, box = (shape[1], rows.stop - rows.start), (0, top, plane.width, bottom)
+    return np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box))

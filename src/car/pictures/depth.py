@@ -1,5 +1,6 @@
 """Conversion of samples of any type and range to 8 or 16 bits."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from car.errors import ImageError
 Pixels = NDArray[Any]
 
 _OVERSHOOT = 0.1  # of a range from 0 to 1: filters leave so much, a picture of another range has more
+_BLOCK = 2**20  # samples that are converted at once
 
 
 def to_unsigned(array: Pixels, notes: list[str], bits: int = 0) -> Pixels:
@@ -51,26 +53,50 @@ def to_unsigned(array: Pixels, notes: list[str], bits: int = 0) -> Pixels:
     if kind == "i":
         white //= 2
     target = np.uint8 if white <= 255 else np.uint16
-    return np.round(array * (np.iinfo(target).max / white)).astype(target)
+    stretch = np.iinfo(target).max / white
+
+    def stretched(piece: Pixels) -> Pixels:
+        return np.round(piece * stretch)
+
+    return _converted(array, target, stretched)
+
+
+def _converted(array: Pixels, target: Any, convert: Callable[[Pixels], Pixels]) -> Pixels:
+    """Convert samples to another type, some rows at a time: what is between takes much memory."""
+    result = np.empty(array.shape, target)
+    for piece in _pieces(array):
+        result[piece] = convert(array[piece])
+    return result
+
+
+def _pieces(array: Pixels) -> Iterator[slice]:
+    rows = max(1, _BLOCK * len(array) // max(1, array.size))
+    return (slice(top, top + rows) for top in range(0, len(array), rows))
 
 
 def _from_floats(array: Pixels, notes: list[str]) -> Pixels:
-    array = array.astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
-    finite = np.isfinite(array)
-    if not finite.all():
-        if not finite.any():
+    kind = np.float64 if array.dtype.itemsize > 4 else np.float32
+
+    def finite(piece: Pixels) -> Pixels:
+        return np.nan_to_num(piece.astype(kind), nan=0, posinf=0, neginf=0)
+
+    if not all(np.isfinite(array[piece]).all() for piece in _pieces(array)):
+        if not any(np.isfinite(array[piece]).any() for piece in _pieces(array)):
             raise ImageError("none of its values is a finite number")
         notes.append("values that are not finite numbers were taken for black")
-        array = np.where(finite, array, 0)
-    low, high = float(array.min()), float(array.max())
-    if low >= 0 and 1 < high <= 65535 and (array == np.round(array)).all():
-        return array.astype(np.uint8 if high <= 255 else np.uint16)
+    ends = [(values.min(), values.max()) for values in map(finite, (array[p] for p in _pieces(array)))]
+    low, high = float(min(end[0] for end in ends)), float(max(end[1] for end in ends))
+    if low >= 0 and 1 < high <= 65535 and all(_whole(finite(array[piece])) for piece in _pieces(array)):
+        return _converted(array, np.uint8 if high <= 255 else np.uint16, finite)
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise _misfit(array, low, high)
     if low < 0 or high > 1:
         notes.append("values below 0 or above 1 were cut off")
-        array = np.clip(array, 0, 1)
-    return np.round(array * 65535).astype(np.uint16)
+    return _converted(array, np.uint16, lambda piece: np.round(np.clip(finite(piece), 0, 1) * 65535))
+
+
+def _whole(values: Pixels) -> bool:
+    return bool((values == np.round(values)).all())
 
 
 def _misfit(array: Pixels, low: float, high: float) -> ImageError:

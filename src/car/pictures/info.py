@@ -63,7 +63,8 @@ def _header(file: BinaryIO, name: str) -> Header:
             # of a PNG without it, Pillow would look behind the pixels, which are not there
             if image.format != "PNG" or "exif" in about.info:
                 orientation = about.getexif().get(ORIENTATION)
-        return Header(upright_size(size, orientation), bits, 3 * bits // 8, *found_info(texts(about)))
+        samples = 4 if image.has_transparency_data or image.mode == "CMYK" else 3
+        return Header(upright_size(size, orientation), bits, samples * bits // 8, *found_info(texts(about)))
 
 
 def _bits(start: bytes) -> int:

@@ -104,7 +104,7 @@ def _tiff_strips(file: tifffile.TiffFile) -> Strips | str:
     tiff.check_tiles(page)
     if tiff.only_pillow_knows(page):
         return "only Pillow knows its kind"
-    tiff.check_page(page)
+    tiff.check_page(page, notes)
     samples = tiff.page_samples(page, notes)
     contig = page.planarconfig == tifffile.PLANARCONFIG.CONTIG
     for bad, why in (

@@ -1,8 +1,10 @@
 """TIFF and BigTIFF: which page is the picture, and its samples."""
 
+import bisect
 import io
+import math
 import struct
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -24,6 +26,8 @@ _KINDS = {
     tifffile.PHOTOMETRIC.PALETTE: "RGB",
     tifffile.PHOTOMETRIC.YCBCR: "RGB",  # as its coder gives it back
     tifffile.PHOTOMETRIC.SEPARATED: "CMYK",
+    tifffile.PHOTOMETRIC.CIELAB: "LAB",
+    tifffile.PHOTOMETRIC.ICCLAB: "LAB",
 }
 _RAW = (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
@@ -79,7 +83,7 @@ def decode(content: bytes, name: str, max_pixels: int) -> Picture | None:
         if page is file.pages.first and only_pillow_knows(page):
             return None
         check_size(*page_size(page), name, max_pixels)
-        check_page(page)
+        check_page(page, notes)
         array = pick(page, page_array(page), notes)
         return page_samples(page, notes).picture(array)
 
@@ -100,6 +104,8 @@ def main_page(file: tifffile.TiffFile, notes: list[str]) -> Any:
     Raises:
         ImageError: the picture consists of raw data of a camera.
     """
+    if not len(file.pages):
+        raise ImageError("a TIFF without a picture, or damaged")
     first: Any = file.pages.first
     pages = [page for page in _some_pages(file) if _is_sized(page) and not _subfile(page) & _MASK]
     largest = max(pages, key=_area, default=first)
@@ -110,12 +116,14 @@ def main_page(file: tifffile.TiffFile, notes: list[str]) -> Any:
         )
     whole = [page for page in pages if not _subfile(page) & _REDUCED and page.photometric in _KINDS]
     page = max(whole, key=_area, default=first)
-    if page is not first and (_subfile(first) & _REDUCED or _is_preview(first, page)):
+    if page is not first and (_subfile(first) & (_REDUCED | _MASK) or _is_preview(first, page)):
+        what = "mask" if _subfile(first) & _MASK else "preview"
         notes.append(
-            f"its first page is a preview: that of {page.imagewidth} x {page.imagelength} pixels is used"
+            f"its first page is a {what}: that of {page.imagewidth} x {page.imagelength} pixels is used"
         )
         return page
-    if len(file.pages) > 1:
+    others: list[Any] = file.pages[1:_MOST_PAGES]
+    if any(not _subfile(page) & (_REDUCED | _MASK) and not _is_preview(page, first) for page in others):
         notes.append(FIRST_FRAME)
     return first
 
@@ -176,12 +184,20 @@ def check_tiles(page: Any) -> None:
             raise ImageError(f"tiles of {page.tilewidth} x {page.tilelength} are too large for the picture")
 
 
-def check_page(page: Any) -> None:
-    """Raise `ImageError` if samples are of an unknown kind or would need too much memory."""
+def check_page(page: Any, notes: list[str]) -> None:
+    """Check the samples of a page, and make the lengths of its strips or tiles right.
+
+    Raises:
+        ImageError: samples are of an unknown kind or would need too much memory, or parts are missing.
+    """
     width, height = page_size(page)
-    if page.photometric not in _KINDS or page.imagedepth != 1 or page.dtype is None:
+    kind = _KINDS.get(page.photometric)
+    known = page.dtype in (np.uint8, np.uint16) if kind == "LAB" else kind is not None
+    if not known or page.imagedepth != 1 or page.dtype is None:
         kind = getattr(page.photometric, "name", page.photometric)
-        raise ImageError(f"TIFF of kind {kind} with {page.bitspersample} bits is not supported")
+        raise ImageError(
+            f"TIFF of kind {kind} with {page.bitspersample} bits is not supported: convert it to RGB"
+        )
     if page.compression == tifffile.COMPRESSION.LZW and _OWN_LZW and page.bitspersample % 8:
         raise ModuleNotFoundError(name="imagecodecs")  # how many bytes it holds, tifffile does not say
     if page.samplesperpixel > _MAX_CHANNELS:
@@ -189,14 +205,50 @@ def check_page(page: Any) -> None:
     size = width * height * page.samplesperpixel * sample_bytes(page)
     if size > MAX_DECODED_BYTES:
         raise ImageError(f"its samples take {size} bytes, over the limit of {MAX_DECODED_BYTES}")
+    _find_parts(page, notes)
+
+
+def _find_parts(page: Any, notes: list[str]) -> None:
+    """Make the lengths of strips or tiles right, which tifffile takes as given; zero would mean black.
+
+    A part with neither place nor length was left out on purpose. Any other part ends at the latest where the
+    next one begins.
+
+    Raises:
+        ImageError: the file ends before a part does.
+    """
+    places, lengths, end = page.dataoffsets, list(page.databytecounts), page.parent.filehandle.size
+    lost = ImageError("it ends too soon, or is damaged: strips or tiles are missing")
+    if len(places) < math.prod(page.chunked) or any(place >= end for place in places):
+        raise lost
+    stops, used = sorted({*places, page.offset, end}), Counter(places)
+    plain = page.compression == tifffile.COMPRESSION.NONE
+    full = math.prod(page.chunks) * page.bitspersample // 8 if plain else 0  # the last strip may have less
+    wrong = len(lengths) != len(places)
+    lengths = [0] * len(places) if wrong else lengths
+    for number, (place, length) in enumerate(zip(places, lengths, strict=True)):
+        if not place and not length:
+            continue
+        room = stops[bisect.bisect_right(stops, place)] - place
+        if 0 < length <= end - place and length >= min(full, room):
+            continue
+        if not length and used[place] > 1:
+            raise lost
+        lengths[number] = min(full, room) if plain else room
+        wrong = wrong or not length or length > end - place or number < len(places) - 1
+    if wrong:
+        notes.append("the lengths of its strips or tiles are wrong; its pixels were found nevertheless")
+    if not all(places):
+        notes.append("parts of the picture are not in the file: they were taken for black")
+    page.databytecounts = tuple(lengths)
 
 
 def only_pillow_knows(page: Any) -> bool:
     """Return whether only Pillow (libtiff) can decode this 8-bit page, and tifffile cannot."""
     kinds, coders = tifffile.PHOTOMETRIC, tifffile.COMPRESSION
     return page.bitspersample <= 8 and (
-        page.photometric == kinds.CIELAB
-        or page.compression == coders.OJPEG
+        page.compression == coders.OJPEG
+        or (page.photometric == kinds.CIELAB and page.compression == coders.JPEG)
         or (page.photometric == kinds.YCBCR and page.compression not in _GIVES_RGB)
         or (page.compression == coders.LZW and _OWN_LZW and page.bitspersample < 8)
         or (page.compression in _BY_LIBTIFF and page.compression not in tifffile.TIFF.DECOMPRESSORS)
@@ -207,9 +259,10 @@ def page_samples(page: Any, notes: list[str]) -> Samples:
     """Return the description of a page's samples after `pick` has reduced them to colours and alpha."""
     tags = page.tags
     kind = _KINDS[page.photometric]
-    bits = 0 if page.photometric == tifffile.PHOTOMETRIC.PALETTE else page.bitspersample
-    if kind == "CMYK" and page.bitspersample > 8:
-        notes.append("16-bit CMYK reduced to 8 bit")
+    made = kind == "LAB" or page.photometric == tifffile.PHOTOMETRIC.PALETTE  # `pick` makes 8 bit of them
+    bits = 0 if made else page.bitspersample
+    if kind in ("CMYK", "LAB") and page.bitspersample > 8:
+        notes.append(f"16-bit {kind} reduced to 8 bit")
     return Samples(
         kind,
         icc=tags.valueof(ICC),
@@ -260,11 +313,16 @@ def pick(page: Any, array: Pixels, notes: list[str]) -> Pixels:
     if array.shape[2] > colours + (alpha is not None) and _EXTRA_CHANNELS not in notes:
         notes.append(_EXTRA_CHANNELS)
     wanted = [*range(colours), *([] if alpha is None else [alpha])]
+    if _KINDS[page.photometric] == "LAB":
+        array = array if array.dtype == np.uint8 else (array >> 8).astype(np.uint8)
+        if page.photometric == tifffile.PHOTOMETRIC.ICCLAB:  # its a and b have no sign, but an offset
+            array = array ^ np.array([0, 128, 128] + [0] * (array.shape[2] - 3), np.uint8)
     return array if wanted == list(range(array.shape[2])) else array[:, :, wanted]
 
 
 def _looked_up(page: Any, array: Pixels) -> Pixels:
     colours = np.asarray(page.colormap)  # [3, N], 16 bit; some writers put 8 bit there
+    array = array.astype(np.uint8) if array.dtype == bool else array  # bool would choose, not look up
     table = colours.T if colours.max() <= 255 else colours.T >> 8
     if int(array.max()) >= len(table):
         raise ImageError("a pixel is of a colour that its palette does not have")
