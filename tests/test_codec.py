@@ -497,8 +497,13 @@ def test_misuse_is_explained(photo: Path) -> None:
         car.downscale(np.zeros((4, 4, 2), np.uint8), 2)
     with pytest.raises(UsageError, match="int64"):
         car.downscale(np.zeros((4, 4, 3), np.int64), 2)
-    with pytest.raises(UsageError, match=r"got up to 255: divide by 255\?"):
+    with pytest.raises(UsageError, match=r"got .* to 255: divide by 255\?"):
         car.downscale(np.full((4, 4, 3), 255.0), 2)
+    with pytest.raises(UsageError, match=r"got -1 to 0.5: is black -1\?"):
+        car.downscale(np.linspace(-1, 0.5, 48).reshape(4, 4, 3), 2)
+    with pytest.raises(ImageError, match="it has no pixels: 0 x 5"):
+        car.downscale(Image.new("RGB", (0, 5)), 2)
+    assert car.downscale(np.asmatrix(np.zeros((4, 4), np.uint8)), 2).shape == (2, 2, 3)
     with pytest.raises(ImageError, match="not finite"):
         car.downscale(np.full((4, 4, 3), np.nan, np.float32), 2)
     with pytest.raises(UsageError, match="floating RGB tensor"):

@@ -18,6 +18,7 @@ from car.codec.large import shrink_file, why_whole
 from car.errors import ImageError
 from car.pictures.formats import png_chunk
 from car.pictures.info import read_header
+from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture
 from car.pictures.read import decode, from_pil, read
 from test_images import noise, png_with
@@ -480,6 +481,12 @@ PNG = pillow(Image.fromarray(noise(20, 30)), "PNG")
         (b"<!DOCTYPE html><p>404", "not a picture of a known format: it is a web page"),
         (b'<?xml version="1.0"?><svg/>', "not a picture of a known format: it is SVG, a drawing"),
         (b"%PDF-1.7", "not a picture of a known format: it is a PDF"),
+        (b"AT&TFORM\0\0", "not a picture of a known format: it is DjVu; convert it to PNG or TIFF first"),
+        (
+            b"\0\0\x01\0\x01\0",
+            "not a picture of a known format: it is an icon (ICO); convert it to PNG or TIFF first",
+        ),
+        (b"P6\n3 2\n255\n", "not a picture of a known format: it is PNM; convert it to PNG or TIFF first"),
         (bytes(1000), "not a picture of a known format: it holds nothing but zeros"),
         (b"hello", "not a picture of a known format, or damaged"),
     ],
@@ -497,6 +504,21 @@ def test_a_wrong_checksum_of_sound_pixels_is_said() -> None:
     picture = decode(PNG[:end] + b"\0\0\0\0" + PNG[end + 4 :], "a.png")
     np.testing.assert_array_equal(picture.pixels, decode(PNG, "a.png").pixels)
     assert "the checksum of its pixels is wrong" in picture.notes[0]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_long_texts_of_a_png_do_not_keep_its_pixels_from_being_read(behind: bool, tmp_path: Path) -> None:
+    text = png_chunk(b"zTXt", b"notes\0\0" + zlib.compress(bytes(2**21)))
+    info = png_chunk(
+        b"tEXt", b"car\0" + LRInfo("car_plus_x4", "0" * 16, 4, (120, 96), False).to_text().encode()
+    )
+    at = len(PNG) - 12 if behind else 33
+    content = PNG[:33] + info + PNG[33:at] + text + PNG[at:]
+    picture = decode(content, "a.png")
+    np.testing.assert_array_equal(picture.pixels, decode(PNG, "a.png").pixels)
+    assert picture.info is not None
+    (tmp_path / "a.png").write_bytes(content)
+    assert read_header(tmp_path / "a.png").size == (picture.width, picture.height)
 
 
 def test_what_is_grey_is_grey_whatever_holds_it() -> None:

@@ -33,6 +33,7 @@ def apply(image: Any, process: Process, max_pixels: int = DEFAULT_MAX_PIXELS) ->
         _warn(picture.notes + result.notes)
         return to_pil(result, info=info)
     if isinstance(image, np.ndarray):
+        image = np.asarray(image)  # a matrix would keep two dimensions whatever is done to it
         picture = _picture_from_array(image)
         result, _ = process(picture)
         _warn(result.notes)
@@ -68,8 +69,10 @@ def _picture_from_array(array: NDArray[Any]) -> Picture:
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
             raise ImageError("the array holds values that are not finite")
-        if array.max() > 2:
-            raise UsageError(f"floating values must lie in [0, 1], got up to {array.max():g}: divide by 255?")
+        low, high = array.min(), array.max()
+        if low < -0.5 or high > 2:  # filters overshoot less than that
+            hint = "divide by 255?" if high > 2 else "is black -1?"
+            raise UsageError(f"floating values must lie in [0, 1], got {low:g} to {high:g}: {hint}")
         array = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
     elif array.dtype.name not in ("uint8", "uint16"):
         raise UsageError(f"expected uint8, uint16 or floating values in [0, 1], got {array.dtype}")

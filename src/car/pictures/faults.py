@@ -12,15 +12,22 @@ _STARTS = (
     (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
 )
+_FIRST = "; convert it to PNG or TIFF first"
 _OTHERS = (
-    (b"%PDF", "it is a PDF"),
-    (b"%!PS", "it is PostScript"),
-    (b"8BPS", "it is a Photoshop file"),
-    (b"gimp xcf", "it is a GIMP file"),
+    (b"%PDF", f"it is a PDF{_FIRST}"),
+    (b"%!PS", f"it is PostScript{_FIRST}"),
+    (b"8BPS", f"it is a Photoshop file{_FIRST}"),
+    (b"gimp xcf", f"it is a GIMP file{_FIRST}"),
+    (b"AT&TFORM", f"it is DjVu{_FIRST}"),
+    (b"\0\0\x01\0", f"it is an icon (ICO){_FIRST}"),
+    (b"v/1\x01", f"it is OpenEXR{_FIRST}"),
+    (b"#?RADIANCE", f"it is Radiance HDR{_FIRST}"),
+    (b"II\xbc", f"it is JPEG XR{_FIRST}"),
+    *((b"P%d%c" % (kind, space), f"it is PNM{_FIRST}") for kind in range(1, 7) for space in b" \t\r\n"),
     (b"PK\x03\x04", "it is a ZIP archive, or a document that is one"),
 )
 _TEXTS = (
-    (b"<svg", "it is SVG, a drawing"),
+    (b"<svg", f"it is SVG, a drawing{_FIRST}"),
     (b"<html", "it is a web page"),
     (b"<!doctype html", "it is a web page"),
 )

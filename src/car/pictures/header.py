@@ -1,6 +1,7 @@
 """Picture files as Pillow opens them, before their pixels are decoded."""
 
 import contextlib
+import io
 import logging
 import threading
 from collections.abc import Generator
@@ -16,6 +17,7 @@ from car.pictures.metadata import LRInfo
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000")
 _PLUGIN_FORMATS = ("HEIF", "JXL")
+_SHORT_TEXT = 2**12
 _limit_lock = threading.Lock()
 # What they log about damaged files would reach stderr where no handler is set up; others still get it.
 # Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
@@ -75,12 +77,34 @@ def open_by_pillow(file: Any, name: str) -> Image.Image:
     formats = [*_PILLOW_FORMATS, *(kind for kind in _PLUGIN_FORMATS if kind in Image.OPEN)]
     with no_pillow_limit():
         try:
-            return Image.open(file, formats=formats)
+            try:
+                return Image.open(file, formats=formats)
+            except ValueError as error:
+                if not has_refused_texts(error):
+                    raise
+                file.seek(0)
+                return Image.open(io.BytesIO(without_texts(file.read())), formats=formats)
         except Image.UnidentifiedImageError as error:
             from car.pictures.faults import no_picture
 
             file.seek(0)
             raise ImageError(f"{name}: {no_picture(file.read(HEADER))}") from error
+
+
+def has_refused_texts(error: Exception) -> bool:
+    """Return whether Pillow refused a PNG because its texts are long."""
+    return "text chunks" in str(error) or "MAX_TEXT_CHUNK" in str(error)
+
+
+def without_texts(content: bytes) -> bytes:
+    """Return a PNG without its compressed and its long texts; that of a small picture stays."""
+    kept, at = [content[:8]], 8
+    while at < len(content):
+        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        if kind not in (b"zTXt", b"iTXt") and (kind != b"tEXt" or length <= _SHORT_TEXT):
+            kept.append(content[at : at + length + 12])
+        at += length + 12
+    return b"".join(kept)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,14 @@ from car.pictures.colour import ADOBE_RGB
 from car.pictures.depth import Pixels
 from car.pictures.faults import JPEG_SIGNATURE, jpeg_fault, png_fault
 from car.pictures.formats import FIRST_FRAME, HEADER, ORIENTATION, PNG_SIGNATURE, TIFF_SIGNATURES
-from car.pictures.header import needs_jxl_decoder, no_pillow_limit, open_by_pillow, texts
+from car.pictures.header import (
+    has_refused_texts,
+    needs_jxl_decoder,
+    no_pillow_limit,
+    open_by_pillow,
+    texts,
+    without_texts,
+)
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
 from car.pictures.samples import Samples
 
@@ -68,6 +75,9 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
         except ImageError:
             raise
         except Exception as error:
+            shorter = without_texts(content) if has_refused_texts(error) else content
+            if len(shorter) < len(content):  # they are behind its pixels
+                return decode(shorter, name, max_pixels=max_pixels)
             whole = coded.completed_jpeg(content) if "truncated" in str(error) else None
             if whole is not None:
                 picture = _read_by_pillow(whole, name, max_pixels)
@@ -128,6 +138,8 @@ def from_pil(image: Image.Image) -> Picture:
         ImageError: its values cannot be mapped to 8 or 16 bit, or its colours are of high dynamic range.
     """
     with one_line_errors("image", "cannot be used"):
+        if not image.width or not image.height:
+            raise ImageError(f"it has no pixels: {image.width} x {image.height}")
         return _picture(image, b"")
 
 
