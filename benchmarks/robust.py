@@ -18,10 +18,9 @@ from PIL import Image
 
 from car.codec.choose import open_codec
 from car.codec.codec import Codec
-from car.measure.rate import measured_pixels
 from car.metrics import psnr
 from car.pictures.metadata import LRInfo
-from car.pictures.picture import Picture
+from car.pictures.picture import Picture, measured_pixels
 from car.pictures.read import decode, from_pil
 from car.pictures.write import encode
 from run import machine, publish

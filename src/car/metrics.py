@@ -9,7 +9,7 @@ similarity", IEEE TIP 13, 2004).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +52,12 @@ Channel = Literal["luma", "rgb", "cb", "cr"]
 def luma(image: Any) -> NDArray[np.float64]:
     """Return the BT.601 studio-swing luma ``[..., H, W]`` (16/255 to 235.86/255) of a picture."""
     return _unit(_pictures(image, image)[0]) @ np.array(LUMA_WEIGHTS) + _LUMA_OFFSET
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean of all values that are not NaN, or NaN."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def psnr(a: Any, b: Any, *, border: int = 0, on: Channel = "luma") -> float:

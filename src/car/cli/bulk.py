@@ -29,6 +29,7 @@ from car.cli.common import (
     duration,
     error_line,
     print_json,
+    print_left_out,
     print_notes,
     stderr,
     stdout,
@@ -37,7 +38,6 @@ from car.cli.options import with_options
 from car.codec.options import Options
 from car.devices import cpu_threads
 from car.errors import UsageError
-from car.files.places import counted
 
 bulk_app = typer.Typer(
     help="Work through folders and buckets of any size, resumable, in parallel.", no_args_is_help=True
@@ -251,8 +251,7 @@ def _print_summary(summary: Summary) -> None:
     stdout.print(text)
     if summary.target_bytes:
         stdout.print(f"{summary.source_bytes:,} bytes -> {summary.target_bytes:,} bytes")
-    if summary.left_out:
-        stdout.print(counted(summary.left_out))
+    print_left_out(summary.left_out)
     if summary.mean_psnr is not None:
         stdout.print(f"mean PSNR {summary.mean_psnr:.2f} dB of {summary.measured} images")
     print_notes(dict(sorted(summary.notes.items())))

@@ -8,51 +8,43 @@ from typer.core import TyperCommand, TyperGroup
 
 from car.__main__ import interruptible
 
-_HELP = {
-    "pictures": {
-        "downscale": "Shrink images to small ordinary pictures that `car upscale` restores.",
-        "upscale": "Restore large images from small ones, to the exact size of the original.",
-    },
-    "info": {
-        "info": "Show size and depth of a picture, and the metadata of a small picture.",
-    },
-    "inspection": {
-        "inspect": "Look inside a model.",
-    },
-    "bulk": {
-        "bulk": "Work through folders and buckets of any size, resumable, in parallel.",
-    },
-    "serving": {
-        "serve": "Serve shrinking and restoring over HTTP, with a page to try it.",
-        "gallery": "Make a web site whose small pictures the visitor's browser restores.",
-    },
-    "measures": {
-        "compare": "Shrink and restore one image, compare the measures with bicubic, and draw a "
-        "comparison picture.",
-        "evaluate": "Measure shrinking and restoring by the protocol of the papers, next to bicubic.",
-    },
-    "rating": {
-        "rate": "Compare bits and quality of restored small pictures with those of codecs at full size.",
-    },
-    "reporting": {
-        "report": "Write one HTML page about models: tables with the published rows, crops, error maps, "
-        "curves, times.",
-    },
-    "models": {
-        "models": "List the models, their weights and their PSNR.",
-        "pull": "Download or copy weights, check them, and keep them in the cache folder under a name.",
-        "convert": "Turn published checkpoints into a .safetensors file, and models of family car into "
-        "checkpoints.",
-    },
-    "exporting": {
-        "export": "Write a model for other programs.",
-    },
-    "training": {
-        "train": "Train a model on a folder of images. You can stop and resume it.",
-    },
+# a test compares them with the first lines of the help of the commands
+COMMANDS = {
+    "downscale": ("pictures", "Shrink images to small ordinary pictures that `car upscale` restores."),
+    "upscale": ("pictures", "Restore large images from small ones, to the exact size of the original."),
+    "info": ("info", "Show size and depth of a picture, and the metadata of a small picture."),
+    "inspect": ("inspection", "Look inside a model."),
+    "bulk": ("bulk", "Work through folders and buckets of any size, resumable, in parallel."),
+    "serve": ("serving", "Serve shrinking and restoring over HTTP, with a page to try it."),
+    "gallery": ("serving", "Make a web site whose small pictures the visitor's browser restores."),
+    "compare": (
+        "measures",
+        "Shrink and restore one image, compare the measures with bicubic, and draw a comparison picture.",
+    ),
+    "evaluate": (
+        "measures",
+        "Measure shrinking and restoring by the protocol of the papers, next to bicubic.",
+    ),
+    "rate": (
+        "rating",
+        "Compare bits and quality of restored small pictures with those of codecs at full size.",
+    ),
+    "report": (
+        "reporting",
+        "Write one HTML page about models: tables with the published rows, crops, error maps, curves, times.",
+    ),
+    "models": ("models", "List the models, their weights and their PSNR."),
+    "pull": (
+        "models",
+        "Download or copy weights, check them, and keep them in the cache folder under a name.",
+    ),
+    "convert": (
+        "models",
+        "Turn published checkpoints into a .safetensors file, and models of family car into checkpoints.",
+    ),
+    "export": ("exporting", "Write a model for other programs."),
+    "train": ("training", "Train a model on a folder of images. You can stop and resume it."),
 }
-# modules of `car.cli` with the first line of each command's help; a test compares it with the command's own
-COMMANDS = {name: (module, text) for module, names in _HELP.items() for name, text in names.items()}
 """The module and short help of each command, in the order of `car --help`."""
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ import typer
 from car.cli.commands import LazyGroup
 from car.errors import UsageError, needs
 from car.errors import reason as reason
+from car.files.places import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -233,6 +234,20 @@ def print_notes(notes: Mapping[str, int], names: Mapping[str, str] = MappingProx
         of_one = count == 1 and names.get(note)
         many = "" if of_one else f" ({count} image{'s' * (count != 1)})"
         stderr.print(f"car: note: {f'{of_one}: ' if of_one else ''}{note}{many}")
+
+
+def leave_if(failures: Collection[str]) -> None:
+    """Print a line for each failure, and leave with the exit code 1 if there is one."""
+    for failure in failures:
+        error_line(failure)
+    if failures:
+        raise typer.Exit(1)
+
+
+def print_left_out(left_out: Mapping[str, int]) -> None:
+    """Print what a listing left out, if anything."""
+    if left_out:
+        stdout.print(counted(left_out))
 
 
 def error_line(message: str) -> None:

@@ -15,6 +15,7 @@ from car.codec.options import Options
 from car.errors import UsageError
 from car.export import DEFAULT_OPSET, OPSETS, Half, Storage
 from car.files.atomic import atomic_write
+from car.pictures.depth import eight_bit
 from car.pictures.read import read
 from car.weights import load
 
@@ -90,8 +91,7 @@ def export_onnx_command(
 
 
 def _photographs(inputs: list[str]) -> "list[NDArray[np.uint8]]":
-    pictures = [read(path).pixels[:_PIXELS, :_PIXELS] for path in find_images(inputs).names]
-    return [(p >> 8).astype(np.uint8) if p.dtype == np.uint16 else p for p in pictures]
+    return [eight_bit(read(path).pixels[:_PIXELS, :_PIXELS]) for path in find_images(inputs).names]
 
 
 def _pattern() -> "NDArray[np.uint8]":

@@ -17,10 +17,17 @@ import typer
 
 from car.batch.loop import Failure, each
 from car.batch.names import Job, Plan, means_folder, target_exists
-from car.cli.common import Showing, error_line, print_json, print_notes, progress, stdout
+from car.cli.common import (
+    Showing,
+    error_line,
+    print_json,
+    print_left_out,
+    print_notes,
+    progress,
+    stdout,
+)
 from car.errors import CarError, UsageError
 from car.files.atomic import MAX_FILE_BYTES
-from car.files.places import counted
 from car.files.storage import Place
 
 _ALONE = "- stands for one picture, without others beside it"
@@ -170,5 +177,4 @@ def _print_results(results: list[dict[str, Any]], left_out: Counter[str]) -> Non
         )
     if skipped:
         stdout.print(f"{skipped} skipped: their targets exist; --overwrite does them again")
-    if left_out:
-        stdout.print(counted(left_out))
+    print_left_out(left_out)

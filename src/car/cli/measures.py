@@ -21,8 +21,9 @@ from car.cli.common import (
     Showing,
     app,
     chosen_device,
-    error_line,
+    leave_if,
     print_json,
+    print_left_out,
     progress,
     shown,
     stdout,
@@ -34,7 +35,6 @@ from car.codec.codec import Codec
 from car.codec.options import Options
 from car.errors import UsageError
 from car.files.atomic import atomic_write
-from car.files.places import counted
 from car.measure import evaluate as evaluation
 from car.measure.comparison import Caption, comparison_picture
 from car.pictures.picture import Picture
@@ -201,12 +201,8 @@ def evaluate_command(
     elif showing.text:
         if records:
             _print(records, pictures.target_dataset or (inputs[0] if len(inputs) == 1 else ""), codec)
-        if images.left_out:
-            stdout.print(counted(images.left_out))
-    for failure in failures:
-        error_line(failure.error)
-    if failures:
-        raise typer.Exit(1)
+        print_left_out(images.left_out)
+    leave_if([failure.error for failure in failures])
 
 
 def _print(records: Sequence[evaluation.ImageRecord], of_what: str, codec: Codec) -> None:

@@ -3,9 +3,8 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,23 +19,23 @@ from car.cli.common import (
     Showing,
     app,
     check_installed,
-    error_line,
+    leave_if,
     print_json,
+    print_left_out,
     progress,
     stdout,
 )
 from car.cli.options import with_options
 from car.cli.sources import ToMeasure
 from car.codec.choose import open_codec
-from car.codec.codec import Codec
 from car.codec.options import Options
 from car.errors import UsageError
 from car.files.atomic import atomic_write_all
-from car.files.places import counted
 from car.measure import evaluate as evaluation
 from car.measure.pages import Crops, page
-from car.measure.rate import Decoded, Point, curves, installed_coders, measured_pixels, point_count, points
+from car.measure.rate import Decoded, Point, curves, installed_coders, point_count, points
 from car.measure.rate_report import body, equal_bytes_crops, plot, points_csv, summary_of, tables
+from car.pictures.picture import measured_pixels
 from car.pictures.read import read
 from car.weights import default_model
 
@@ -98,27 +97,37 @@ def rate_command(
     files = list(there.names)
     if images and images < len(files):
         files = [files[n * len(files) // images] for n in range(images)]
-    measuring = _Measuring(there.names, files[:looks], (coded, lossless, coders), options.max_pixels)
+    same = Counter(path.name for path in there.names)
+    found: list[Point] = []
+    crops: list[Crops] = []
     failures = [Failure("", problem) for problem in there.problems]
     with _folder(output, files[0], overwrite):
         of_each = point_count(len(coded), len({c.scale for c in coded}), len(lossless), coders)
         with progress(of_each * len(files), "coding", showing.text) as advance:
-            for _ in each(files, partial(measuring.measure, advance), failures):
+
+            def measure(path: Path) -> None:
+                picture = read(path, max_pixels=options.max_pixels)
+                name = path.name if same[path.name] == 1 else str(path)
+                seen: list[Decoded] = []
+                own: list[Point] = []
+                for one in points(picture, name, coded, lossless, coders=coders, on_point=advance):
+                    own.append(one.point)
+                    seen += [one] if path in files[:looks] else []
+                found.extend(own)
+                crops.extend(equal_bytes_crops(seen, measured_pixels(picture, name)) if seen else ())
+
+            for _ in each(files, measure, failures):
                 pass
-        if not measuring.points:
+        if not found:
             raise UsageError(f"nothing could be measured: {failures[0].error if failures else 'no images'}")
-    result = _written(output, measuring, coders)
+    result = _written(output, found, crops, coders)
     if showing.as_json:
         told = [failure._asdict() for failure in failures]
         print_json(evaluation.finite(result | {"failures": told, "left_out": dict(there.left_out)}))
     elif showing.text:
         _print(result, output)
-        if there.left_out:
-            stdout.print(counted(there.left_out))
-    for failure in failures:
-        error_line(failure.error)
-    if failures:
-        raise typer.Exit(1)
+        print_left_out(there.left_out)
+    leave_if([failure.error for failure in failures])
 
 
 def _coders(named: list[str] | None) -> tuple[str, ...]:
@@ -148,47 +157,12 @@ def _folder(output: Path, image: Path, overwrite: bool) -> Generator[None, None,
         raise
 
 
-class _Measuring:
-    """Codes one picture after the other and collects points and crops.
-
-    Args:
-        files: all of them, as two may have one name.
-        looks: those with crops to look at.
-        how: codecs for lossy small files, codecs for lossless ones, coders.
-        max_pixels: larger pictures are refused.
-    """
-
-    def __init__(
-        self,
-        files: Collection[Path],
-        looks: Sequence[Path],
-        how: tuple[Sequence[Codec], Sequence[Codec], tuple[str, ...]],
-        max_pixels: int,
-    ) -> None:
-        self.points: list[Point] = []
-        self.crops: list[Crops] = []
-        self._same = Counter(path.name for path in files)
-        self._looks, self._how, self._max_pixels = looks, how, max_pixels
-
-    def measure(self, advance: Callable[[], None], path: Path) -> None:
-        picture = read(path, max_pixels=self._max_pixels)
-        name = path.name if self._same[path.name] == 1 else str(path)
-        coded, lossless, coders = self._how
-        own: list[Point] = []
-        decoded: list[Decoded] = []
-        for one in points(picture, name, coded, lossless, coders=coders, on_point=advance):
-            own.append(one.point)
-            if path in self._looks:
-                decoded.append(one)
-        if decoded:
-            self.crops.extend(equal_bytes_crops(decoded, measured_pixels(picture, name)))
-        self.points.extend(own)
-
-
-def _written(output: Path, measuring: _Measuring, coders: tuple[str, ...]) -> dict[str, Any]:
+def _written(
+    output: Path, found: Sequence[Point], crops: Sequence[Crops], coders: tuple[str, ...]
+) -> dict[str, Any]:
     """Write page, plots and tables; return the summary."""
-    lines = curves(measuring.points)
-    count = len({point.image for point in measuring.points})
+    lines = curves(found)
+    count = len({point.image for point in found})
     result: dict[str, Any] = {"images": count, "coders": coders, **summary_of(lines)}
     images = f"{count} image{'s' if count > 1 else ''}"
     plots = [plot(lines, measure, f"Mean of {images}") for measure in ("psnr", "ms_ssim")]
@@ -197,8 +171,8 @@ def _written(output: Path, measuring: _Measuring, coders: tuple[str, ...]) -> di
         "dotted: bicubic small pictures, enlarged; lines: ours, restored; stars: ours, stored without loss."
     )
     contents = (
-        page("Small pictures, restored, beside codecs", told, body(result, plots, measuring.crops)),
-        points_csv(measuring.points),
+        page("Small pictures, restored, beside codecs", told, body(result, plots, crops)),
+        points_csv(found),
         (json.dumps(evaluation.finite(result), indent=1) + "\n").encode(),
         tables(result).encode(),
         *plots,

@@ -14,7 +14,7 @@ from car.cli.common import (
     Quiet,
     app,
     check_installed,
-    error_line,
+    leave_if,
     progress,
     stdout,
 )
@@ -117,10 +117,7 @@ def report_command(
     atomic_write(output, content)
     if not quiet:
         stdout.print(f"{output} shows it all")
-    for failure in failures:
-        error_line(failure)
-    if failures:
-        raise typer.Exit(1)
+    leave_if(failures)
 
 
 def _measured(

@@ -25,7 +25,9 @@ from car.cli.common import (
     app,
     check_installed,
     error_line,
+    leave_if,
     print_json,
+    print_left_out,
     progress,
     stdout,
 )
@@ -34,7 +36,6 @@ from car.codec.choose import open_codec
 from car.codec.coding import coding_of
 from car.codec.options import Options
 from car.errors import UsageError, system_errors
-from car.files.places import counted
 from car.gallery import build, megabytes, plan_gallery
 from car.serve.settings import Settings
 from car.weights import default_model
@@ -197,14 +198,12 @@ def gallery_command(
             f"{output}: {count} picture{'s' * (count != 1)}, {built.made} of them new, "
             f"{megabytes(built.site_bytes)}; the originals are {megabytes(built.source_bytes)}"
         )
-        if todo.left_out:
-            stdout.print(counted(todo.left_out))
-    for failure in built.failures:
-        error_line(failure)
-    if serve:
-        _show(output, port)
-    if built.failures:
-        raise typer.Exit(1)
+        print_left_out(todo.left_out)
+    try:
+        leave_if(built.failures)
+    finally:
+        if serve:
+            _show(output, port)
 
 
 def _show(site: Path, port: int) -> None:

@@ -1,5 +1,6 @@
 """`car.downscale` and `car.upscale`: one image, of any kind."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -10,8 +11,6 @@ from car.codec.codec import Codec, ImageLike
 from car.codec.kinds import apply
 from car.codec.options import Options
 from car.errors import UsageError
-from car.pictures.metadata import LRInfo
-from car.pictures.picture import Picture
 from car.weights import ModelName
 
 open = open_codec  # as `car.open`
@@ -130,13 +129,8 @@ def upscale(
     _one_answer(codec, scale, model, options)
     if codec is not None:
         return codec.upscale(image, size)
-
-    def restore(picture: Picture) -> tuple[Picture, LRInfo | None]:
-        return codec_for_picture(picture, model=model, scale=scale, options=options).restore(
-            picture, size
-        ), None
-
-    return apply(image, restore, options.max_pixels)
+    choose = partial(codec_for_picture, model=model, scale=scale, options=options)
+    return apply(image, lambda picture: (choose(picture).restore(picture, size), None), options.max_pixels)
 
 
 def _one_answer(codec: Codec | None, scale: int | None, model: ModelName | None, options: Options) -> None:

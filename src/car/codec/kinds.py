@@ -22,13 +22,8 @@ Process = Callable[[Picture], tuple[Picture, LRInfo | None]]
 
 def apply(image: Any, process: Process, max_pixels: int = DEFAULT_MAX_PIXELS) -> Any:
     """Run `process` on `image` as a `Picture` and return the result as the same kind."""
-    if isinstance(image, (str, Path)):
-        picture = read(image, max_pixels=max_pixels)
-        result, info = process(picture)
-        _warn(picture.notes + result.notes)
-        return to_pil(result, info=info)
-    if isinstance(image, Image.Image):
-        picture = from_pil(image)
+    if isinstance(image, (str, Path, Image.Image)):
+        picture = from_pil(image) if isinstance(image, Image.Image) else read(image, max_pixels=max_pixels)
         result, info = process(picture)
         _warn(picture.notes + result.notes)
         return to_pil(result, info=info)

@@ -71,8 +71,8 @@ class TorchEngine:
     @contextmanager
     def _arithmetic(self, *, gradients: bool = False) -> Generator[None, None, None]:
         dtype = _DTYPES.get(self._precision)
+        _refuse_fork(self._device)
         with (
-            _no_fork(self._device),
             _threads(self._threads) if self._device.type == "cpu" else nullcontext(),
             nullcontext() if gradients else torch.inference_mode(),
             torch.autocast(self._device.type, dtype) if dtype else nullcontext(),
@@ -84,8 +84,7 @@ class TorchEngine:
 _used_by: set[int] = set()  # the processes in which PyTorch has computed, this one's parents among them
 
 
-@contextmanager
-def _no_fork(device: torch.device) -> Generator[None, None, None]:
+def _refuse_fork(device: torch.device) -> None:
     """Refuse to compute in a child process if the parent computed before the fork: it would never end.
 
     Raises:
@@ -97,7 +96,6 @@ def _no_fork(device: torch.device) -> Generator[None, None, None]:
             f"{device} here: start processes by spawn (multiprocessing.set_start_method('spawn'))"
         )
     _used_by.add(os.getpid())
-    yield
 
 
 @contextmanager

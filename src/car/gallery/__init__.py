@@ -15,8 +15,8 @@ from urllib.parse import quote
 from car._version import __version__
 from car.batch.names import Job, Naming, Plan, plan
 from car.codec.codec import Codec
-from car.errors import CarError, ImageError, UsageError, one_line_errors, told
-from car.files.atomic import atomic_write, make_folder
+from car.errors import CarError, ImageError, UsageError, one_line_errors, system_errors, told
+from car.files.atomic import atomic_write
 from car.pictures.read import decode
 from car.pictures.write import encode
 from car.viewer import assets, web_model
@@ -232,7 +232,8 @@ def _write(site: Path, files: dict[str, bytes]) -> None:
         with one_line_errors(str(target), "cannot be written"):
             if not target.resolve().is_relative_to(site.resolve()):
                 raise ImageError(f"{target} leads out of the site")
-            make_folder(target.parent, str(target))
+            with system_errors(f"{target}: cannot be written"):
+                target.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(target, content)
 
 

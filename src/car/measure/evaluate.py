@@ -15,10 +15,10 @@ from PIL import Image
 
 from car._version import __version__
 from car.codec.codec import Codec
-from car.errors import ImageError, UsageError, did_you_mean
+from car.errors import UsageError, did_you_mean
 from car.measure.ssimulacra2 import ssimulacra2
-from car.metrics import psnr, ssim
-from car.pictures.picture import Picture
+from car.metrics import mean, psnr, ssim
+from car.pictures.picture import Picture, measured_pixels
 from car.pictures.read import read
 from car.pictures.resize import bicubic_resize
 
@@ -128,14 +128,9 @@ def round_trip_of(codec: Codec, picture: Picture, path: str, *, perceptual: bool
     Raises:
         ImageError: the image is too small to be measured.
     """
-    pixels = picture.pixels
-    if pixels.dtype != np.uint8:
-        pixels = np.round(pixels / 257).astype(np.uint8)
-    height, width = (n // 8 * 8 for n in pixels.shape[:2])
     scale = codec.scale
-    if min(height, width) < 2 * scale + 11:
-        raise ImageError(f"{path}: {picture.width}x{picture.height} is too small to be measured at {scale}x")
-    hr = np.ascontiguousarray(pixels[:height, :width])
+    hr = measured_pixels(picture, path, 2 * scale + 11, f" at {scale}x")
+    height, width = hr.shape[:2]
 
     times = [time.perf_counter()]
     lr = codec.downscale_pixels(hr)
@@ -215,12 +210,6 @@ def growth(records: Iterable[ImageRecord], field: str) -> float:
 def told(value: float | None, form: str) -> str:
     """Return a number for a table: "-" if it was not measured, is unknown or is infinite."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the mean of all values that are not NaN, or NaN."""
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
 
 
 def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from car.errors import ImageError, UsageError, needs
 from car.models import KernelDownscaler, Rescaler
+from car.pictures.depth import eight_bit
 from car.pictures.read import read
 
 _SIDE = 512  # HR pixels a side that are looked at, from the middle of the image
@@ -72,9 +73,7 @@ def inspect_kernels(
     down, geometry = rescaler.downscaler, rescaler.geometry
     if not isinstance(down, KernelDownscaler):
         raise UsageError(f"{model} has no kernels to inspect; car, car_small and car_lite have")
-    pixels = read(path, **read_options).pixels
-    if pixels.dtype != np.uint8:
-        pixels = np.round(pixels / 257).astype(np.uint8)
+    pixels = eight_bit(read(path, **read_options).pixels)
     height, width = (min(_SIDE, n) // geometry.multiple * geometry.multiple for n in pixels.shape[:2])
     if min(height, width) < geometry.min_size:
         raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} is too small for {model}")

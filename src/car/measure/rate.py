@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from car.codec.codec import Codec
-from car.errors import ImageError, needs
-from car.metrics import luma, psnr, ssim
+from car.errors import needs
+from car.metrics import luma, mean, psnr, ssim
 from car.pictures.formats import coding_options
-from car.pictures.picture import Picture
+from car.pictures.picture import Picture, measured_pixels
 from car.pictures.read import decode
 from car.pictures.write import encode
 
@@ -97,6 +97,11 @@ class Curve:
     ms_ssim: tuple[float, ...]
     encode_seconds: tuple[float, ...]
     decode_seconds: tuple[float, ...]
+
+    @property
+    def line(self) -> list[tuple[float, float]]:
+        """Its points (bpp, PSNR)."""
+        return list(zip(self.bpp, self.psnr, strict=True))
 
     @property
     def name(self) -> str:
@@ -228,21 +233,6 @@ def _restored(codec: Codec, size: tuple[int, int], data: bytes) -> NDArray[np.ui
     return codec.upscale_pixels(_pixels(data))[: size[1], : size[0]].astype(np.uint8)
 
 
-def measured_pixels(picture: Picture, name: str) -> NDArray[np.uint8]:
-    """Return the part of a picture that `points` codes, ``[H, W, 3]``, of multiples of 8.
-
-    Raises:
-        ImageError: the picture is too small to be measured; `name` is for the message.
-    """
-    pixels = picture.pixels
-    if pixels.dtype != np.uint8:
-        pixels = np.round(pixels / 257).astype(np.uint8)
-    height, width = (n // 8 * 8 for n in pixels.shape[:2])
-    if min(height, width) < 64:
-        raise ImageError(f"{name}: {picture.width}x{picture.height} is too small to be measured")
-    return np.ascontiguousarray(pixels[:height, :width].astype(np.uint8))
-
-
 def _file(picture: Picture, coder: str, quality: int, *, restored: bool = False) -> bytes:
     buffer = io.BytesIO()
     options = {"quality": quality} if coder == "JXL" else coding_options(coder, quality, restored=restored)
@@ -292,22 +282,15 @@ def curves(found: Iterable[Point]) -> tuple[Curve, ...]:
     names = [f.name for f in fields(Curve)][4:]
     made: list[Curve] = []
     for (method, scale, coder, _), by_quality in grouped.items():
-        means = [
-            (q, *(_mean([getattr(p, n) for p in rows]) for n in names)) for q, rows in by_quality.items()
-        ]
+        means = [(q, *(mean(getattr(p, n) for p in rows) for n in names)) for q, rows in by_quality.items()]
         means.sort(key=lambda row: row[1])
         made.append(Curve(method, scale, coder, *zip(*means, strict=True)))
     return tuple(made)
 
 
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
-
-
 def hull(several: Sequence[Curve]) -> tuple[tuple[float, float], ...]:
     """Return (bpp, PSNR) of the best points of `several` at each rate, in the order of the rate."""
-    return tuple(rising(sorted((r, q) for c in several for r, q in zip(c.bpp, c.psnr, strict=True))))
+    return tuple(rising(sorted(point for curve in several for point in curve.line)))
 
 
 def rising(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

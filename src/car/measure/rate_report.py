@@ -39,8 +39,7 @@ def summary_of(curves: Sequence[Curve]) -> dict[str, Any]:
     for curve in curves:
         if curve.method == "direct" or curve.qualities == (0,):
             continue
-        line = tuple(zip(curve.bpp, curve.psnr, strict=True))
-        against = {c: bd_rate(line, tuple(zip(a.bpp, a.psnr, strict=True))) for c, a in direct.items()}
+        against = {coder: bd_rate(curve.line, anchor.line) for coder, anchor in direct.items()}
         gains = gain_at_equal_bytes(curve, direct[curve.coder])
         by_quality = dict(zip(curve.qualities, gains, strict=True))
         under = below(curve, direct[curve.coder])
@@ -53,8 +52,7 @@ def summary_of(curves: Sequence[Curve]) -> dict[str, Any]:
         ours = [c for c in curves if c.coder == coder and c.method not in CLASSICAL and len(c.bpp) > 1]
         if ours:
             least, most = (0.1, 0.5) if coder == "JPEG" else (0.05, 0.3)
-            line = tuple(zip(anchor.bpp, anchor.psnr, strict=True))
-            found = bd_rate(hull(ours), line, least, most)
+            found = bd_rate(hull(ours), anchor.line, least, most)
             hulls.append({"coder": coder, "least_bpp": least, "most_bpp": most, "bd_rate": found})
     return {"curves": [asdict(c) | {"name": c.name} for c in curves], "differences": rows, "hulls": hulls}
 

@@ -8,8 +8,7 @@ from PIL import Image
 
 from car.errors import ImageError
 from car.pictures.colour import Calibration, coded_calibration
-from car.pictures.depth import Pixels
-from car.pictures.formats import JXL_CODESTREAM, is_jxl
+from car.pictures.formats import JXL_CODESTREAM
 
 _MOST_HEADER = 2**16  # bytes of a file in which headers are looked for
 _MOST_WEBP_CHUNKS = 1000  # before the pixels; usual are three, and a hostile file could have millions
@@ -59,25 +58,6 @@ def has_gain_map(content: bytes, info: dict[Any, Any]) -> bool:
 # --- AVIF ------------------------------------------------------------------------------------------------
 
 
-def is_deep(content: bytes) -> bool:
-    """Return whether it is AVIF, JPEG 2000 or JPEG XL of more than 8 bits a sample, as it will be read."""
-    return is_jxl(content) or avif_bits(content) > 8 or jpeg2000_bits(content) > 8
-
-
-def avif_bits(content: bytes) -> int:
-    """Return the bits of a sample of an AVIF: 8, 10 or 12."""
-    at = content.find(b"av1C", 0, _MOST_HEADER)
-    flags = content[at + 6] if 0 < at < len(content) - 6 else 0
-    return 12 if flags & 0x20 else 10 if flags & 0x40 else 8
-
-
-def decode_deep_avif(content: bytes) -> Pixels:
-    """Decode an AVIF of 10 or 12 bits, which Pillow would reduce to 8, as stored."""
-    import imagecodecs
-
-    return imagecodecs.avif_decode(content, index=0)
-
-
 def avif_calibration(content: bytes) -> Calibration | None:
     """Return the colour space that an AVIF names without a profile.
 
@@ -92,19 +72,6 @@ def avif_calibration(content: bytes) -> Calibration | None:
 
 
 # --- JPEG 2000 -------------------------------------------------------------------------------------------
-
-
-def jpeg2000_bits(content: bytes) -> int:
-    """Return the bits of a sample of a JPEG 2000."""
-    at = content.find(b"\xff\x4f\xff\x51", 0, _MOST_HEADER)  # start of the codestream, and of its sizes
-    return (content[at + 42] & 0x7F) + 1 if 0 <= at < len(content) - 42 else 8
-
-
-def decode_jpeg2000(content: bytes) -> Pixels:
-    """Decode a JPEG 2000 of more than 8 bits, which Pillow would reduce, as stored."""
-    import imagecodecs
-
-    return imagecodecs.jpeg2k_decode(content)
 
 
 def jpeg2000_profile(content: bytes) -> bytes | None:
@@ -149,10 +116,3 @@ def jxl_size(content: bytes) -> tuple[int, int]:
     shares = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
     width = height * shares[ratio - 1][0] // shares[ratio - 1][1] if ratio else side()
     return width, height
-
-
-def decode_jxl(content: bytes) -> Pixels:
-    """Decode the first frame of a JPEG XL, upright."""
-    import imagecodecs
-
-    return imagecodecs.jpegxl_decode(content, index=0)

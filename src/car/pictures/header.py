@@ -11,13 +11,14 @@ from typing import Any
 from PIL import Image
 
 from car.errors import ImageError
-from car.pictures.formats import DESCRIPTION, HEADER, is_heic, is_jxl
+from car.pictures.formats import DESCRIPTION, HEADER, PNG_SIGNATURE, is_heic, is_jxl
 from car.pictures.metadata import LRInfo
 
 # Pillow opens many more, some through other programs; these are the ones that are tested
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000")
 _PLUGIN_FORMATS = ("HEIF", "JXL")
 _SHORT_TEXT = 2**12
+_JPEG2000 = b"\xff\x4f\xff\x51"  # start of the codestream, and of its sizes
 _limit_lock = threading.Lock()
 # What they log about damaged files would reach stderr where no handler is set up; others still get it.
 # Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
@@ -57,6 +58,22 @@ def upright_size(size: tuple[int, int], orientation: Any) -> tuple[int, int]:
 def needs_jxl_decoder(content: bytes) -> bool:
     """Return whether it is JPEG XL, and Pillow has no plugin for it."""
     return is_jxl(content) and "JXL" not in Image.OPEN
+
+
+def sample_bits(content: bytes) -> int:
+    """Return the bits of a sample of a PNG, AVIF or JPEG 2000; JPEG XL is read as 16, and others have 8."""
+    if content.startswith(PNG_SIGNATURE):
+        return 16 if content[24:25] == b"\x10" else 8
+    if is_jxl(content):
+        return 16
+    if content[4:8] == b"ftyp":
+        at = content.find(b"av1C", 0, HEADER)
+        flags = content[at + 6] if 0 < at < len(content) - 6 else 0
+        return 12 if flags & 0x20 else 10 if flags & 0x40 else 8
+    if content.startswith((_JPEG2000, b"\x00\x00\x00\x0cjP  ")):
+        at = content.find(_JPEG2000, 0, HEADER)
+        return (content[at + 42] & 0x7F) + 1 if 0 <= at < len(content) - 42 else 8
+    return 8
 
 
 def open_by_pillow(file: Any, name: str) -> Image.Image:

@@ -8,12 +8,13 @@ from typing import BinaryIO
 
 from car.errors import ImageError, reading_errors
 from car.files.atomic import check_regular
-from car.pictures.formats import HEADER, ORIENTATION, PNG_SIGNATURE, TIFF_SIGNATURES, png_chunk
+from car.pictures.formats import HEADER, ORIENTATION, TIFF_SIGNATURES, png_chunk
 from car.pictures.header import (
     Header,
     found_info,
     needs_jxl_decoder,
     open_by_pillow,
+    sample_bits,
     texts,
     upright_size,
 )
@@ -49,7 +50,7 @@ def _header(file: BinaryIO, name: str) -> Header:
         from car.pictures import tiff
 
         return tiff.header(file)
-    bits = _bits(start)
+    bits = 16 if sample_bits(start) > 8 else 8
     if needs_jxl_decoder(start):
         from car.pictures.coded import jxl_size
 
@@ -65,16 +66,6 @@ def _header(file: BinaryIO, name: str) -> Header:
                 orientation = about.getexif().get(ORIENTATION)
         samples = 4 if image.has_transparency_data or image.mode == "CMYK" else 3
         return Header(upright_size(size, orientation), bits, samples * bits // 8, *found_info(texts(about)))
-
-
-def _bits(start: bytes) -> int:
-    if start[:8] == PNG_SIGNATURE:
-        return 16 if start[24:25] == b"\x10" else 8
-    if start[:3] == b"\xff\xd8\xff":
-        return 8
-    from car.pictures.coded import is_deep
-
-    return 16 if is_deep(start) else 8
 
 
 def _without_pixels(file: BinaryIO) -> io.BytesIO:

@@ -6,6 +6,7 @@ import numpy as np
 
 from car.errors import ImageError
 from car.pictures.depth import Pixels as Pixels
+from car.pictures.depth import eight_bit
 from car.pictures.metadata import LRInfo
 
 DEFAULT_MAX_PIXELS = 400_000_000
@@ -68,6 +69,24 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
             f"{name}: {width} x {height} pixels is over the limit of {max_pixels}; "
             "raise it with --max-pixels (max_pixels) if you trust the file"
         )
+
+
+def measured_pixels(picture: Picture, name: str, least: int = 64, where: str = "") -> Pixels:
+    """Return what tables measure of a picture: RGB ``[H, W, 3]``, uint8, H and W multiples of 8.
+
+    Args:
+        picture: right and bottom edges are cut off.
+        name: for the message.
+        least: smallest side.
+        where: end of the message.
+
+    Raises:
+        ImageError: the picture is smaller.
+    """
+    height, width = picture.height // 8 * 8, picture.width // 8 * 8
+    if min(height, width) < least:
+        raise ImageError(f"{name}: {picture.width}x{picture.height} is too small to be measured{where}")
+    return np.ascontiguousarray(eight_bit(picture.pixels[:height, :width]))
 
 
 def upright(array: Pixels, orientation: int) -> Pixels:

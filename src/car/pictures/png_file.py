@@ -16,11 +16,6 @@ _GREY, _RGB, _GREY_ALPHA, _RGBA = 0, 2, 4, 6  # types of colour
 _BLOCK = 64  # rows that are encoded at once
 
 
-def is_deep(content: bytes) -> bool:
-    """Return whether it is a PNG of 16 bits a sample."""
-    return content[:8] == PNG_SIGNATURE and len(content) > 28 and content[24] == 16
-
-
 def decode_deep(content: bytes, high: Image.Image) -> Pixels:
     """Decode a PNG of 16 bits a sample as ``[H, W]`` or ``[H, W, C]``.
 

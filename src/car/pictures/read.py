@@ -25,6 +25,7 @@ from car.pictures.header import (
     needs_jxl_decoder,
     no_pillow_limit,
     open_by_pillow,
+    sample_bits,
     texts,
     without_texts,
 )
@@ -96,7 +97,9 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
 
 def _read_jxl(content: bytes, name: str, max_pixels: int) -> Picture:
     check_size(*coded.jxl_size(content), name, max_pixels)
-    array = coded.decode_jxl(content)
+    import imagecodecs
+
+    array = imagecodecs.jpegxl_decode(content, index=0)
     samples = Samples("RGB" if array.ndim == 3 and array.shape[2] > 2 else "GRAY")
     # the decoder does not say which they are
     samples.notes.append(
@@ -126,7 +129,9 @@ def header_samples(path: Path) -> Samples | None:
         if needs_jxl_decoder(start):
             return None
         with open_by_pillow(file, str(path)) as image:
-            if png_file.is_deep(start) and start[28]:  # decoded otherwise, where interlaced
+            if (
+                image.format == "PNG" and sample_bits(start) == 16 and start[28]
+            ):  # decoded otherwise, where interlaced
                 return None
             return _samples(image, start)
 
@@ -151,10 +156,8 @@ def _samples(image: Image.Image, content: bytes) -> Samples:
     if coded.has_gain_map(content, image.info):
         samples.notes.append("its gain map, for screens of high dynamic range, was dropped")
     samples.lossy = image.format in ("JPEG", "MPO", "AVIF") or coded.is_lossy_webp(content)
-    if image.format == "AVIF" and coded.avif_bits(content) > 8:
-        samples.bits = coded.avif_bits(content)
-    elif image.format == "JPEG2000" and coded.jpeg2000_bits(content) > 8:
-        samples.bits = coded.jpeg2000_bits(content)
+    if image.format in ("AVIF", "JPEG2000") and sample_bits(content) > 8:
+        samples.bits = sample_bits(content)
     _find_colours(image, content, samples)
     return samples
 
@@ -201,14 +204,19 @@ def _find_colours(image: Image.Image, content: bytes, samples: Samples) -> None:
 
 def _deep(image: Image.Image, content: bytes, samples: Samples) -> Pixels | None:
     """Return the samples of a file of more than 8 bits that Pillow reduces to them."""
-    if png_file.is_deep(content):
+    if image.format == "PNG" and sample_bits(content) == 16:
         return png_file.decode_deep(content, image)
-    if samples.bits and image.format == "JPEG2000":
-        return coded.decode_jpeg2000(content)
-    if samples.bits and find_spec("imagecodecs") is None:
+    if not samples.bits:
+        return None
+    if image.format == "AVIF" and find_spec("imagecodecs") is None:
         samples.notes.append(f"{samples.bits} bit reduced to 8; with the extra [formats], all are read")
         samples.bits = 0
-    return coded.decode_deep_avif(content) if samples.bits else None
+        return None
+    import imagecodecs
+
+    if image.format == "JPEG2000":
+        return imagecodecs.jpeg2k_decode(content)
+    return imagecodecs.avif_decode(content, index=0)
 
 
 def _array_of(image: Image.Image) -> tuple[Pixels, str]:

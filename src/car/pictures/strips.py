@@ -108,7 +108,7 @@ def _tiff_strips(file: tifffile.TiffFile) -> Strips | str:
     samples = tiff.page_samples(page, notes)
     contig = page.planarconfig == tifffile.PLANARCONFIG.CONTIG
     for bad, why in (
-        (tiff.has_alpha(page), "it has transparency"),
+        (tiff.alpha(page) is not None, "it has transparency"),
         (page.dtype not in (np.uint8, np.uint16), "only integers of 8 and 16 bit come in strips"),
         (not contig and page.samplesperpixel > 1, "its colours are stored apart"),
         (samples.orientation in range(2, 9), "it is stored turned"),

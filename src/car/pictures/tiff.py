@@ -257,7 +257,7 @@ def only_pillow_knows(page: Any) -> bool:
 
 def page_samples(page: Any, notes: list[str]) -> Samples:
     """Return the description of a page's samples after `pick` has reduced them to colours and alpha."""
-    tags = page.tags
+    tags, extras = page.tags, [kind for kind in page.extrasamples if kind in _ALPHA]
     kind = _KINDS[page.photometric]
     made = kind == "LAB" or page.photometric == tifffile.PHOTOMETRIC.PALETTE  # `pick` makes 8 bit of them
     bits = 0 if made else page.bitspersample
@@ -268,34 +268,22 @@ def page_samples(page: Any, notes: list[str]) -> Samples:
         icc=tags.valueof(ICC),
         bits=bits if page.dtype.kind in "iu" else 0,
         inverted=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
-        associated=_alpha(page) is not None and _is_associated(page),
+        associated=alpha(page) is not None and [*extras, None][0] == tifffile.EXTRASAMPLE.ASSOCALPHA,
         orientation=tags.valueof(ORIENTATION, default=1),
         texts=(tags.valueof(DESCRIPTION),),
         notes=notes,
     )
 
 
-def _alpha(page: Any) -> int | None:
-    """Return the index of the alpha sample, or None."""
+def alpha(page: Any) -> int | None:
+    """Return the index of the sample of a page that is alpha, or None."""
     colours = COLOURS[_KINDS[page.photometric]]
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         return None
     if _EXTRAS not in page.tags and page.samplesperpixel == colours + 1:
         return colours  # not said, but so other readers take it
-    extras = (n for n, kind in enumerate(page.extrasamples) if kind in _ALPHA)
-    found = next(extras, None)
-    return None if found is None or colours + found >= page.samplesperpixel else colours + found
-
-
-def has_alpha(page: Any) -> bool:
-    """Return whether a sample of a page is alpha."""
-    return _alpha(page) is not None
-
-
-def _is_associated(page: Any) -> bool:
-    return (
-        next((kind for kind in page.extrasamples if kind in _ALPHA), None) == tifffile.EXTRASAMPLE.ASSOCALPHA
-    )
+    found = next((colours + n for n, kind in enumerate(page.extrasamples) if kind in _ALPHA), None)
+    return None if found is None or found >= page.samplesperpixel else found
 
 
 def pick(page: Any, array: Pixels, notes: list[str]) -> Pixels:
@@ -309,10 +297,10 @@ def pick(page: Any, array: Pixels, notes: list[str]) -> Pixels:
     colours = COLOURS[_KINDS[page.photometric]]
     if array.shape[2] < colours:
         raise ImageError(f"{array.shape[2]} channels are too few for colour")
-    alpha = _alpha(page)
-    if array.shape[2] > colours + (alpha is not None) and _EXTRA_CHANNELS not in notes:
+    opacity = alpha(page)
+    if array.shape[2] > colours + (opacity is not None) and _EXTRA_CHANNELS not in notes:
         notes.append(_EXTRA_CHANNELS)
-    wanted = [*range(colours), *([] if alpha is None else [alpha])]
+    wanted = [*range(colours), *([] if opacity is None else [opacity])]
     if _KINDS[page.photometric] == "LAB":
         array = array if array.dtype == np.uint8 else (array >> 8).astype(np.uint8)
         if page.photometric == tifffile.PHOTOMETRIC.ICCLAB:  # its a and b have no sign, but an offset

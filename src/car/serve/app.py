@@ -460,16 +460,9 @@ def _static(files: dict[str, bytes], name: str) -> Response:
     return Response(files[name], media_type=kind or "application/octet-stream", headers=headers)
 
 
-@cache
-def _viewer() -> dict[str, bytes]:
-    return assets()
+_viewer, _web_models = cache(assets), cache(shipped_web_models)
 
 
 @cache
 def _page() -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in resources.files("car.serve").joinpath("static").iterdir()}
-
-
-@cache
-def _web_models() -> dict[str, bytes]:
-    return shipped_web_models()

@@ -59,7 +59,6 @@ class Pictures:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.cache_hits = 0
-        self._codecs: dict[tuple[str, int, bool], Codec] = {}
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
         self.root = settings.folder.resolve() if settings.folder else None
@@ -81,12 +80,8 @@ class Pictures:
             raise UsageError(f"no model is called {model!r}{did_you_mean(model, self.known())}")
         if scale is not None and self.known()[model] != scale:
             raise UsageError(f"{model} works at scale {self.known()[model]}, not {scale}")
-        with self._lock:
-            key = (model, effort, fast)
-            if key not in self._codecs:
-                options = Options(device="cpu", effort=effort, fast=fast, threads=self.settings.threads)
-                self._codecs[key] = open_codec(model, None, options)
-            return self._codecs[key]
+        options = Options(device="cpu", effort=effort, fast=fast, threads=self.settings.threads)
+        return open_codec(model, None, options)
 
     def shrink(self, content: bytes, codec: Codec, format: SmallFormat) -> Result:
         """Return the small picture of a photograph.

@@ -224,12 +224,29 @@ def find(
     )
 
 
+def _files(name: ModelName) -> tuple[Path, ...]:
+    """Return the file or the two files that `name` stands for; none if it is that of a model or a tag.
+
+    Raises:
+        UsageError: a published model needs two files.
+    """
+    text = str(name)
+    if isinstance(name, tuple):
+        return Path(name[0]), Path(name[1])
+    if text.endswith(".safetensors") and ("," not in text or Path(text).exists()):
+        return (Path(text),)
+    if not text.endswith(PAIR_SUFFIXES) and "," not in text:
+        return ()
+    files = tuple(map(Path, text.split(",")))
+    if len(files) != 2:
+        raise UsageError(f"{text}: a published model is two files: kernel generator,upscaler")
+    return files
+
+
 def absolute_name(name: ModelName) -> ModelName:
     """Return a name of the same model that does not depend on the working folder."""
-    files = name if isinstance(name, tuple) else str(name).split(",")
-    if len(files) == 2 and not (isinstance(name, str) and Path(name).exists()):
-        return Path(files[0]).absolute(), Path(files[1]).absolute()
-    return Path(str(name)).absolute() if str(name).endswith(".safetensors") else name
+    files = [file.absolute() for file in _files(name)]
+    return (files[0], files[1]) if len(files) == 2 else files[0] if files else name
 
 
 def load(name: ModelName) -> LoadedModel:
@@ -245,16 +262,9 @@ def load(name: ModelName) -> LoadedModel:
         WeightsError: the weights are missing, damaged or do not fit the architecture. Weights are never
             loaded in part.
     """
-    if isinstance(name, tuple):
-        return _load_pair(Path(name[0]), Path(name[1]))
-    text = str(name)
-    if text.endswith(".safetensors") and ("," not in text or Path(text).exists()):
-        return load_file(Path(text))
-    if text.endswith(PAIR_SUFFIXES) or "," in text:
-        files = text.split(",")
-        if len(files) != 2:
-            raise UsageError(f"{text}: a published model is two files: kernel generator,upscaler")
-        return _load_pair(Path(files[0]), Path(files[1]))
+    text, files = str(name), _files(name)
+    if files:
+        return load_file(files[0]) if len(files) == 1 else _load_pair(*files)
     entries = {entry.tag: entry for entry in manifest()}
     newest = {entry.model: entry for entry in manifest()}
     entry = entries.get(text) or newest.get(text)

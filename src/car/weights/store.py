@@ -66,7 +66,7 @@ def models_folder() -> Path:
 
 def check_name(name: str) -> None:
     """Raise `UsageError` unless `name` can name a model, and thus a file, in the cache."""
-    if name.endswith((".safetensors", ".ckpt", ".pth", ".pt")):
+    if name.endswith((".safetensors", *PAIR_SUFFIXES)):
         raise UsageError(f"{name!r} cannot name a model: it looks like a file name")
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot name a model: use at most 64 letters, digits, _ . and -")
