@@ -388,7 +388,11 @@ def test_a_message_names_the_file_that_it_is_about(folder: Path, tmp_path: Path)
         (2, f"{plain}: the picture does not say", ("upscale", plain)),
         (1, f"{dead}: cannot be written", ("upscale", small, "-o", dead)),
         (1, f"{long}: cannot be written (its name is too long", ("upscale", small, "-o", long)),
-        (1, f"{tmp_path}/file/x.png: cannot be written", ("upscale", small, "-o", tmp_path / "file/x.png")),
+        (
+            1,
+            f"{tmp_path}/file/x.png: {tmp_path}/file: cannot make",
+            ("upscale", small, "-o", tmp_path / "file/x.png"),
+        ),
         (1, "/dev/full: is not a regular file", ("upscale", small, "-o", "/dev/full")),
         (1, f"{tmp_path}/file/x: cannot make this", ("upscale", folder, "-s", 4, "-o", tmp_path / "file/x")),
         (2, "no device is called 'tpu'", ("upscale", small, "--device", "tpu")),

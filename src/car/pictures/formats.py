@@ -25,9 +25,8 @@ FORMATS = {
 }
 """What is written, by suffix."""
 _HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
-INPUT_SUFFIXES = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".mpo"}
-if find_spec("pillow_heif"):
-    INPUT_SUFFIXES |= _HEIC_SUFFIXES
+_FOUND = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".mpo"}
+INPUT_SUFFIXES = _FOUND | _HEIC_SUFFIXES if find_spec("pillow_heif") else _FOUND
 """Suffixes of what is found in folders."""
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
 HEADER = 2**17  # bytes of a file in which its headers are
