@@ -118,18 +118,13 @@ def build(
     files = _site_files(codec)
     before = _manifest_of(site, overwrite)
     made_by = {"model": codec.loaded.name, "weights": codec.loaded.sha256}
-    settings: dict[str, Any] = made_by | {
-        "effort": codec.options.effort,
-        "fast": codec.options.fast,
-        "quality": quality,
-    }
+    how = {"effort": codec.options.effort, "fast": codec.options.fast, "quality": quality}
+    settings: dict[str, Any] = made_by | how
     about: dict[str, Any] = {"made_by": f"car {__version__}", "title": title, **settings}
     old = _Old(site, before, same=all(before.get(key) == value for key, value in settings.items()))
-    always = {*files, "index.html", *([] if before else [MANIFEST])}
     targets = [_below(job.target, site) for job in todo.jobs]
-    for name in (*sorted(always - old.files), *([] if before else targets)):
-        if _is_there(site / name):
-            raise UsageError(f"{site / name} exists and was not made by a gallery; move it away")
+    always = {*files, "index.html", *([] if before else [MANIFEST])}
+    _check_free(site, *sorted(always - old.files), *([] if before else targets))
     free = {name for name in targets if name in old.files or not _is_there(site / name)}
     planned = {*old.files, *always, MANIFEST, *free}
     # if this run is interrupted, the next one knows what it may replace, and the old pictures stay on the
@@ -166,6 +161,12 @@ def build(
     about |= {"pictures": [asdict(picture) for picture in shown], "files": sorted(listed)}
     _write(site, {MANIFEST: _json(about)})
     return Built(tuple(shown), made, tuple(failures), site_bytes + len(files["index.html"]))
+
+
+def _check_free(site: Path, *names: str) -> None:
+    for name in names:
+        if _is_there(site / name):
+            raise UsageError(f"{site / name} exists and was not made by a gallery; move it away")
 
 
 def _shrunk(

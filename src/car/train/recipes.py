@@ -171,11 +171,6 @@ class Recipe:
                 f"a divisor of batch = {self.batch}",
             ),
             "repeats": (1 <= self.repeats <= _MOST, "at least 1"),
-            "grey": (0 <= self.grey <= 1, "0 to 1"),
-            "jpeg": (0 <= self.jpeg <= 1, "0 to 1"),
-            "shrunk": (0 <= self.shrunk <= 1, "0 to 1"),
-            "l1_share": (0 <= self.l1_share <= 1, "0 to 1"),
-            "luma_weight": (0 <= self.luma_weight <= 1, "0 to 1"),
             "chroma_weight": (
                 0 <= self.chroma_weight <= 1 - self.luma_weight + 1e-9,
                 f"0 to 1 - luma_weight = {1 - self.luma_weight:g}",
@@ -194,15 +189,10 @@ class Recipe:
             "seed": (0 <= self.seed < 2**63, "0 or more"),
             "orientations": (self.orientations in (4, 8), "4 or 8"),
         }
-        names = (
-            "fidelity_weight",
-            "gradient_weight",
-            "rate_weight",
-            "range_weight",
-            "tv_weight",
-            "offset_weight",
-        )
-        names += ("weight_decay", "clip", "eval_epochs", "eval_images", "first_weight")
+        shares = ("grey", "jpeg", "shrunk", "l1_share", "luma_weight")
+        rules |= {name: (0 <= getattr(self, name) <= 1, "0 to 1") for name in shares}
+        names = ("fidelity_weight", "gradient_weight", "rate_weight", "range_weight", "first_weight")
+        names += ("tv_weight", "offset_weight", "weight_decay", "clip", "eval_epochs", "eval_images")
         rules |= {name: (0 <= getattr(self, name) <= _MOST, "0 or more") for name in names}
         for name, (good, rule) in rules.items():
             if not good:
