@@ -152,6 +152,17 @@ def test_crops_by_area_are_as_likely_as_their_images_are_large() -> None:
     assert batch[:, 0, 0, 0].float().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
+def test_a_share_of_the_crops_has_one_or_two_colours() -> None:
+    noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    store = ImageStore(("a",), (noise,))
+    mixed, plain = (crops_of(store, batch=400, crop=16, flat=share).get(0) for share in (0.3, 0.0))
+    colours = torch.tensor([len(crop.flatten(1).unique(dim=1).T) for crop in mixed])
+    flat = colours <= 2
+    assert flat.float().mean().item() == pytest.approx(0.3, abs=0.08)
+    assert set(colours[flat].tolist()) == {1, 2}
+    assert torch.equal(mixed[~flat], plain[~flat])
+
+
 def test_a_share_of_the_crops_has_been_a_jpeg() -> None:
     ramp = np.arange(64)[:, None, None]
     image = ramp * [3, 1, 2] + np.arange(64)[:, None] % 2 * [40, 0, 20]

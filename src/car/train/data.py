@@ -116,6 +116,9 @@ class Crops:
         as_jpeg = rng.random(recipe.batch) < recipe.jpeg
         qualities = rng.integers(*_QUALITIES, endpoint=True, size=recipe.batch)
         corners = rng.integers(8, size=(recipe.batch, 2))
+        flat = rng.random(recipe.batch) < recipe.flat
+        colours = rng.integers(256, size=(recipe.batch, 2, 3))
+        edges = np.maximum(rng.integers(-size, size, size=(recipe.batch, 2)), 0)
         chosen = range(recipe.batch)[first : None if count is None else first + count]
         patches = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
         for row, i in enumerate(chosen):
@@ -131,6 +134,10 @@ class Crops:
             patches[row] = patch[:, ::-1] if mirrors[i] else patch
             if grey[i]:
                 patches[row] = np.rint(patches[row] @ _GREY)[..., None]
+            if flat[i]:
+                top, left = edges[i]
+                patches[row] = colours[i, 0]
+                patches[row, top:, left:] = colours[i, 1]
         return torch.from_numpy(patches).permute(0, 3, 1, 2)
 
     def _of_epoch(self, epoch: int, step: int) -> NDArray[np.int64]:

@@ -37,6 +37,9 @@ class Recipe:
         "area", "Draw every region equally often (area), or take --repeats crops of each image (image)."
     )
     grey: float = _setting(0.0, "Share of the crops that are made grey, 0 to 1.")
+    flat: float = _setting(
+        0.0, "Share of the crops that have one or two colours only, as drawings do, 0 to 1."
+    )
     jpeg: float = _setting(
         0.0, "Share of the crops that are first coded as JPEG with 4:2:0, as most photographs were, 0 to 1."
     )
@@ -189,7 +192,7 @@ class Recipe:
             "seed": (0 <= self.seed < 2**63, "0 or more"),
             "orientations": (self.orientations in (4, 8), "4 or 8"),
         }
-        shares = ("grey", "jpeg", "shrunk", "l1_share", "luma_weight")
+        shares = ("grey", "flat", "jpeg", "shrunk", "l1_share", "luma_weight")
         rules |= {name: (0 <= getattr(self, name) <= 1, "0 to 1") for name in shares}
         names = ("fidelity_weight", "gradient_weight", "rate_weight", "range_weight", "first_weight")
         names += ("tv_weight", "offset_weight", "weight_decay", "clip", "eval_epochs", "eval_images")
@@ -257,6 +260,7 @@ _PLUS = Recipe(
     minutes=190,
     crop=128,
     grey=0.05,
+    flat=0.03,
     jpeg=0.5,
     shrunk=0.3,
     emphasis=("*structure512/*=2",),
