@@ -398,7 +398,7 @@ def test_how_a_flat_picture_was_turned_is_said_to_be_unclear(codecs) -> None:
     turned = replace(small.turn(6), info=info)
     large = codecs[2].restore(turned)
     assert large.pixels.shape == (83, 60, 3)
-    assert "which way is not clear" in large.notes[1]
+    assert "do not show which way it was turned" in large.notes[1]
 
 
 def test_a_lossless_model_s_picture_saved_as_jpeg_and_turned_loses_no_pixels(codecs, photo: Path) -> None:

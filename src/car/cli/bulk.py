@@ -66,7 +66,7 @@ ManifestFile = Annotated[
 
 @dataclass(frozen=True)
 class Results:
-    """The files that are written, and which of them are not written again."""
+    """The format of the files that are written, and how files of earlier runs are checked."""
 
     format: FileFormatOption = "png"
     quality: Quality = None
@@ -80,7 +80,7 @@ class Results:
 
 @dataclass(frozen=True)
 class How:
-    """How a run goes over its images, and where it tells of them."""
+    """How a run works through its images, and where it records them."""
 
     exclude: Exclude = None
     workers: Annotated[
@@ -129,10 +129,10 @@ def bulk_downscale_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Shrink every image below a folder or URL, except small pictures and what was restored from them.
+    """Shrink every image below a folder or URL, except small pictures and pictures restored from them.
 
-    What is done is recorded below the target, in _manifest: run the same command again after an interruption
-    and it goes on. Images whose content has changed are done again.
+    The command records its work below the target, in _manifest. To continue after an interruption, run the
+    same command again. Images whose content has changed are processed again.
 
     For example:
 
@@ -163,7 +163,8 @@ def bulk_upscale_command(
 ) -> None:
     """Restore every small picture below a folder or URL.
 
-    With a scale or a model, pictures without metadata are restored too, unless a small one is beside them.
+    If you name a scale or a model, pictures without metadata are restored too, unless a small picture lies
+    beside them.
 
     For example:
 
@@ -201,7 +202,7 @@ def bulk_evaluate_command(
 
 
 def _run(source: str, target: str, work: Work, how: How, showing: Showing) -> None:
-    """Plan, work, report; leave with 1 where an image failed."""
+    """Plan, work and report; exit with 1 if an image failed."""
     engine = how.chosen_engine()
     export = None
     if how.manifest is not None:
@@ -259,9 +260,9 @@ def _print_summary(summary: Summary) -> None:
 
 @contextmanager
 def _progress(verb: str, shown: bool) -> Generator[Callable[[Record], None], None, None]:
-    """Show on a terminal what is done, elsewhere a line a minute; give the function that takes in a record.
+    """Yield a function that takes in each record; show the progress, in a line a minute if not on a terminal.
 
-    How many images there are is not known before the last one is listed.
+    The number of images is unknown until the last one is listed.
     """
     images = size = failed = 0
     said = begin = time.monotonic()

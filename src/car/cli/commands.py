@@ -23,7 +23,7 @@ COMMANDS = {
     ),
     "evaluate": (
         "measures",
-        "Measure shrinking and restoring by the protocol of the papers, next to bicubic.",
+        "Measure shrinking and restoring by the protocol of the papers, and compare with bicubic.",
     ),
     "rate": (
         "rating",
@@ -52,7 +52,7 @@ class LazyGroup(TyperGroup):
     """The commands of the table above. Commands that are not imported yet have only names and help."""
 
     def __init__(self, **settings: Any) -> None:
-        # rich's help takes as long to import as all the rest; that of each command has it
+        # importing rich takes as long as all other imports; only the help of single commands uses it
         settings["rich_markup_mode"] = None
         super().__init__(**settings)
         self._fill({})

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ModelName = str | Path | tuple[str | Path, str | Path]
-"""As `car.weights.ModelName`, which is not imported here: not every command needs weights."""
+"""The same as `car.weights.ModelName`, which is not imported here because not every command needs weights."""
 
 
 def _hyphens(option: str) -> str:
@@ -44,9 +44,10 @@ app = typer.Typer(
 
 
 class _Terminal:
-    """Standard output or error. Each text on it is one line that moves no cursor: names may hold anything.
+    """Standard output or error. Each text is printed without control characters: names may hold any.
 
-    rich draws tables and bars, but takes as long to import as a whole command may take, so lines do without.
+    rich draws tables and bars. Lines are printed without it, because importing it can take as long as a whole
+    command.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -54,24 +55,24 @@ class _Terminal:
 
     @property
     def file(self) -> TextIO:
-        """What is written to."""
+        """The stream that is written to."""
         return sys.stderr if self._stderr else sys.stdout
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody is looking."""
+        """Whether the stream is a terminal."""
         return self.file.isatty()
 
     @cached_property
     def console(self) -> "Console":
-        """What tables and bars are drawn on."""
+        """The console on which rich draws tables and bars."""
         from rich.console import Console
 
         # file names are no markup
         return Console(stderr=self._stderr, soft_wrap=True, markup=False, emoji=False)
 
     def print(self, line: Any) -> None:
-        """Print a line of text, or what rich draws."""
+        """Print a line of text, or a table drawn by rich."""
         line = shown(line) if isinstance(line, str) else line
         if isinstance(line, str) and "console" not in self.__dict__:  # else there may be a bar to print above
             print(line, file=self.file)
@@ -128,7 +129,10 @@ Format = Annotated[
     FileFormat, typer.Option("--format", "-f", help="File format, if --output does not name a file.")
 ]
 Quality = Annotated[
-    int | None, typer.Option("--quality", min=1, max=100, help="Lossy quality of JPEG, WebP and AVIF.")
+    int | None,
+    typer.Option(
+        "--quality", min=1, max=100, help="Quality of JPEG, WebP and AVIF. Without it, WebP is lossless."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 DeviceId = Annotated[
@@ -148,7 +152,7 @@ class Named:
 
     @property
     def name(self) -> ModelName | None:
-        """What the options stand for together.
+        """The model, or the pair of files, that the options name.
 
         Raises:
             UsageError: they contradict each other, or half of a pair is missing.
@@ -165,7 +169,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Chosen(Named):
-    """The model that was named, or the scale whose default it is."""
+    """The model that was named, or the scale that selects the default model."""
 
     scale: Scale = None
 
@@ -179,7 +183,7 @@ class Showing:
 
     @property
     def text(self) -> bool:
-        """Whether results and progress are told in words."""
+        """Whether results and progress are printed as text."""
         return not (self.as_json or self.quiet)
 
 
@@ -195,7 +199,7 @@ def chosen_device(device: str, device_id: int | None) -> str:
 
 
 def chosen_memory(size: int | None) -> int:
-    """Return the bytes that --memory leaves for pictures, or those that are free."""
+    """Return the bytes for pictures that --memory leaves; without --memory, those that are free."""
     from car.codec.large import memory_at_hand, memory_besides
 
     if size is None:
@@ -222,14 +226,14 @@ def duration(seconds: float) -> str:
 
 
 def check_installed(what: str, extra: str, *modules: str) -> None:
-    """Raise `UsageError`, which names the extra to install, where one of these modules is missing."""
+    """Raise `UsageError` if one of these modules is missing; the message names the extra to install."""
     for module in modules:
         if find_spec(module) is None:
             raise needs(f"{what} needs {module}", extra)
 
 
 def print_notes(notes: Mapping[str, int], names: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Print each note once: with the name of the picture that has it, or with how many have it."""
+    """Print each note once, with the name of the picture that has it or the number of pictures."""
     for note, count in notes.items():
         of_one = count == 1 and names.get(note)
         many = "" if of_one else f" ({count} image{'s' * (count != 1)})"
@@ -237,7 +241,7 @@ def print_notes(notes: Mapping[str, int], names: Mapping[str, str] = MappingProx
 
 
 def leave_if(failures: Collection[str]) -> None:
-    """Print a line for each failure, and leave with the exit code 1 if there is one."""
+    """Print a line for each failure, and exit with 1 if there is one."""
     for failure in failures:
         error_line(failure)
     if failures:
@@ -262,7 +266,7 @@ def shown(text: str) -> str:
 
 @contextmanager
 def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None], None, None]:
-    """Show a progress bar on a terminal; give the function that advances it by one."""
+    """Show a progress bar on a terminal; yield the function that advances it by one."""
     if not (shown and stderr.is_terminal):
         yield lambda: None
         return

@@ -53,7 +53,7 @@ def export_onnx_command(
     *,
     showing: Showing,
 ) -> None:
-    """Write one half of a model as ONNX, with free sizes, standard operators and metadata.
+    """Write one half of a model as ONNX, for any size of picture, with standard operators and metadata.
 
     For example:
 

@@ -16,9 +16,9 @@ def info_command(
 ) -> None:
     """Show size and depth of a picture, and the metadata of a small picture.
 
-    The metadata has model, weights, scale and original size. --json has it as `made`, which is null for a
-    picture that `car downscale` did not make, or that has lost its metadata; `damage` says what is wrong with
-    metadata that cannot be read. The exit code is 0 in all these cases.
+    The metadata names the model, the weights, the scale and the original size. With --json, `made` holds it.
+    `made` is null if `car downscale` did not make the picture, or if its metadata was lost. `damage` says
+    what is wrong with metadata that cannot be read. The exit code is 0 in all these cases.
     """
     header = read_header(image)
     info = header.info

@@ -1,4 +1,4 @@
-"""Work on one picture file after the other, its report, standard input and output."""
+"""One picture file after the other: the work, its report, standard input and output."""
 
 import os
 import shutil
@@ -59,7 +59,7 @@ def piped(
     """Replace ``-`` by files for standard input and output; the picture is sent if all went well.
 
     Raises:
-        UsageError: they are terminals, or there are other pictures besides.
+        UsageError: they are terminals, or other pictures are named too.
     """
     output = "-" if output is None and "-" in inputs else output
     if "-" not in inputs and output != "-":
@@ -68,7 +68,7 @@ def piped(
     if len(inputs) > 1 or Path(inputs[0]).is_dir() or (has_magic(inputs[0]) and not Path(inputs[0]).exists()):
         raise UsageError(_ALONE)
     if output is not None and output != "-" and means_folder(output):
-        raise UsageError(f"{output}: name a file, as a picture from standard input has no name of its own")
+        raise UsageError(f"{output}: name a file, because a picture from standard input has no name")
     if output == "-" and showing.as_json:
         raise UsageError("--json and the picture cannot both go to standard output")
     if output == "-" and sys.stdout.isatty():
@@ -92,7 +92,7 @@ def piped(
 def _take_in(path: Path) -> None:
     if sys.stdin.isatty():
         raise UsageError("standard input is a terminal; redirect it from a picture")
-    left = MAX_FILE_BYTES + 1  # one too many, so that what reads the file refuses it
+    left = MAX_FILE_BYTES + 1  # one byte too many, so that the reader of the file refuses it
     with path.open("wb") as file:
         while left and (block := sys.stdin.buffer.read(min(left, 2**20))):
             file.write(block)
@@ -117,7 +117,7 @@ def run_jobs(
                 finally:
                     advance()
 
-            # the only picture makes the whole request senseless
+            # if the only picture makes no sense, neither does the request
             passing = () if todo.many else (UsageError,)
             for result in each(todo.jobs, one, failures, _files, passing):
                 results.append(result)  # noqa: PERF402 - what was done is kept if the next one ends all
@@ -176,5 +176,5 @@ def _print_results(results: list[dict[str, Any]], left_out: Counter[str]) -> Non
             f"{result['seconds']:.1f} s",
         )
     if skipped:
-        stdout.print(f"{skipped} skipped: their targets exist; --overwrite does them again")
+        stdout.print(f"{skipped} skipped: their targets exist; --overwrite replaces them")
     print_left_out(left_out)

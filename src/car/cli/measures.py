@@ -56,7 +56,7 @@ _ROWS = (
     ("shrinking, s", "downscale_seconds", ".2f"),
     ("restoring, s", "upscale_seconds", ".2f"),
 )
-"""What is told of a round trip: label, field of `Quality`, format."""
+"""The measures of a round trip that are printed: label, field of `Quality`, format."""
 
 
 @app.command("compare")
@@ -156,11 +156,11 @@ def evaluate_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Measure shrinking and restoring by the protocol of the papers, next to bicubic.
+    """Measure shrinking and restoring by the protocol of the papers, and compare with bicubic.
 
-    PSNR is on luma, RGB and chroma, SSIM on luma, with as many pixels shaved on each side as the scale.
-    SSIMULACRA2 is what an observer would say, colour included: 90 is visually lossless, 70 high quality, 50
-    medium.
+    PSNR is measured on luma, RGB and chroma, and SSIM on luma. First, as many pixels as the scale are cut off
+    on each side. SSIMULACRA2 estimates how an observer would judge the picture, colour included: 90 is
+    visually lossless, 70 high quality, 50 medium quality.
 
     For example:
 

@@ -49,7 +49,7 @@ def models_command(as_json: Json = False) -> None:
         for name in names:
             table.add_row(f"{name} (pulled)", *[""] * 4)
     stdout.print(table)
-    stdout.print("Names end with the scale. A name without its version: the newest weights.")
+    stdout.print("Names end with the scale. A name without a version stands for the newest weights.")
 
 
 @app.command("pull")
@@ -80,8 +80,8 @@ def pull_command(
 ) -> None:
     """Download or copy weights, check them, and keep them in the cache folder under a name.
 
-    An interrupted download continues where it stopped. The cache folder is the one named by CAR_CACHE, or the
-    usual one of the system.
+    An interrupted download continues where it stopped. CAR_CACHE names the cache folder; the default is the
+    usual folder of the system.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""Options of commands, made from the fields of dataclasses, as `car.codec.options.Options`."""
+"""Options of commands, made from the fields of dataclasses such as `car.codec.options.Options`."""
 
 import functools
 import inspect
@@ -15,8 +15,8 @@ from car.codec.options import Options
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of the dataclasses that it takes.
 
-    A field is declared like a parameter of a command, or has help and limits as metadata, see
-    `car.codec.options.setting`. Other fields keep their defaults.
+    A field is declared like a parameter of a command, or has help and limits as metadata
+    (`car.codec.options.setting`). Other fields keep their defaults.
 
     Args:
         names: the fields of `Options` that are options.
@@ -64,7 +64,7 @@ def _options(kind: Any, names: tuple[str, ...]) -> Iterator[inspect.Parameter]:
 
 
 def _chosen(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of the fields, of which sizes in bytes were given as text."""
+    """Return the values of the fields; turn sizes in bytes, which are given as text, into numbers."""
     for field in fields(kind):
         text = values.get(field.name)
         if "size" in field.metadata and text is not None:

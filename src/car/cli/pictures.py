@@ -48,8 +48,8 @@ def downscale_command(
 ) -> None:
     """Shrink images to small ordinary pictures that `car upscale` restores.
 
-    The small file says which weights made it and how large the original was. In a folder, small pictures and
-    what was restored from them are not shrunk again.
+    The small file says which weights made it and how large the original was. In a folder, the command leaves
+    out small pictures and pictures that were restored from them.
 
     For example:
 
@@ -104,9 +104,9 @@ def upscale_command(
 ) -> None:
     """Restore large images from small ones, to the exact size of the original.
 
-    Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale stands
-    for `car_codec` where the file is JPEG, AVIF or lossy WebP, and for `car_plus` otherwise. In a folder
-    without either, only files made by `car downscale` are restored, and the others counted.
+    Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale selects
+    `car_codec` if the file is JPEG, AVIF or lossy WebP, and `car_plus` otherwise. If you name neither for a
+    folder, only files made by `car downscale` are restored, and the others are counted.
 
     For example:
 
@@ -119,7 +119,7 @@ def upscale_command(
     wanted = _parse_size(size)
     scale, named = chosen.scale, chosen.name
     if named is None and scale is not None:
-        default_model(scale)  # or it would be found out by every picture
+        default_model(scale)  # fails here, not once for every picture
     of_all = None if named is None else open_codec(named, scale, options)
     if of_all is None:
         is_cpu(options.device)  # likewise

@@ -75,10 +75,10 @@ def rate_command(
 ) -> None:
     """Compare bits and quality of restored small pictures with those of codecs at full size.
 
-    Each image goes through each coder at about ten qualities: at full size, as a bicubic small picture that
-    is enlarged again, and as a small picture of the `car_codec` models that is restored; and through
-    `car_plus` as lossless PNG and WebP. Bits are those of whole files. An image of
-    half a megapixel takes a minute or two.
+    Each coder codes each image at about ten qualities in three ways: at full size, as a bicubic small picture
+    that is enlarged again, and as a small picture of the `car_codec` models that is restored. Each image is
+    also shrunk by `car_plus`, stored as lossless PNG and WebP, and restored. Bits are those of whole files.
+    An image of half a megapixel takes a minute or two.
 
     For example:
 
@@ -144,7 +144,7 @@ def _coders(named: list[str] | None) -> tuple[str, ...]:
 
 @contextmanager
 def _folder(output: Path, image: Path, overwrite: bool) -> Generator[None, None, None]:
-    """Make the folder for the results; where there are none, remove it again if it was not there."""
+    """Make the folder for the results; if it is new and stays without results, remove it again."""
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
     for name in _NAMES:
         check_target(Job(image, output / name), overwrite)
@@ -187,4 +187,4 @@ def _print(result: dict[str, Any], output: Path) -> None:
         cells = (row["bd_rate"].get(coder, math.nan) for coder in result["coders"])
         table.add_row(row["name"], *("not known" if math.isnan(c) else f"{c:+.1f} %" for c in cells))
     stdout.print(table)
-    stdout.print(f"{output / 'index.html'} shows it all")
+    stdout.print(f"page with all results: {output / 'index.html'}")

@@ -80,8 +80,8 @@ def report_command(
 ) -> None:
     """Write one HTML page about models: tables with the published rows, crops, error maps, curves, times.
 
-    The page opens offline, anywhere. Measured is by the protocol of the published tables, as by `car
-    evaluate`. Rate-distortion curves are as by `car rate`, which measures more of them.
+    The page opens anywhere, also offline. The command measures by the protocol of the published tables, like
+    `car evaluate`. The rate-distortion curves are made as by `car rate`, which measures more of them.
 
     For example:
 
@@ -116,7 +116,7 @@ def report_command(
     content = pages.page("Models, measured", told, body(found, to_see, parts, machine))
     atomic_write(output, content)
     if not quiet:
-        stdout.print(f"{output} shows it all")
+        stdout.print(f"page with all results: {output}")
     leave_if(failures)
 
 
@@ -129,7 +129,7 @@ def _measured(
 ) -> tuple[dict[Codec, list[evaluation.ImageRecord]], list[pages.Crops]]:
     """Return records of the files of one set, and crops of the first `looks` of them.
 
-    `tell` is what is called after each round trip, and what takes in those that failed.
+    `tell` has a function that is called after each round trip, and a list that receives the failures.
     """
     advance, failures = tell
     records: dict[Codec, list[evaluation.ImageRecord]] = {codec: [] for codec in codecs}
@@ -188,7 +188,7 @@ def _curves(codecs: Sequence[Codec], files: Sequence[Path], max_pixels: int, qui
                     one.point
                     for one in points(picture, path.name, coded, lossless, coders=_CODERS, on_point=advance)
                 ]
-            except CarError:  # noqa: PERF203 - it was told of before
+            except CarError:  # noqa: PERF203 - it was reported before
                 continue
     if not found:
         return []

@@ -65,8 +65,8 @@ def serve_command(
     """Serve shrinking and restoring over HTTP, with a page to try it.
 
     Needs `pip install '.[serve]'`. By default it listens to this computer only. It has no users or
-    passwords: put a proxy that has them in front of it before others reach it. SIGTERM or Ctrl-C finishes the
-    work that clients wait for; a second one stops at once.
+    passwords: put a proxy that has them in front of it before others reach it. After SIGTERM or Ctrl-C, it
+    finishes the work that clients wait for, and stops. A second signal stops it at once.
 
     For example:
 

@@ -115,7 +115,7 @@ def train_command(
     """Train a model on a folder of images. You can stop and resume it.
 
     To continue after an interrupt, run the same command again. The weights are in `model.safetensors` in the
-    run's folder, which every --model accepts. `tensorboard --logdir FOLDER` shows the run.
+    run's folder; every --model accepts this file. `tensorboard --logdir FOLDER` shows the run.
 
     For example:
 

@@ -10,7 +10,7 @@ from car.families import Architecture
 from car.pictures.picture import DEFAULT_MAX_PIXELS
 
 Backend = Literal["auto", "torch", "onnxruntime"]
-"""What runs the networks: auto is onnxruntime where it can, as it needs no PyTorch and starts at once."""
+"""What runs the networks. auto: onnxruntime if possible, because it needs no PyTorch and starts at once."""
 
 DEFAULT_TILE = 512
 """LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
@@ -21,13 +21,13 @@ _LEAST_TILE = 64
 
 
 def setting(default: Any, text: str, **about: Any) -> Any:
-    """Return a field of a dataclass of which the command line makes an option.
+    """Return a field of a dataclass, from which the command line makes an option.
 
     Args:
         default: its value if nothing is chosen.
         text: the help.
-        about: ``min`` and ``max``; ``flags``, where they are not the name; ``size``, the default as text
-            (such as 2GB) where it is a number of bytes.
+        about: ``min`` and ``max``; ``flags``, if they differ from the name; ``size``, for a number of bytes:
+            the default as text, such as 2GB.
     """
     return field(default=default, metadata={"help": text, **about})
 
@@ -50,10 +50,10 @@ class Options:
         fast: shrink by the downscaler alone, without the corrector of those models that have one.
         backend: what runs the networks.
         max_pixels: larger pictures are refused.
-        coding: coding of a lossy small file, for which effort refines; None for a lossless file.
+        coding: the coding of a lossy small file, which effort takes into account; None for a lossless file.
 
     Raises:
-        UsageError: a setting has another value.
+        UsageError: a setting has a value that is not allowed.
 
     >>> Options(effort=3).effort
     3
@@ -73,7 +73,7 @@ class Options:
         size=None,
     )
     tile: int | None = setting(
-        None, "Side of a tile in pixels of the small picture. Default: as --memory allows.", min=16
+        None, "Side of a tile in pixels of the small picture. Default: what --memory allows.", min=16
     )
     effort: int = setting(
         0,

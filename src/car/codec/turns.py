@@ -9,38 +9,41 @@ from numpy.typing import NDArray
 from car.errors import UsageError
 from car.pictures.picture import Picture, upright
 
-_PIECE, _SMALL_PIECE = 128, 32  # LR pixels a side by which it is found out how a picture was turned
-_PLACES = 16  # along each axis, at most, where such a piece is looked for
-# by what factor, and by how many squared 8-bit levels more, the error of the next way of turning must be
-# above that of the best for the pixels to tell which it was
+_PIECE, _SMALL_PIECE = 128, 32  # sides, in LR pixels, of the pieces that show how a picture was turned
+_PLACES = 16  # most positions along each axis at which such a piece is looked for
+# If the sides are swapped: the error of the second-best orientation must be above that of the best by this
+# factor, and by this many squared 8-bit levels more. Otherwise the pixels do not tell which it was.
 _CLEARLY = 1.1, 0.02
-# Where it most likely was not turned at all, more is asked for: the logarithm of the error as it is, less
-# that of another way, as a mean over blocks of so many pixels a side, and that mean in its uncertainties.
-# The first piece chose the way, so the others must agree without it.
+# If the sides are not swapped, the picture most likely was not turned, so more evidence is needed. The gain
+# of an orientation is the logarithm of the error of the picture as it is, minus that of the error in this
+# orientation. Its mean over blocks of `_CELL` pixels a side must exceed a limit, and a multiple of its own
+# uncertainty. The first piece chose the orientation, so the other pieces must also agree without it.
 _PIECES, _CELL = 3, 8
 _SURELY, _STEADY = 0.08, 2.0
 _SURELY_OTHERS, _STEADY_OTHERS = 0.06, 1.5
-# in the first piece, ahead of the next best way: that a network restores one way badly proves nothing
+# In the first piece, the gain of the best orientation must exceed the next best by this much. It proves
+# nothing that a network restores a single orientation badly.
 _AHEAD = 0.04
 _EDGE = 24  # levels: stronger edges count no more, or one would outweigh much texture
 BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
-"""EXIF orientations: what undoes each."""
+"""EXIF orientations, each with the one that undoes it."""
 _SAID = {2: "mirrored", 3: "turned upside down", 4: "mirrored from top to bottom"}
 
 
 def found_turn(
     picture: Picture, scale: int, again: Callable[[NDArray[Any]], NDArray[Any]], *, by_pixels: bool
 ) -> tuple[int, str]:
-    """Return the EXIF orientation from how a picture was made to how it is now, and a note, often empty.
+    """Return the EXIF orientation that leads from the picture as made to the picture as it is, and a note.
 
-    A tag says so. Without one, it is the way in which restoring and shrinking gives back what was restored.
+    The note is often empty. A tag may give the orientation. Without a tag, it is the one in which restoring
+    and shrinking changes the picture least.
 
     Args:
         picture: the small picture.
-        scale: of the model that restores it.
-        again: restores small pixels ``[h, w, 3]`` and shrinks the result.
-        by_pixels: whether to look at them where the sides are not swapped. Pixels that a lossy coder changed,
-            or that another model made, tell nothing.
+        scale: scale of the model that restores it.
+        again: function that restores small pixels ``[h, w, 3]`` and shrinks the result.
+        by_pixels: whether to look at the pixels if the sides are not swapped. Pixels tell nothing if a lossy
+            codec changed them, or if another model made them.
     """
     if picture.info is None or picture.info.scale != scale:
         return 1, ""
@@ -49,7 +52,7 @@ def found_turn(
     full = (picture.width * scale, picture.height * scale)
     as_said, other_way = fits(picture.info.size, full, scale), fits(swapped(picture.info.size), full, scale)
     ways = (2, 3, 4, *((5, 6, 7, 8) if other_way else ()))
-    # in a smaller picture, one piece would have to tell, and looking would take longer than restoring
+    # a smaller picture has only one piece to judge by, and looking would take longer than restoring
     large = picture.width * picture.height >= (len(ways) + 1) * _SMALL_PIECE**2
     if not (by_pixels and large if as_said else other_way):
         return 1, ""
@@ -60,7 +63,7 @@ def found_turn(
     ]
 
     def change(piece: Picture, turned: int) -> NDArray[Any]:
-        """Return the squared change of each pixel, as they lie now."""
+        """Return the squared change of each pixel, at its present place in the piece."""
         made = piece.turn(BACK[turned]).pixels
         difference = (again(made).astype(np.float64) - made) * (255 / np.iinfo(made.dtype).max)
         return upright(np.square(difference), turned)
@@ -72,17 +75,18 @@ def found_turn(
     least, next_least = sorted(changes.values())[:2]
     if next_least > _CLEARLY[0] * least + _CLEARLY[1]:
         return best, ""
-    best = min((6, 8), key=changes.__getitem__)  # hardly a program mirrors a picture as it turns it
+    best = min((6, 8), key=changes.__getitem__)  # hardly any program mirrors a picture when it turns it
     way = "clockwise" if best == 6 else "anticlockwise"
-    return best, f"which way is not clear from its pixels: taken for a quarter {way}"
+    return best, f"its pixels do not show which way it was turned: a quarter turn {way} was assumed"
 
 
 def _surely_turned(
     pieces: list[Picture], ways: tuple[int, ...], change: Callable[[Picture, int], NDArray[Any]]
 ) -> tuple[int, str]:
-    """Return the one of `ways` that beats the picture as it is beyond doubt, and a note; else 1.
+    """Return the one of `ways` that is better than upright beyond doubt, and a note; else 1 and no note.
 
-    The first piece says which way may be it. Only if it is better than upright there, others are looked at.
+    The first piece chooses a candidate. Only if the candidate is better than upright there, the other pieces
+    are looked at.
     """
 
     def worse(piece: Picture, ways: tuple[int, ...]) -> dict[int, NDArray[Any]]:
@@ -105,13 +109,13 @@ def _is_surely(gains: NDArray[Any], least: float, steady: float) -> bool:
 
 
 def _cells(change: NDArray[Any]) -> NDArray[Any]:
-    """Return the means of ``[h, w, 3]`` over blocks of `_CELL`, or over all where it is smaller."""
+    """Return the means of ``[h, w, 3]`` over blocks of `_CELL` pixels a side; over all if it is smaller."""
     tops, lefts = (np.arange(0, max(n - _CELL + 1, 1), _CELL) for n in change.shape[:2])
     return np.array([change[t : t + _CELL, x : x + _CELL].mean() for t in tops for x in lefts])
 
 
 def _busiest_pieces(pixels: NDArray[Any], side: int, count: int) -> list[NDArray[Any]]:
-    """Return up to `count` pieces of ``[H, W, 3]`` with the most texture, none over another."""
+    """Return up to `count` pieces of ``[H, W, 3]`` that have the most texture and do not overlap."""
     tops, lefts = (
         np.linspace(0, max(n - side, 0), min(_PLACES, 2 * -(-n // side)), dtype=int) for n in pixels.shape[:2]
     )
@@ -126,7 +130,7 @@ def _busiest_pieces(pixels: NDArray[Any], side: int, count: int) -> list[NDArray
 
 
 def _texture(pixels: NDArray[Any]) -> float:
-    """Return the mean difference of neighbours: where it is small, every turn is alike."""
+    """Return the mean difference of neighbouring pixels. If it is small, all orientations look alike."""
     levels = pixels.astype(np.float32) * np.float32(255 / np.iinfo(pixels.dtype).max)
     steps = (np.abs(np.diff(levels, axis=axis)).mean(axis=2) for axis in (0, 1))
     return sum(float(np.minimum(step, _EDGE).mean()) for step in steps if step.size)
@@ -138,7 +142,7 @@ def swapped(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def fits(size: tuple[int, int], full: tuple[int, int], scale: int) -> bool:
-    """Return whether a small picture that restores to `full` may have been made of one of `size`.
+    """Return whether a small picture that restores to `full` may have been made from an original of `size`.
 
     Raises:
         UsageError: `size` is not (width, height).
