@@ -461,7 +461,7 @@ PNG = pillow(Image.fromarray(noise(20, 30)), "PNG")
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (PNG[:4] + b"\n" + PNG[4:], "a PNG whose first bytes are damaged, as by a transfer as text"),
+        (PNG[:4] + b"\n" + PNG[4:], "a PNG whose first bytes are damaged, perhaps by a transfer as text"),
         (PNG.replace(b"\r\n", b"\n", 1), "a PNG whose first bytes are damaged"),
         (PNG[:25] + b"\x01" + PNG[26:], "a PNG of colour type 1, which does not exist"),
         (

@@ -12,10 +12,10 @@ from typing import BinaryIO
 from car.errors import CarError, ImageError, WriteError, system_errors
 
 MAX_FILE_BYTES = 4 * 2**30
-"""Larger files are refused before they are read, as a file is read whole."""
+"""Larger files are refused before they are read, because a file is read whole."""
 
 TEMPORARY = re.compile(r"\..{1,30}\.[0-9a-f]{12}\.tmp~", re.DOTALL)
-"""Names of files that are being written, or were when a program was killed."""
+"""Names of files that are being written, or were being written when a program was killed."""
 
 FATAL = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT})
 """Errors of the system after which no other file can be written either."""
@@ -40,7 +40,7 @@ def file_digest(path: Path) -> str:
 
 
 def make_folder(folder: Path, name: str = "", kind: type[CarError] = ImageError) -> None:
-    """Make a folder, unless it is there; raise an error of `kind`, which calls it `name`, if it cannot be."""
+    """Make a folder if there is none; on failure, raise an error of `kind` that calls the folder `name`."""
     with system_errors(f"{name or folder}: cannot make this folder", kind):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -79,10 +79,10 @@ def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mappi
             target = Path(os.path.realpath(path))
             check_regular(target, name)
             if Path(path).is_symlink() and not target.exists():
-                # nobody sees in the link where the file would appear
+                # the user cannot see from the link where the file would appear
                 raise FileExistsError(errno.EEXIST, "a link is there that leads nowhere")
-            # not mkstemp: its files are the owner's alone, and to learn the umask is to set it for all
-            # threads; only the start of the name, as the whole must not pass 255 bytes
+            # Not mkstemp: only the owner may read its files, and reading the umask means setting it for all
+            # threads. Only the start of the name is used, because a name must not exceed 255 bytes.
             temporary = target.with_name(f".{target.name[:30]}.{os.urandom(6).hex()}.tmp~")
             file = temporary.open("x+b")
             ready.append((temporary, target))

@@ -166,7 +166,7 @@ def open_source(text: str, suffixes: frozenset[str], exclude: tuple[str, ...] = 
 
     Raises:
         UsageError: no such file or folder exists.
-        StorageError: it cannot be found out whether one exists.
+        StorageError: the program cannot find out whether one exists.
     """
     if not text:
         raise UsageError("an input has an empty name")
@@ -193,7 +193,7 @@ def open_source(text: str, suffixes: frozenset[str], exclude: tuple[str, ...] = 
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether the last part of a name is hidden: with a leading dot, or a folder of the system."""
+    """Return whether the last part of a name begins with a dot or is that of a folder of the system."""
     last = name.rpartition("/")[2]
     return last.startswith(".") or last.lower() in _OF_SYSTEMS
 

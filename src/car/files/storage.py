@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from car.errors import ImageError, StorageError, UsageError, needs, reason
 from car.files.atomic import FATAL, MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular, make_folder
 
-# a write to these shows at once or not at all; elsewhere it goes under a temporary name first
+# files written here appear whole or not at all; elsewhere they are written under a temporary name first
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
 # packages for kinds of places, and which of our extras brings each
 _EXTRAS: dict[str, tuple[str, str]] = {
@@ -63,8 +63,9 @@ class Place:
     """A folder, a bucket or a part of one; names are relative to it, with slashes.
 
     Args:
-        url: a local path, or a URL as ``s3://bucket/photos``. Options of its file system, as an endpoint,
-            come from fsspec's configuration (environment variables such as ``FSSPEC_S3_ENDPOINT_URL``).
+        url: a local path, or a URL such as ``s3://bucket/photos``. Options of its file system, such as an
+            endpoint, come from fsspec's configuration (environment variables such as
+            ``FSSPEC_S3_ENDPOINT_URL``).
 
     Raises:
         UsageError: fsspec does not know this kind of URL, or the package for it is not installed.
@@ -126,7 +127,7 @@ class Place:
         try:
             yield
         except Exception as error:  # every file system has errors of its own
-            # what went wrong with a local file, `atomic_write` has told already
+            # `atomic_write` has already said what went wrong with a local file
             cause = error.__cause__ if isinstance(error, ImageError) and error.__cause__ else error
             forbidden = isinstance(cause, PermissionError) and self._is_bucket
             no_more = isinstance(cause, OSError) and (cause.errno in FATAL or forbidden)
@@ -177,7 +178,7 @@ class Place:
                         continue
                     status = child.stat()
                 except OSError:
-                    if child.is_symlink():  # else it is a file that was there a moment ago
+                    if child.is_symlink():  # otherwise, the file has just been removed
                         found.append(Found(name, Kind.DEAD_LINK))
                     continue
                 if stat.S_ISREG(status.st_mode):
@@ -254,7 +255,7 @@ class Place:
         """Make a local folder, so that errors of writing appear before any work.
 
         Raises:
-            StorageError: it cannot be made, is a file or is not writable.
+            StorageError: the folder cannot be made, is a file or is not writable.
         """
         if not self.is_local:
             return
@@ -424,7 +425,7 @@ def _copying(source: Path) -> Callable[[BinaryIO], None]:
 
 
 def _in_order(found: list[Found]) -> list[Found]:
-    """Sort a folder so that the full names of all files come in order: ``a.png`` is before ``a/b.png``."""
+    """Sort a folder so that the full names of all files are in order: ``a.png`` comes before ``a/b.png``."""
     return sorted(found, key=lambda one: f"{one.name}/" if one.kind is Kind.FOLDER else one.name)
 
 

@@ -7,7 +7,7 @@ from car.pictures.depth import Pixels
 
 
 def straight(colours: Pixels, alpha: Pixels) -> Pixels:
-    """Return colours ``[H, W, C]`` that were stored multiplied by `alpha` ``[H, W]``, of the same dtype."""
+    """Divide colours ``[H, W, C]`` by the `alpha` ``[H, W]`` that they were multiplied by; keep the dtype."""
     largest = np.iinfo(colours.dtype).max
     opacity = np.maximum(alpha, 1)[:, :, None] / largest
     return np.minimum(np.round(colours / opacity), largest).astype(colours.dtype)
@@ -29,7 +29,7 @@ def without_hidden(pixels: Pixels, alpha: Pixels | None, *, weighted: bool) -> P
     seen = np.divide(alpha, np.iinfo(alpha.dtype).max, dtype=np.float32)
     *means, weight = (Image.fromarray(plane) for plane in _around(pixels, seen))
     result = np.empty_like(pixels)
-    for top in range(0, len(alpha), _ROWS):  # what is between takes several times the memory of the picture
+    for top in range(0, len(alpha), _ROWS):  # intermediate values take several times the picture's memory
         rows = slice(top, min(top + _ROWS, len(alpha)))
         near = seen[rows]
         part = np.minimum(near / np.maximum(_rows_of(weight, rows, seen.shape), 1e-6), 1)
@@ -42,14 +42,14 @@ def without_hidden(pixels: Pixels, alpha: Pixels | None, *, weighted: bool) -> P
 
 
 _ROWS = 512
-_NEAR = 2  # halvings of the size: what is around a pixel are some four of them across
+_NEAR = 2  # halvings of the size: about four pixels across count as around a pixel
 
 
 def _around(pixels: Pixels, seen: Pixels) -> list[Pixels]:
     """Return the mean red, green and blue around each pixel, weighted by alpha, and the mean of the weights.
 
-    They have a quarter of the picture's sides. Works in levels, each of half the size. If all is invisible
-    at one level, the next level is used.
+    The results have a quarter of the picture's width and height. The function works in levels, each half the
+    size of the one before. Where everything is invisible at one level, it uses the next.
     """
     planes: list[Pixels] = []
     for channel in range(4):

@@ -11,7 +11,7 @@ from car.pictures.colour import Calibration, coded_calibration
 from car.pictures.formats import JXL_CODESTREAM
 
 _MOST_HEADER = 2**16  # bytes of a file in which headers are looked for
-_MOST_WEBP_CHUNKS = 1000  # before the pixels; usual are three, and a hostile file could have millions
+_MOST_WEBP_CHUNKS = 1000  # before the pixels; three are usual, but a hostile file could have millions
 _END = b"\xff\xd9"
 _FILLERS = b"", bytes(range(1, 200)), bytes(range(200, 1, -3))
 
@@ -59,10 +59,10 @@ def has_gain_map(content: bytes, info: dict[Any, Any]) -> bool:
 
 
 def avif_calibration(content: bytes) -> Calibration | None:
-    """Return the colour space that an AVIF names without a profile.
+    """Return the colour space that an AVIF names by numbers, without a profile.
 
     Raises:
-        ImageError: it is one of high dynamic range, or unknown.
+        ImageError: the colour space is one of high dynamic range, or unknown.
     """
     at = content.find(b"colrnclx", 0, _MOST_HEADER)
     if at < 0:
@@ -75,7 +75,7 @@ def avif_calibration(content: bytes) -> Calibration | None:
 
 
 def jpeg2000_profile(content: bytes) -> bytes | None:
-    """Return the ICC profile of a JP2 file, which Pillow does not."""
+    """Return the ICC profile of a JP2 file, because Pillow does not."""
     at = content.find(b"colr\x02", 0, _MOST_HEADER)
     length = int.from_bytes(content[at - 4 : at], "big")
     return content[at + 7 : at - 4 + length] if at >= 4 and length > 11 else None

@@ -16,13 +16,13 @@ Convert = Callable[[Pixels], Pixels]
 """Samples ``[n, W, C]``, uint8 or uint16, to grey ``[n, W, 1]`` or RGB; each pixel on its own."""
 
 _SPACES = {"GRAY": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
-_BLOCK = 2**20  # pixels that are converted at once: what is between takes several times their memory
+_BLOCK = 2**20  # pixels that are converted at once: intermediate values take several times their memory
 _D50 = (0.3457, 0.3585)
-# Bradford: from XYZ to what cones see, in which one white becomes another
+# Bradford: from XYZ to the responses of the eye's cones, in which one white is turned into another
 _CONES = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _D65 = (0.3127, 0.329)
 _SRGB = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-# ITU-T H.273, colour primaries: a name, x and y of red, green and blue, and of white where it is not D65
+# ITU-T H.273, colour primaries: a name, x and y of red, green and blue, and x and y of white
 _PRIMARIES: dict[int, tuple[str, tuple[float, ...], tuple[float, float]]] = {
     1: ("sRGB", _SRGB, _D65),
     4: ("BT.470 M", (0.67, 0.33, 0.21, 0.71, 0.14, 0.08), (0.31, 0.316)),
@@ -80,7 +80,7 @@ class Calibration:
         return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
 
     def matrix(self) -> Pixels:
-        """Return what makes XYZ, ``[3, 3]``, of its light; white becomes D50."""
+        """Return the matrix ``[3, 3]`` from light in this space to XYZ; white becomes D50."""
         red, green, blue, white = (
             _xyz(*point)
             for point in (*zip(self.primaries[::2], self.primaries[1::2], strict=True), self.white)
@@ -177,7 +177,7 @@ def checked_profile(icc: Any, expected: str, notes: list[str]) -> bytes | None:
     except (OSError, ImageCms.PyCMSError, TypeError):
         space = None
     if space != expected:
-        notes.append("its colour profile is damaged or does not belong to it and was dropped")
+        notes.append("its colour profile is damaged or does not fit its colours, and was dropped")
         return None
     return icc
 
@@ -212,7 +212,7 @@ def _of_rgb(calibration: Calibration) -> Convert:
 
 
 def _of_grey(deep: Pixels) -> Convert:
-    """Return what looks 16-bit grey up, in a table of 65536 levels, and 8-bit grey too."""
+    """Return a function that looks up 8-bit and 16-bit grey in a table of 65536 levels."""
     table = {2: deep, 1: eight_bit(deep[::257])}
     return lambda samples: table[samples.dtype.itemsize][samples]
 
@@ -222,7 +222,7 @@ def _grey_levels(profile: bytes) -> Pixels:
     from PIL import ImageCms
 
     source, target = (ImageCms.ImageCmsProfile(io.BytesIO(data)) for data in (profile, _srgb_grey()))
-    exact = ImageCms.Flags.NOOPTIMIZE  # no tables, which are far off in the darkest levels
+    exact = ImageCms.Flags.NOOPTIMIZE  # no tables, because they are far off in the darkest levels
     transform: Any = ImageCms.buildTransform(source, target, "I;16", "I;16", flags=exact)
     levels = np.arange(65536, dtype="<u2")
     image = Image.frombytes("I;16", (len(levels), 1), levels.tobytes())
@@ -231,7 +231,7 @@ def _grey_levels(profile: bytes) -> Pixels:
 
 
 def _srgb_grey() -> bytes:
-    """Return an ICC profile (ISO 15076-1) of grey with the curve of sRGB, which Pillow has for RGB alone."""
+    """Return an ICC profile (ISO 15076-1) of grey with the curve of sRGB; Pillow has one for RGB only."""
 
     def fixed(*values: float) -> bytes:
         return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))

@@ -10,7 +10,7 @@ from car.errors import ImageError
 
 Pixels = NDArray[Any]
 
-_OVERSHOOT = 0.1  # of a range from 0 to 1: filters leave so much, a picture of another range has more
+_OVERSHOOT = 0.1  # beyond the range from 0 to 1: filters leave this much; more shows another range
 _BLOCK = 2**20  # samples that are converted at once
 
 
@@ -27,7 +27,7 @@ def to_unsigned(array: Pixels, notes: list[str], bits: int = 0) -> Pixels:
         bits: bits of a sample as stored; 0 for all bits of its type.
 
     Raises:
-        ImageError: the values fit no such range.
+        ImageError: the values fit none of these ranges.
     """
     kind, held = array.dtype.kind, array.dtype.itemsize * 8
     if kind == "f":
@@ -62,7 +62,7 @@ def to_unsigned(array: Pixels, notes: list[str], bits: int = 0) -> Pixels:
 
 
 def _converted(array: Pixels, target: Any, convert: Callable[[Pixels], Pixels]) -> Pixels:
-    """Convert samples to another type, some rows at a time: what is between takes much memory."""
+    """Convert samples to another type, some rows at a time: intermediate values take much memory."""
     result = np.empty(array.shape, target)
     for piece in _pieces(array):
         result[piece] = convert(array[piece])

@@ -1,4 +1,4 @@
-"""What is wrong with a file that is no picture, or a damaged one, in plain words."""
+"""What is wrong with a damaged picture, or with a file that is no picture, in plain words."""
 
 import zlib
 
@@ -24,7 +24,7 @@ _OTHERS = (
     (b"#?RADIANCE", f"it is Radiance HDR{_FIRST}"),
     (b"II\xbc", f"it is JPEG XR{_FIRST}"),
     *((b"P%d%c" % (kind, space), f"it is PNM{_FIRST}") for kind in range(1, 7) for space in b" \t\r\n"),
-    (b"PK\x03\x04", "it is a ZIP archive, or a document that is one"),
+    (b"PK\x03\x04", "it is a ZIP archive, or a document stored as one"),
 )
 _TEXTS = (
     (b"<svg", f"it is SVG, a drawing{_FIRST}"),
@@ -66,24 +66,24 @@ def jpeg_fault(content: bytes) -> str:
     at = 2
     while at + 5 <= len(content) and content[at] == 0xFF:
         marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # one of several that fill the space
+        if marker == 0xFF:  # a fill byte; there may be several
             at += 1
             continue
         if marker == 0xF7:
-            return "it is JPEG-LS, which is not read; convert it, as to PNG"
+            return "it is JPEG-LS, which is not read; convert it, for example to PNG"
         if marker in _FRAMES:
             bits = content[at + 4]
             if bits != 8:
-                return f"a JPEG of {bits} bits a sample, which is not read; convert it, as to PNG of 16 bits"
+                return f"a JPEG of {bits} bits a sample, which is not read; convert it to a PNG of 16 bits"
             break
         at += 2 + length
     return "a JPEG that is damaged or ends too soon"
 
 
 def png_fault(content: bytes) -> str:
-    """Say what is wrong with a PNG; empty where it is sound as far as its chunks tell."""
+    """Say what is wrong with a PNG; empty if its chunks show no damage."""
     if not content.startswith(PNG_SIGNATURE):
-        return "a PNG whose first bytes are damaged, as by a transfer as text"
+        return "a PNG whose first bytes are damaged, perhaps by a transfer as text"
     at, pixels = 8, False
     while at + 12 <= len(content):
         length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]

@@ -23,11 +23,11 @@ FORMATS = {
     ".bmp": "BMP",
     ".gif": "GIF",
 }
-"""What is written, by suffix."""
+"""The formats that are written, by suffix."""
 _HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
 _FOUND = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".mpo"}
 INPUT_SUFFIXES = _FOUND | _HEIC_SUFFIXES if find_spec("pillow_heif") else _FOUND
-"""Suffixes of what is found in folders."""
+"""Suffixes of the pictures that are found in folders."""
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
 HEADER = 2**17  # bytes of a file in which its headers are
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -46,17 +46,17 @@ def check_suffix(path: Path) -> None:
 
 
 def is_jxl(content: bytes) -> bool:
-    """Return whether it is JPEG XL."""
+    """Return whether a file is JPEG XL."""
     return content.startswith(_JXL)
 
 
 def is_heic(content: bytes) -> bool:
-    """Return whether it is HEIC, and not AVIF."""
+    """Return whether a file is HEIC, and not AVIF."""
     return content[4:8] == b"ftyp" and content[8:12] in _HEIC and b"avif" not in content[:64]
 
 
 SMALL_QUALITY = 75
-"""Of small pictures in JPEG and AVIF whose model was trained for that, where nothing else is asked for."""
+"""Default quality of small pictures in JPEG and AVIF whose model was trained for lossy files."""
 
 
 def made_for_loss(model: str) -> bool:
@@ -87,14 +87,14 @@ def coding_options(kind: str, quality: int | None, *, restored: bool = False) ->
 
 
 def _restored_avif() -> dict[str, Any]:
-    """Return options of libaom for small AVIFs that restore better at the same bytes; none for other coders.
+    """Return options of libaom for small AVIFs that restore better at the same bytes; none for other codecs.
 
-    By default, libaom codes for how similar the file looks at its own size. A slower speed than its usual 6
-    is affordable, because the picture is small.
+    By default, libaom makes the file look similar at its own size. A slower speed than its usual 6 is
+    affordable, because the picture is small.
     """
     from PIL import AvifImagePlugin
 
-    # the setting has this name in libaom alone, and other coders refuse it
+    # only libaom has a setting of this name; other codecs refuse it
     known = AvifImagePlugin.get_codec_version("aom") is not None
     return {"codec": "aom", "speed": 5, "advanced": {"tune": "psnr"}} if known else {}
 

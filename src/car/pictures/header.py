@@ -20,7 +20,7 @@ _PLUGIN_FORMATS = ("HEIF", "JXL")
 _SHORT_TEXT = 2**12
 _JPEG2000 = b"\xff\x4f\xff\x51"  # start of the codestream, and of its sizes
 _limit_lock = threading.Lock()
-# What they log about damaged files would reach stderr where no handler is set up; others still get it.
+# Without a handler, what they log about damaged files would reach stderr. Other handlers still get it.
 # Their warnings are left to the program: filters belong to the whole process and are not safe among threads.
 for _name in ("tifffile", "PIL"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
@@ -28,14 +28,14 @@ for _name in ("tifffile", "PIL"):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself, before its pixels are decoded.
+    """Size, depth and metadata of a file, known before its pixels are decoded.
 
     Attributes:
         size: (width, height), upright.
         bits: 8 or 16, of a sample as it will be read.
         pixel_bytes: bytes of a decoded pixel; at least those of RGB.
         info: the metadata of a small picture.
-        damage: what is wrong with these, where `info` is None for that.
+        damage: what is wrong with the metadata, if `info` is None for this reason.
     """
 
     size: tuple[int, int]
@@ -51,12 +51,12 @@ class Header:
 
 
 def upright_size(size: tuple[int, int], orientation: Any) -> tuple[int, int]:
-    """Return the (width, height) that is shown of a picture with this EXIF orientation."""
+    """Return (width, height) as a viewer shows a picture with this EXIF orientation."""
     return (size[1], size[0]) if orientation in (5, 6, 7, 8) else size
 
 
 def needs_jxl_decoder(content: bytes) -> bool:
-    """Return whether it is JPEG XL, and Pillow has no plugin for it."""
+    """Return whether a file is JPEG XL, and Pillow has no plugin for it."""
     return is_jxl(content) and "JXL" not in Image.OPEN
 
 
@@ -77,10 +77,10 @@ def sample_bits(content: bytes) -> int:
 
 
 def open_by_pillow(file: Any, name: str) -> Image.Image:
-    """Open a picture of the formats that Pillow is asked for, whatever the number of its pixels.
+    """Open a picture in one of the formats that Pillow is used for, whatever the number of its pixels.
 
     Raises:
-        ImageError: it is no such picture.
+        ImageError: the file is not such a picture.
     """
     if is_heic(file.read(64)) and "HEIF" not in Image.OPEN:
         try:
@@ -114,7 +114,7 @@ def has_refused_texts(error: Exception) -> bool:
 
 
 def without_texts(content: bytes) -> bytes:
-    """Return a PNG without its compressed and its long texts; that of a small picture stays."""
+    """Return a PNG without its compressed and its long texts; the metadata of a small picture stays."""
     kept, at = [content[:8]], 8
     while at < len(content):
         length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
@@ -126,7 +126,7 @@ def without_texts(content: bytes) -> bytes:
 
 @contextlib.contextmanager
 def no_pillow_limit() -> Generator[None, None, None]:
-    """Lift Pillow's limit of pixels, a global: ours is an argument, and checked before pixels are decoded."""
+    """Lift Pillow's global limit of pixels; ours is an argument, and is checked before pixels are decoded."""
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -136,16 +136,16 @@ def no_pillow_limit() -> Generator[None, None, None]:
 
 
 def texts(image: Image.Image) -> tuple[Any, ...]:
-    """Return PNG's text, a JPEG's comment and the description in EXIF, where `LRInfo.to_text` may be."""
+    """Return the texts that may hold metadata: a PNG's, a JPEG's comment and the description in EXIF."""
     found: list[Any] = [image.info.get("car"), image.info.get("comment")]
     with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
-        # not that of PNG, which decodes the pixels to look behind them
+        # not PNG's own method: it decodes the pixels, because EXIF may follow them
         found.append(Image.Image.getexif(image).get(DESCRIPTION))
     return tuple(found)
 
 
 def found_info(texts: tuple[Any, ...]) -> tuple[LRInfo | None, str | None]:
-    """Return what the first text of a small picture says and, where that is damaged, a note."""
+    """Return the metadata in the first text that has some, or a note if this text is damaged."""
     try:
         for text in texts:
             if isinstance(text, (str, bytes)) and (info := LRInfo.from_text(text)):

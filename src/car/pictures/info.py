@@ -1,4 +1,4 @@
-"""What picture files say about themselves, read without NumPy: showing it takes as long as the imports."""
+"""Headers of picture files, read without NumPy, because imports take most of the time of `car info`."""
 
 import contextlib
 import io
@@ -19,11 +19,11 @@ from car.pictures.header import (
     upright_size,
 )
 
-_MOST_CHUNKS, _MOST_TEXT = 100_000, 2**20  # usual are chunks of 8 KB and more, and texts far below it
+_MOST_CHUNKS, _MOST_TEXT = 100_000, 2**20  # chunks usually have 8 KB and more, and texts far fewer bytes
 
 
 def read_header(source: str | os.PathLike[str] | bytes, name: str = "") -> Header:
-    """Return what a file says about itself, without decoding its pixels.
+    """Return size, depth and metadata of a file, without decoding its pixels.
 
     Args:
         source: the file, or its content.
@@ -61,7 +61,7 @@ def _header(file: BinaryIO, name: str) -> Header:
             with contextlib.suppress(ImageError):  # texts that Pillow refuses say nothing
                 about = open_by_pillow(_without_pixels(file), name)
         with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
-            # of a PNG without it, Pillow would look behind the pixels, which are not there
+            # in a PNG without EXIF, Pillow would look for it behind the pixels, which are not there
             if image.format != "PNG" or "exif" in about.info:
                 orientation = about.getexif().get(ORIENTATION)
         samples = 4 if image.has_transparency_data or image.mode == "CMYK" else 3
@@ -69,7 +69,7 @@ def _header(file: BinaryIO, name: str) -> Header:
 
 
 def _without_pixels(file: BinaryIO) -> io.BytesIO:
-    """Return a PNG of header and texts alone: those behind the pixels, Pillow reads with the pixels only."""
+    """Return a PNG with only its header and texts: Pillow reads texts behind pixels only with the pixels."""
     file.seek(0)
     kept, left = [file.read(8)], _MOST_TEXT
     for _ in range(_MOST_CHUNKS):

@@ -12,9 +12,10 @@ from car.pictures.metadata import LRInfo
 DEFAULT_MAX_PIXELS = 400_000_000
 """Larger images are refused before they are decoded: a few bytes can claim billions of pixels."""
 MAX_DECODED_BYTES = 8 * 2**30
-"""Deep TIFFs whose samples take more are refused before they are decoded: each pixel may have 16 of 8 bytes.
+"""Deep TIFFs whose samples take more bytes are refused before they are decoded.
 
-Any picture of 400 megapixels with up to four samples of 32 bits is within it.
+A pixel may have 16 samples of 8 bytes. The limit admits every picture of 400 megapixels with up to four
+samples of 32 bits.
 """
 
 _BLOCK = 64  # rows that are compared at once
@@ -72,7 +73,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 
 
 def measured_pixels(picture: Picture, name: str, least: int = 64, where: str = "") -> Pixels:
-    """Return what tables measure of a picture: RGB ``[H, W, 3]``, uint8, H and W multiples of 8.
+    """Return the pixels that tables measure: RGB ``[H, W, 3]``, uint8, H and W multiples of 8.
 
     Args:
         picture: right and bottom edges are cut off.

@@ -20,20 +20,20 @@ def decode_deep(content: bytes, high: Image.Image) -> Pixels:
     """Decode a PNG of 16 bits a sample as ``[H, W]`` or ``[H, W, C]``.
 
     Args:
-        content: of the file.
-        high: it as Pillow decodes it: of colours, the upper 8 bits.
+        content: content of the file.
+        high: the picture as Pillow decodes it; if it has colours, only their upper 8 bits.
     """
     kind = content[25]
     if kind == _GREY:
         array = np.asarray(high)[:, :, None]
     elif kind == _GREY_ALPHA:
-        # its bytes are laid out, and filtered, as those of RGBA of 8 bit
+        # its bytes are laid out and filtered like those of 8-bit RGBA
         header = content[16:24] + bytes([8, _RGBA]) + content[26:29]
         with Image.open(io.BytesIO(content[:8] + png_chunk(b"IHDR", header) + content[33:])) as image:
             array = np.asarray(image).view(">u2").astype(np.uint16)
     else:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            # Pillow takes the first byte of each sample; that is the lower one if it is told so
+            # Pillow takes the first byte of each sample; with 16L, it believes this to be the lower byte
             image.tile = [tile._replace(args=f"{image.mode};16L") for tile in image.tile]
             array = np.asarray(high).astype(np.uint16) << 8 | np.asarray(image)
     transparent = high.info.get("transparency")
@@ -61,7 +61,7 @@ def encode_deep(array: Pixels, chunks: bytes) -> bytes:
 
 
 def _filtered(rows: Pixels, above: Pixels, step: int) -> bytes:
-    """Return rows of bytes as differences from what is beside and above, each of the kind with the least sum.
+    """Return rows of bytes as differences from their neighbours, each by the filter with the least sum.
 
     Args:
         rows: ``[n, bytes]``.

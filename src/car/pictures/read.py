@@ -102,9 +102,7 @@ def _read_jxl(content: bytes, name: str, max_pixels: int) -> Picture:
     array = imagecodecs.jpegxl_decode(content, index=0)
     samples = Samples("RGB" if array.ndim == 3 and array.shape[2] > 2 else "GRAY")
     # the decoder does not say which they are
-    samples.notes.append(
-        "its colours are taken for sRGB; with pillow-jxl-plugin, what it says of them is known"
-    )
+    samples.notes.append("its colours are taken for sRGB; install pillow-jxl-plugin to read its colour space")
     return samples.picture(array)
 
 
@@ -121,7 +119,7 @@ def header_samples(path: Path) -> Samples | None:
     """Return the description of samples in the header of a file that Pillow opens; None if incomplete.
 
     Raises:
-        ImageError: they are of high dynamic range.
+        ImageError: the colours are of high dynamic range.
     """
     with path.open("rb") as file:
         start = file.read(HEADER)
@@ -149,7 +147,10 @@ def from_pil(image: Image.Image) -> Picture:
 
 
 def _samples(image: Image.Image, content: bytes) -> Samples:
-    """Return what an open image, not yet decoded, and the start of its file say of its samples."""
+    """Return the description of the samples of an open image, before it is decoded.
+
+    `content` is the start of its file, or all of it.
+    """
     samples = Samples("RGB", icc=image.info.get("icc_profile"))
     if getattr(image, "is_animated", False) and image.format != "MPO":
         samples.notes.append(FIRST_FRAME)
@@ -163,10 +164,10 @@ def _samples(image: Image.Image, content: bytes) -> Samples:
 
 
 def _picture(image: Image.Image, content: bytes) -> Picture:
-    """Return the picture of an open image; `content` is that of its file, where it has one."""
+    """Return the picture of an open image; `content` is the content of its file, if it has one."""
     samples = _samples(image, content)
     transparent = _stretched_transparency(image)
-    image.load()  # of a deep one too: it finds damage, and texts behind the pixels
+    image.load()  # also if the picture is deep: this finds damage, and texts behind the pixels
     if transparent is not None:
         image = image.copy()  # it may be the caller's
         image.info["transparency"] = transparent
@@ -175,7 +176,7 @@ def _picture(image: Image.Image, content: bytes) -> Picture:
         array, samples.kind = _array_of(image)
     else:
         samples.kind = "RGB" if array.ndim == 3 and array.shape[2] > 2 else "GRAY"
-    # asked after load(): some decoders turn the picture themselves and then forget the tag
+    # only after load(): some decoders turn the picture themselves and then forget the tag
     with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
         samples.orientation = image.getexif().get(ORIENTATION, 1)
     samples.texts = texts(image)
@@ -183,7 +184,7 @@ def _picture(image: Image.Image, content: bytes) -> Picture:
 
 
 def _find_colours(image: Image.Image, content: bytes, samples: Samples) -> None:
-    """Find out what the format says of colours without a profile, or, where Pillow is silent, with one."""
+    """Find the colour space that a file names without a profile, or a profile that Pillow does not read."""
     if image.format == "PNG" or (image.format is None and "gamma" in image.info):
         samples.calibration, overrules = png_file.calibration(content, image.info)
         samples.icc = None if overrules else samples.icc
@@ -203,13 +204,13 @@ def _find_colours(image: Image.Image, content: bytes, samples: Samples) -> None:
 
 
 def _deep(image: Image.Image, content: bytes, samples: Samples) -> Pixels | None:
-    """Return the samples of a file of more than 8 bits that Pillow reduces to them."""
+    """Return the samples of a file of more than 8 bits, if Pillow would reduce them to 8; else None."""
     if image.format == "PNG" and sample_bits(content) == 16:
         return png_file.decode_deep(content, image)
     if not samples.bits:
         return None
     if image.format == "AVIF" and find_spec("imagecodecs") is None:
-        samples.notes.append(f"{samples.bits} bit reduced to 8; with the extra [formats], all are read")
+        samples.notes.append(f"{samples.bits} bit reduced to 8; the extra [formats] reads all bits")
         samples.bits = 0
         return None
     import imagecodecs
@@ -237,7 +238,7 @@ def _array_of(image: Image.Image) -> tuple[Pixels, str]:
 
 def _stretched_transparency(image: Image.Image) -> int | None:
     """Return the transparent level of a PNG of 2- or 4-bit grey that is not yet decoded, as 8 bit."""
-    # Pillow stretches the pixels when it decodes them, but not the level that tRNS calls transparent
+    # when it decodes the pixels, Pillow stretches them, but not the level that tRNS calls transparent
     level, tiles = image.info.get("transparency"), getattr(image, "tile", None)
     if image.format == "PNG" and image.mode == "L" and tiles and isinstance(level, int):
         largest = {"L;2": 3, "L;4": 15}.get(tiles[0].args)

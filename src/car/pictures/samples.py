@@ -24,7 +24,7 @@ class Samples:
         kind: kind of colours, see `car.pictures.colour.converter`.
         icc: the profile in the file, if any.
         calibration: colour space that the format names without a profile.
-        bits: bits of a sample as stored; 0 for all bits of its type.
+        bits: bits of a sample in the file; 0 for all bits of its type.
         inverted: whether zero is white.
         associated: whether colours are stored multiplied by alpha.
         orientation: orientation by EXIF or TIFF; an invalid one counts as 1.

@@ -79,7 +79,7 @@ class RowBuffer:
 
 @contextmanager
 def open_strips(path: Path) -> Generator["Strips | str", None, None]:
-    """Open a picture for reading from the top, or give the reason why it must be decoded as a whole.
+    """Open a picture for reading from the top, or yield the reason why it must be decoded as a whole.
 
     Raises:
         ImageError: it cannot be read.
@@ -112,7 +112,10 @@ def _tiff_strips(file: tifffile.TiffFile) -> Strips | str:
         (page.dtype not in (np.uint8, np.uint16), "only integers of 8 and 16 bit come in strips"),
         (not contig and page.samplesperpixel > 1, "its colours are stored apart"),
         (samples.orientation in range(2, 9), "it is stored turned"),
-        (not page.is_tiled and page.rowsperstrip > max(4096, page.imagelength // 8), "it is one strip"),
+        (
+            not page.is_tiled and page.rowsperstrip > max(4096, page.imagelength // 8),
+            "it is stored in one piece",
+        ),
     ):
         if bad:
             return why
@@ -129,7 +132,7 @@ def _tiff_blocks(page: Any) -> Iterator[Pixels]:
             if row is not None:
                 yield row
             row, top = np.zeros((min(height, page.imagelength - y), page.imagewidth, shape[3]), page.dtype), y
-        if data is not None:  # None stands for a segment that was left out, of zeros
+        if data is not None:  # None stands for a segment of zeros that was left out of the file
             part = data[0, : len(row), : page.imagewidth - x]
             row[:, x : x + part.shape[1]] = part
     if row is not None:
@@ -143,7 +146,7 @@ def _vips_strips(path: Path) -> Strips | str:
     try:
         image: Any = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
     except pyvips.Error:
-        return "libvips does not know its format here"
+        return "this installation of libvips does not read its format"
     kinds = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3}
     fields = image.get_fields()
     for bad, why in (

@@ -24,7 +24,7 @@ _KINDS = {
     tifffile.PHOTOMETRIC.MINISBLACK: "GRAY",
     tifffile.PHOTOMETRIC.RGB: "RGB",
     tifffile.PHOTOMETRIC.PALETTE: "RGB",
-    tifffile.PHOTOMETRIC.YCBCR: "RGB",  # as its coder gives it back
+    tifffile.PHOTOMETRIC.YCBCR: "RGB",  # its decoder returns RGB
     tifffile.PHOTOMETRIC.SEPARATED: "CMYK",
     tifffile.PHOTOMETRIC.CIELAB: "LAB",
     tifffile.PHOTOMETRIC.ICCLAB: "LAB",
@@ -32,7 +32,7 @@ _KINDS = {
 _RAW = (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _GIVES_RGB = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.WEBP, tifffile.COMPRESSION.JPEGXL)
-_BY_LIBTIFF = (  # and Pillow, up to 8 bit, where tifffile has no decoder
+_BY_LIBTIFF = (  # Pillow decodes these by libtiff, up to 8 bit, if tifffile has no decoder
     tifffile.COMPRESSION.JPEG,
     tifffile.COMPRESSION.CCITTRLE,
     tifffile.COMPRESSION.CCITT_T4,
@@ -41,14 +41,14 @@ _BY_LIBTIFF = (  # and Pillow, up to 8 bit, where tifffile has no decoder
 _EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 _EXTRAS = 338
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
-_MOST_PAGES = 16  # that are looked at: a preview lies before its picture or hangs on it
-_PREVIEW = 4  # times the pixels that a later page of the same shape has
-_MAX_TILE_EXCESS = 256 * 2**20  # bytes of a tile beyond its picture
+_MOST_PAGES = 16  # pages that are looked at: a preview lies before its picture, or in a sub-page of it
+_PREVIEW = 4  # a page is a preview if another of the same shape has this many times its pixels
+_MAX_TILE_EXCESS = 256 * 2**20  # bytes by which a tile may exceed its picture
 _MAX_CHANNELS = 16  # a few bytes can claim 65,535 samples a pixel
 
 
 def _unpacked_lzw(data: bytes, out: int) -> bytes:
-    """Unpack LZW into so many bytes: by libtiff, as a row of grey pixels."""
+    """Unpack LZW into `out` bytes, by libtiff, as if they were a row of grey pixels."""
     tags = {256: out, 257: 1, 258: 8, 259: 5, 262: 1, 273: 0, 277: 1, 278: 1, 279: len(data)}
     tags[273] = 8 + 2 + 12 * len(tags) + 4
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
@@ -58,10 +58,10 @@ def _unpacked_lzw(data: bytes, out: int) -> bytes:
 
 
 class _Decoders(ChainMap[int, Any]):
-    """Those of tifffile, and LZW."""
+    """The decoders of tifffile, and one for LZW."""
 
     def __missing__(self, key: int) -> Any:
-        return self.maps[-1][key]  # which says what is missing
+        return self.maps[-1][key]  # its error says what is missing
 
 
 _OWN_LZW = tifffile.COMPRESSION.LZW not in tifffile.TIFF.DECOMPRESSORS  # imagecodecs is not installed
@@ -89,7 +89,7 @@ def decode(content: bytes, name: str, max_pixels: int) -> Picture | None:
 
 
 def header(file: BinaryIO) -> Header:
-    """Return what a TIFF says about itself."""
+    """Return the header of a TIFF."""
     with tifffile.TiffFile(file) as opened:
         page = main_page(opened, [])
         tags, deep = page.tags, sample_bytes(page)
@@ -112,7 +112,7 @@ def main_page(file: tifffile.TiffFile, notes: list[str]) -> Any:
     if largest.photometric in _RAW and _area(largest) > _area(first):
         raise ImageError(
             f"it holds raw data of a camera and a preview of {first.imagewidth} x {first.imagelength}: "
-            "develop it first, as to a TIFF"
+            "develop it first, for example to a TIFF"
         )
     whole = [page for page in pages if not _subfile(page) & _REDUCED and page.photometric in _KINDS]
     page = max(whole, key=_area, default=first)
@@ -132,7 +132,7 @@ def _some_pages(file: tifffile.TiffFile) -> Iterator[Any]:
     for page in file.pages[:_MOST_PAGES]:
         yield page
         try:
-            yield from (page.pages or ())[:_MOST_PAGES]  # what hangs on it
+            yield from (page.pages or ())[:_MOST_PAGES]  # its sub-pages
         except Exception:
             continue
 
@@ -185,7 +185,7 @@ def check_tiles(page: Any) -> None:
 
 
 def check_page(page: Any, notes: list[str]) -> None:
-    """Check the samples of a page, and make the lengths of its strips or tiles right.
+    """Check the samples of a page, and correct the lengths of its strips or tiles.
 
     Raises:
         ImageError: samples are of an unknown kind or would need too much memory, or parts are missing.
@@ -199,7 +199,7 @@ def check_page(page: Any, notes: list[str]) -> None:
             f"TIFF of kind {kind} with {page.bitspersample} bits is not supported: convert it to RGB"
         )
     if page.compression == tifffile.COMPRESSION.LZW and _OWN_LZW and page.bitspersample % 8:
-        raise ModuleNotFoundError(name="imagecodecs")  # how many bytes it holds, tifffile does not say
+        raise ModuleNotFoundError(name="imagecodecs")  # tifffile does not say how many bytes it holds
     if page.samplesperpixel > _MAX_CHANNELS:
         raise ImageError(f"{page.samplesperpixel} channels are too many")
     size = width * height * page.samplesperpixel * sample_bytes(page)
@@ -209,10 +209,10 @@ def check_page(page: Any, notes: list[str]) -> None:
 
 
 def _find_parts(page: Any, notes: list[str]) -> None:
-    """Make the lengths of strips or tiles right, which tifffile takes as given; zero would mean black.
+    """Correct the lengths of strips or tiles. tifffile trusts them, and takes a length of zero for black.
 
-    A part with neither place nor length was left out on purpose. Any other part ends at the latest where the
-    next one begins.
+    A part with neither place nor length was left out on purpose. Every other part ends before the next one
+    begins.
 
     Raises:
         ImageError: the file ends before a part does.
@@ -281,7 +281,7 @@ def alpha(page: Any) -> int | None:
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         return None
     if _EXTRAS not in page.tags and page.samplesperpixel == colours + 1:
-        return colours  # not said, but so other readers take it
+        return colours  # the file does not say so, but other readers take it for alpha
     found = next((colours + n for n, kind in enumerate(page.extrasamples) if kind in _ALPHA), None)
     return None if found is None or found >= page.samplesperpixel else found
 
@@ -310,10 +310,10 @@ def pick(page: Any, array: Pixels, notes: list[str]) -> Pixels:
 
 def _looked_up(page: Any, array: Pixels) -> Pixels:
     colours = np.asarray(page.colormap)  # [3, N], 16 bit; some writers put 8 bit there
-    array = array.astype(np.uint8) if array.dtype == bool else array  # bool would choose, not look up
+    array = array.astype(np.uint8) if array.dtype == bool else array  # bool would be a mask, not an index
     table = colours.T if colours.max() <= 255 else colours.T >> 8
     if int(array.max()) >= len(table):
-        raise ImageError("a pixel is of a colour that its palette does not have")
+        raise ImageError("a pixel has a colour that is not in the palette")
     return table.astype(np.uint8)[array[:, :, 0]]
 
 

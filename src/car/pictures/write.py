@@ -191,7 +191,7 @@ def _encode(
 
 
 def _opaque(array: Pixels, alpha: Pixels, kind: str) -> Pixels:
-    """Return the colours of a picture of which nothing is transparent."""
+    """Return the colours of a picture, which must have no transparent pixels."""
     if alpha.min() < np.iinfo(alpha.dtype).max:
         raise ImageError(f"{kind} cannot keep the transparency of this picture; PNG, WebP, AVIF and TIFF can")
     return array[:, :, :-1] if array.shape[2] == 4 else array[:, :, 0]
