@@ -56,7 +56,7 @@ class Measured(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Sizes of a photograph and its small picture as PNG, and quality restored from it and from bicubic."""
+    """Sizes of a photograph and its small picture as PNG; quality restored from it and from a bicubic one."""
 
     model: str
     width: int
@@ -119,10 +119,10 @@ def _answers(*kinds: str, work: bool = True) -> dict[int | str, dict[str, Any]]:
 
 
 async def _known_parameters(request: Request) -> None:
-    """Refuse query parameters that the route does not know, as one that is misspelt would have no effect.
+    """Refuse query parameters that the route does not know, because a misspelt one would have no effect.
 
     Raises:
-        UsageError: there is one, or one is there twice.
+        UsageError: a parameter is unknown, or is given twice.
     """
     known = [field.alias for field in request.scope["route"].dependant.query_params]
     asked = [name for name, _ in request.query_params.multi_items()]
@@ -130,7 +130,7 @@ async def _known_parameters(request: Request) -> None:
         if name not in known:
             raise UsageError(f"no parameter is called {name!r}{did_you_mean(name, known)}")
         if asked.count(name) > 1:
-            raise UsageError(f"the parameter {name!r} is there more than once")
+            raise UsageError(f"the parameter {name!r} is given more than once")
 
 
 _CHECKED = [Depends(_known_parameters)]
@@ -170,11 +170,11 @@ class _Service:
         self.pool = WorkPool(settings.concurrency or os.cpu_count() or 1, settings.queue)
 
     async def work(self, request: Request, function: Callable[[], _T]) -> _T:
-        """Return what a function returns that runs on the threads."""
+        """Run a function on the threads, and return its result."""
         return await self.pool.run(function, self.settings.timeout, request.is_disconnected)
 
     async def body(self, request: Request) -> bytes:
-        """Return the body; never hold more of it than the limit."""
+        """Return the body of a request; never hold more of it than the limit."""
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise HTTPException(415, "send the file itself as the body, not a form")
         seconds = self.settings.upload_timeout
@@ -186,7 +186,7 @@ class _Service:
 
 
 def _add_failures(app: FastAPI, settings: Settings) -> None:
-    """Make a line of JSON of every error."""
+    """Turn every error into a line of JSON."""
     late = f"the work took longer than {settings.timeout:g} seconds"
     answers: dict[type[Exception], Callable[[Any], Response]] = {
         CarError: lambda error: _failure(
@@ -220,7 +220,7 @@ def _internal(error: Exception) -> Response:
 
 
 def _add_work(app: FastAPI, service: _Service) -> None:
-    """Add what works on the picture that is the body of a request."""
+    """Add the routes that work on the picture in the body of a request."""
 
     @app.post(
         "/v1/downscale",
@@ -234,7 +234,7 @@ def _add_work(app: FastAPI, service: _Service) -> None:
         scale: Scale = None,
         model: ModelName = None,
         effort: Annotated[
-            int, Query(ge=0, le=9, description="Above 0: slower to shrink, restores better.")
+            int, Query(ge=0, le=9, description="Above 0: shrinks more slowly, restores better.")
         ] = 0,
         fast: Annotated[
             bool, Query(description="Shrink without the corrector of models that have one.")
@@ -274,14 +274,14 @@ def _add_work(app: FastAPI, service: _Service) -> None:
 
     @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE, dependencies=_CHECKED)
     async def compare(request: Request, scale: Scale = None, model: ModelName = None) -> Comparison:
-        """Measure the round trip of a photograph, and bicubic down and up for comparison."""
+        """Measure the round trip of a photograph, and for comparison one with bicubic down and up."""
         codec = service.pictures.codec(model, scale)
         content = await service.body(request)
         return Comparison(**await service.work(request, lambda: service.pictures.measure(content, codec)))
 
 
 def _add_folder(app: FastAPI, service: _Service) -> None:
-    """Add what there is to choose from: models, and pictures of the folder."""
+    """Add the routes for what one can choose from: models, and pictures of the folder."""
 
     @app.get("/v1/models", responses=_answers(work=False), dependencies=_CHECKED)
     async def models() -> list[Model]:
@@ -324,7 +324,7 @@ def _add_folder(app: FastAPI, service: _Service) -> None:
 
 
 def _add_state(app: FastAPI, service: _Service) -> None:
-    """Add what tells of the state of the service."""
+    """Add the routes that report the state of the service."""
     registry = CollectorRegistry()
     requests = Counter("car_requests", "Answers.", ["route", "status"], registry=registry)
     seconds = Histogram("car_request_seconds", "Time to an answer.", ["route"], registry=registry)
@@ -344,7 +344,7 @@ def _add_state(app: FastAPI, service: _Service) -> None:
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses={503: {"model": Error, "description": "the queue is full"}})
     async def readyz() -> Health:
-        """Whether it would take another picture now."""
+        """Report whether the service would accept another picture now."""
         if service.pool.in_hand >= service.pool.room:
             raise HTTPException(503, "the queue is full")
         return Health(status="ok", version=__version__)
@@ -410,7 +410,7 @@ class _Observed:
         try:
             await self.app(scope, receive, observed)
         finally:
-            # never the requested address: there is no limit to those
+            # not the requested address, because there is no limit to the number of these
             route = getattr(scope.get("route"), "path", "none")
             self.requests.labels(route, str(status)).inc()
             self.seconds.labels(route).observe(time.perf_counter() - begin)
@@ -429,8 +429,8 @@ async def _read(request: Request, limit: int) -> bytes:
             return bytes(content)
         content.clear()
     if "expect" not in request.headers:  # a client that asks first has sent nothing yet
-        # many clients read the response only after they sent everything, so read and drop the rest for a
-        # while
+        # many clients read the response only after they have sent everything, so read and drop the rest for
+        # a while
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
             await asyncio.wait_for(_drain(parts), _LINGER)
     raise HTTPException(413, f"more than {limit} bytes", {"Connection": "close"})

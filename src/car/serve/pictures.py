@@ -158,7 +158,7 @@ class Pictures:
             return []
         source = open_source(str(self.root), INPUT_SUFFIXES)
         names = (name for name, _ in source.pictures(Passed()))
-        # a name that is no text has no place in JSON, nor in an address
+        # neither JSON nor an address can hold a name that is not valid text
         texts = (name for name in names if name.encode(errors="replace").decode() == name)
         return list(islice((name for name in texts if self._is_inside(name)), limit))
 
@@ -166,10 +166,10 @@ class Pictures:
         return self.root is not None and Path(self.root, name).resolve().is_relative_to(self.root)
 
     def located(self, name: str) -> Path:
-        """Return where a picture of the folder lies.
+        """Return the path of a picture in the folder.
 
         Raises:
-            NotThereError: there is none of this name, or it leads out of the folder.
+            NotThereError: there is no picture of this name, or the name leads out of the folder.
         """
         missing = NotThereError(f"there is no picture {name!r}")
         try:
@@ -189,7 +189,7 @@ class Pictures:
         """Return a tag that changes whenever the small picture of a file would change.
 
         Raises:
-            NotThereError: it was just removed.
+            NotThereError: the file was just removed.
         """
         try:
             status = path.stat()

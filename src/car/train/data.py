@@ -27,7 +27,9 @@ TRAINING_SETS = {"DIV2KHR": ("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR")}
 
 
 def find_training_set(image_path: Path, name: str, valid: Path | None) -> tuple[list[Path], Path]:
-    """Return the folders to train and, unless `valid` is given, to validate on, below `image_path`.
+    """Return the folders to train on, and the folder to validate on: `valid` if given.
+
+    All others are below `image_path`.
 
     Raises:
         UsageError: the name is unknown or a folder does not exist.
@@ -47,7 +49,7 @@ OnSkip = Callable[[str], None]
 
 
 def ignore(*_: Any) -> None:
-    """Do nothing; for who does not want to be told."""
+    """Do nothing: for callers that need no progress and no notes."""
 
 
 class _File(NamedTuple):
@@ -84,7 +86,7 @@ class Crops:
 
     Args:
         store: images, none smaller than the recipe's `crop` on either side.
-        recipe: its settings from `crop` to `orientations`, and its seed.
+        recipe: used are its settings from `crop` to `orientations`, and its seed.
     """
 
     def __init__(self, store: ImageStore, recipe: Recipe) -> None:
@@ -247,7 +249,7 @@ def _listing(files: Sequence[_File]) -> list[list[Any]]:
 
 
 def _kept(cache: Path, files: Sequence[_File]) -> list[tuple[str, int, int]] | None:
-    """Return (name, height, width) of the images in the cache; None if it is not of these files."""
+    """Return (name, height, width) of the images in the cache; None if it was made from other files."""
     try:
         index: dict[str, Any] = json.loads((cache / _INDEX).read_text())
         size = sum(height * width * 3 for _, height, width in index["entries"])
@@ -292,7 +294,7 @@ def _image_files(folder: Path, outside: set[Path], on_skip: OnSkip) -> Iterator[
     for name, _ in source.pictures(passed):
         try:
             status = (folder / name).stat()
-        except OSError as error:  # noqa: PERF203 - it was removed a moment ago
+        except OSError as error:  # noqa: PERF203 - it has just been removed
             on_skip(f"{folder / name}: cannot be read ({error.strerror})")
         else:
             yield _File(folder / name, name, status.st_size, status.st_mtime_ns)

@@ -44,7 +44,7 @@ class Recipe:
         0.0, "Share of the crops that are first coded as JPEG with 4:2:0, as most photographs were, 0 to 1."
     )
     shrunk: float = _setting(
-        0.0, "Share of the crops that come from the image shrunk by 1 to 2, and are sharper, 0 to 1."
+        0.0, "Share of the crops that come from the image shrunk by 1 to 2, which are sharper, 0 to 1."
     )
     emphasis: tuple[str, ...] = _setting(
         (), "PATTERN=FACTOR: draw images whose name matches so many times as often; repeatable."
@@ -70,18 +70,19 @@ class Recipe:
         0.0, "The same for the gradients of the small picture (L1): keeps its PNG small."
     )
     rate_weight: float = _setting(
-        0.0, "Weight of the estimated bits, as PNG or WebP, of the small picture above the bicubic one."
+        0.0,
+        "Weight of the bits that the small picture takes, as PNG or WebP, above the bicubic one (estimated).",
     )
     coded: bool = _setting(
         False,
         "Code the small picture as JPEG, WebP or AVIF of varying quality. Needs --restoration decibels; "
-        "--rate-weight then weighs the logarithm of the bits in that unit.",
+        "--rate-weight then weighs the logarithm of the bits, also in decibels.",
     )
     range_weight: float = _setting(1.0, "Weight of small picture values outside [0, 1].")
     first_weight: float = _setting(
         0.0,
         "Weight of the same losses for the small picture before its correction, on a third of the crops; "
-        "needs a corrector. It is the small picture that --fast makes.",
+        "needs a corrector. That is the small picture that --fast makes.",
     )
     tv_weight: float = _setting(
         0.0, "Weight of the total variation of the offsets (families car, car_small)."
@@ -114,7 +115,7 @@ class Recipe:
     ema: float = _setting(0.998, "Decay of the averaged weights in each step; 0 for no average.")
 
     precision: Literal["auto", "float32", "bf16", "fp16"] = _setting(
-        "auto", "Arithmetic of the networks; auto is bf16 where the device is fast at it, else float32."
+        "auto", "Arithmetic of the networks; auto is bf16 if the device is fast at it, else float32."
     )
     channels_last: bool = _setting(True, "Store activations with channels last.")
     compile: bool = _setting(False, "Compile the networks with torch.compile (needs a C++ compiler).")

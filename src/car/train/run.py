@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: what is trained on which images, and who is told of it.
+    """A training run: what is trained, on which images, and which functions are told of its progress.
 
     Under ``torchrun`` or ``accelerate launch``, all processes train: each takes its share of every batch, and
     the first one writes. `out` receives
@@ -41,7 +41,7 @@ class Run:
         cache: folder for decoded pixels; ``out / "cache"`` by default.
         device: see `car.devices.resolve_device`.
         workers: threads that decode and cut crops ahead of the training.
-        save_seconds: seconds between two writings of the state.
+        save_seconds: seconds between saves of the state.
         on_progress: called every ten steps and at each validation, in the first process.
         on_decode: called with (images done, total images) while images are decoded, in the first process.
         on_note: called with a line for each skipped image and for other notes, in the first process.
@@ -66,7 +66,7 @@ class Run:
             UsageError: a setting or the device cannot be used.
             TrainingError: a package or usable images are missing; `out` cannot be written, is in use or holds
                 a run of another recipe; or the training diverged too often (the last good state is kept).
-            KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state written first.
+            KeyboardInterrupt: SIGINT or SIGTERM came. Before that, the step is finished and the state saved.
         """
         with self.trainer() as trainer:
             return trainer.run(self.save_seconds, self.on_progress)
@@ -84,7 +84,7 @@ class Run:
 
     @contextmanager
     def trainer(self) -> Generator[Trainer]:
-        """Give the trainer of this process, with the run's folder locked for the while."""
+        """Yield the trainer of this process; meanwhile, the folder of the run is locked."""
         self.recipe.validate()
         try:
             import tensorboard as _tensorboard
@@ -140,7 +140,7 @@ class Run:
             if self.valid is None:
                 return split_held_out(store, recipe.hold_out)
             store, _ = split_held_out(store, recipe.hold_out, 0)
-            # a validation crop needs pixels inside the border that is shaved
+            # a validation crop needs pixels inside the border that is cut off
             smallest = max(8 * create(recipe.model).geometry.scale, 32)
             return store, open_store([self.valid], place / "valid", smallest)
 

@@ -1,4 +1,4 @@
-"""What a run starts from: fresh networks, those of other weights, or the state of a run that was stopped."""
+"""What a run starts from: new networks, other weights, or the state of a run that was stopped."""
 
 import shutil
 from dataclasses import asdict
@@ -78,12 +78,12 @@ def check_same_run(out: Path, state: dict[str, Any], asked: Recipe, done: float)
 
     Args:
         out: the run's folder.
-        state: of the run.
-        asked: the recipe that is asked for.
-        done: share of its budget that the run has spent.
+        state: the state of the run.
+        asked: the recipe that the user asks for.
+        done: share of this recipe's budget that the run has spent.
 
     Raises:
-        TrainingError: only the budget may differ.
+        TrainingError: the recipes differ in more than the budget.
         UsageError: there is nothing left to do.
     """
     saved = state["recipe"]

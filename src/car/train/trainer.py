@@ -33,15 +33,15 @@ from car.train.validation import Validation, spread, validate
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_CHECK_STEPS = 10  # between readings of the loss, because a reading makes an accelerator wait
+_CHECK_STEPS = 10  # steps between readings of the loss, because a reading makes an accelerator wait
 _MAX_ROLLBACKS = 3
-_KEPT = ("step", "seconds", "rollbacks", "best", "past_l1")  # of the trainer in its state, as they are
-_PARTS = ("model", "average", "optimizer")  # which have states of their own
+_KEPT = ("step", "seconds", "rollbacks", "best", "past_l1")  # attributes that are saved as they are
+_PARTS = ("model", "average", "optimizer")  # attributes with a state of their own
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running training reports every few steps, with `validation` after one."""
+    """What a running training reports every few steps; `validation` is set after a validation."""
 
     step: int
     seconds: float
@@ -53,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do; see `car.train.run.Run.plan`. Seconds are measured on a few steps."""
+    """What a run would do, see `car.train.run.Run.plan`. Times are measured on a few steps."""
 
     images: int
     validation_images: int
@@ -103,7 +103,7 @@ class Trainer:
 
         self.batches = Prefetcher(crops, workers)
         self.step, self.seconds, self.rollbacks, self.best = 0, 0.0, 0, -math.inf
-        # stays true even if a longer budget moves the end of that share beyond this step
+        # stays true even if a longer budget moves the end of `l1_share` beyond this step
         self.past_l1 = False
         self.watch = LossWatch()
         self._losses: list[torch.Tensor] = []
@@ -118,7 +118,7 @@ class Trainer:
         self.batches.close()
 
     def plan(self) -> RunPlan:
-        """Time a few steps, which changes the weights, and compute the steps and time of the whole budget."""
+        """Time a few steps, and compute the steps and time of the whole budget. This changes the weights."""
         recipe = self.recipe
         self._train_step(0.5)
         times: list[float] = []
@@ -160,7 +160,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             record = json.dumps(asdict(self.recipe), indent=1)
             atomic_write(self.out / "recipe.json", record.encode())
-        self._save()  # finds a folder that cannot be written before the work, not after it
+        self._save()  # if the folder cannot be written, this fails before the work, not after it
         log = RunLog(self.out, self.step) if self.accelerator.is_main_process else None
         try:
             with self._signals_wait():

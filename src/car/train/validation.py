@@ -1,4 +1,4 @@
-"""What is measured of a training now and then, on images that it does not see."""
+"""Validation: measures of a training at intervals, on images that it does not train on."""
 
 import math
 from dataclasses import dataclass, fields
@@ -52,10 +52,10 @@ def spread(store: ImageStore, count: int) -> ImageStore:
 def validate(
     model: Rescaler, store: ImageStore, recipe: Recipe, accelerator: "Accelerator"
 ) -> tuple[Validation, list[Triple]]:
-    """Return PSNR of restored images and of the LR against bicubic on average, and a few pictures.
+    """Return the mean PSNR of restored images and of the LR against bicubic, and a few pictures.
 
-    All are measured on centre crops, of which each process takes its share. With a lossy coder, the score
-    is less what the recipe says that the bytes above those of coded bicubic ones are worth.
+    All are measured on centre crops, and each process takes its share of them. With a lossy codec, the score
+    is lower if the small pictures take more bytes than bicubic ones; `rate_weight` says by how much.
     """
     geometry = model.geometry
     shares = Shares(recipe.luma_weight, recipe.chroma_weight)
