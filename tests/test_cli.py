@@ -424,7 +424,7 @@ def test_a_full_disk_ends_the_run_at_once(
         done = run("downscale", folder, "-s", 4, "-o", tmp_path / "small")
         assert done.returncode == 1
         assert done.stderr.count("(No space left on device)") == 1
-        assert done.stderr.endswith("car: stopped; run the same command again to go on\n")
+        assert done.stderr.endswith("car: stopped; run the same command again to continue\n")
         one = run("downscale", folder / "a.png", "-s", 4, "-o", tmp_path / "a.png", "--json")
         told = json.loads(one.stdout)
         assert told["failures"][0]["source"] == str(folder / "a.png")

@@ -239,7 +239,7 @@ def _print_errors(summary: Summary) -> None:
     if summary.failed > len(summary.failures):
         error_line(f"and {summary.failed - len(summary.failures)} more, which the manifest names")
     if summary.stopped:
-        error_line(f"{summary.stopped}; stopped, run the same command again to go on")
+        error_line(f"{summary.stopped}; stopped; run the same command again to continue")
     elif summary.failed:
         error_line(f"{summary.failed} of {summary.found} images failed; the others are done")
 

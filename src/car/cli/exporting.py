@@ -86,7 +86,7 @@ def export_onnx_command(
     elif showing.text:
         stdout.print(f"{output}: {half}scaler of {loaded.name}, opset {opset}, {len(content):,} bytes")
         for level, count in enumerate(levels):
-            told = f"differ from PyTorch by {level} of 255 levels" if level else "are those of PyTorch"
+            told = f"differ from PyTorch by {level} of 255 levels" if level else "equal those of PyTorch"
             stdout.print(f"{count:,} samples {told}")
 
 

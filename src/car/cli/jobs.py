@@ -129,7 +129,7 @@ def run_jobs(
         _report(results, failures, todo.left_out, pipe)
     if failures:
         if stopped:
-            error_line("stopped; run the same command again to go on")
+            error_line("stopped; run the same command again to continue")
         elif todo.many:
             error_line(f"{len(failures)} of {len(todo.jobs) + len(todo.problems)} images failed")
         raise typer.Exit(1)

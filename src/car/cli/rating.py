@@ -167,11 +167,12 @@ def _written(
     images = f"{count} image{'s' if count > 1 else ''}"
     plots = [plot(lines, measure, f"Mean of {images}") for measure in ("psnr", "ms_ssim")]
     told = (
-        f"{images}. Dashed: codecs at full size (with dots: coded as our small pictures are); "
-        "dotted: bicubic small pictures, enlarged; lines: ours, restored; stars: ours, stored without loss."
+        f"{images}. Dashed lines: codecs at full size (with dots: coded with the settings of our small "
+        "pictures). Dotted lines: bicubic small pictures, enlarged. Solid lines: our small pictures, restored. "
+        "Stars: the same from lossless files."
     )
     contents = (
-        page("Small pictures, restored, beside codecs", told, body(result, plots, crops)),
+        page("Restored small pictures compared with codecs", told, body(result, plots, crops)),
         points_csv(found),
         (json.dumps(evaluation.finite(result), indent=1) + "\n").encode(),
         tables(result).encode(),

@@ -113,7 +113,7 @@ def report_command(
     told = f"{len(codecs)} model{'s' if len(codecs) > 1 else ''}, {count} image{'s' if count > 1 else ''}."
     threads = options.threads or cpu_threads()
     machine = f"{platform.system()}, {platform.machine()}, {codecs[0].device}, {threads} threads"
-    content = pages.page("Models, measured", told, body(found, to_see, parts, machine))
+    content = pages.page("Measures of models", told, body(found, to_see, parts, machine))
     atomic_write(output, content)
     if not quiet:
         stdout.print(f"page with all results: {output}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: what is trained, on which images, and which functions are told of its progress.
+    """A training run: what is trained, on which images, and which functions receive its progress.
 
     Under ``torchrun`` or ``accelerate launch``, all processes train: each takes its share of every batch, and
     the first one writes. `out` receives
