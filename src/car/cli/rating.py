@@ -168,8 +168,8 @@ def _written(
     plots = [plot(lines, measure, f"Mean of {images}") for measure in ("psnr", "ms_ssim")]
     told = (
         f"{images}. Dashed lines: codecs at full size (with dots: coded with the settings of our small "
-        "pictures). Dotted lines: bicubic small pictures, enlarged. Solid lines: our small pictures, restored. "
-        "Stars: the same from lossless files."
+        "pictures). Dotted lines: bicubic small pictures, enlarged. Solid lines: our small pictures, "
+        "restored. Stars: the same from lossless files."
     )
     contents = (
         page("Restored small pictures compared with codecs", told, body(result, plots, crops)),
