@@ -471,10 +471,7 @@ PNG = pillow(Image.fromarray(noise(20, 30)), "PNG")
         (PNG[:19] + b"\x09" + PNG[20:], "a PNG that is damaged: the checksum of its header is wrong"),
         (PNG[:60], "a PNG that ends too soon, or is damaged"),
         (PNG[:33] + png_chunk(b"IEND", b""), "a PNG without pixels"),
-        (
-            b"\xff\xd8\xff\xe0 and no more",
-            "cannot be read: it is damaged, or of a kind that is not supported (",
-        ),
+        (b"\xff\xd8\xff\xe0 and no more", "a JPEG that is damaged or ends too soon"),
         (b"RIFF\x10\0\0\0WEBPVP8 ", "cannot be read: it is damaged, or of a kind that is not supported ("),
         (b"GIF89a", "a GIF that is damaged or ends too soon"),
         (b"BM1234", "a BMP that is damaged or ends too soon"),

@@ -17,7 +17,7 @@ from car.pictures.read import from_pil, read
 from car.pictures.write import to_pil
 
 Process = Callable[[Picture], tuple[Picture, LRInfo | None]]
-"""Makes another picture of one, and says what its file should say of itself."""
+"""Makes another picture of one, and returns the metadata for its file."""
 
 
 def apply(image: Any, process: Process, max_pixels: int = DEFAULT_MAX_PIXELS) -> Any:

@@ -106,7 +106,7 @@ def shrink_file(
             if isinstance(strips, str):
                 raise ImageError(
                     f"{source}: {width}x{height} pixels take about {gigabytes(need)}, over "
-                    f"{gigabytes(memory)}, and do not come in strips, as {strips}: raise --memory"
+                    f"{gigabytes(memory)}, and are not read in strips, because {strips}: raise --memory"
                 )
             small = _shrink_strips(codec, strips)
             info = codec.info(width, height, grey=strips.grey)
