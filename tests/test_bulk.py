@@ -753,7 +753,7 @@ def test_a_picture_over_the_whole_memory_goes_in_strips_or_is_an_error_that_says
     assert (summary.done, [record.source for record in summary.failures]) == (2, ["alpha.png"])
     (record,) = summary.failures
     assert (
-        "400x80 pixels take about 0.0 GB of memory, over 0.0 GB of memory; raise --memory, as "
+        "400x80 pixels take about 0.0 GB of memory, over 0.0 GB of memory; not read in strips, because "
         in record.error
     )
     assert go(src / "scan.tif", tmp_path / "whole").done == 1

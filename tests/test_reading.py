@@ -696,7 +696,7 @@ STRIPS: dict[str, bytes] = {
 def test_strips_give_what_wholes_do(name: str, codec: Codec, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(STRIPS[name])
     if why := why_whole(tmp_path / name):
-        with pytest.raises(ImageError, match=f"as {why}"):
+        with pytest.raises(ImageError, match=f"because {why}"):
             shrink_file(codec, tmp_path / name, tmp_path / "strips.png", memory=0)
         assert name not in (
             "grey.tif",

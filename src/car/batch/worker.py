@@ -198,7 +198,7 @@ class Worker:
             if kind := work.left_out(made_here=read_header(path).made_here):
                 return replace(record, status=LEFT_OUT, error=kind)
             if why := why_whole(path):
-                raise self._too_large(item, size, need, f"raise --memory, as {why}")
+                raise self._too_large(item, size, need, f"not read in strips, because {why}: raise --memory")
             made, codec = _scratch(stack, work.format), self._codec(None)
             with self._room.taken(need):
                 done: Done = shrink_file(

@@ -109,7 +109,7 @@ def _tiff_strips(file: tifffile.TiffFile) -> Strips | str:
     contig = page.planarconfig == tifffile.PLANARCONFIG.CONTIG
     for bad, why in (
         (tiff.alpha(page) is not None, "it has transparency"),
-        (page.dtype not in (np.uint8, np.uint16), "only integers of 8 and 16 bit are read in strips"),
+        (page.dtype not in (np.uint8, np.uint16), "only integers of 8 and 16 bits can be"),
         (not contig and page.samplesperpixel > 1, "its colours are stored apart"),
         (samples.orientation in range(2, 9), "it is stored turned"),
         (
@@ -150,11 +150,8 @@ def _vips_strips(path: Path) -> Strips | str:
     kinds = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3}
     fields = image.get_fields()
     for bad, why in (
-        (
-            kinds.get(image.interpretation) != image.bands,
-            "only grey and RGB without alpha are read in strips",
-        ),
-        (image.format not in ("uchar", "ushort"), "only 8 and 16 bit are read in strips"),
+        (kinds.get(image.interpretation) != image.bands, "only grey and RGB without alpha can be"),
+        (image.format not in ("uchar", "ushort"), "only 8 and 16 bits can be"),
         ("orientation" in fields and image.get("orientation") != 1, "it is stored turned"),
         ("n-pages" in fields and image.get("n-pages") > 1, "it has several frames"),
         (samples is None or samples.bits, "libvips reads its kind differently"),
