@@ -161,7 +161,9 @@ class Recipe:
         model = architecture(self.model)
         geometry = model.geometry
         least = max(8 * geometry.scale, geometry.min_size)
-        rules = {
+        shares = ("grey", "flat", "jpeg", "shrunk", "l1_share", "luma_weight")
+        rules = {name: (0 <= getattr(self, name) <= 1, "0 to 1") for name in shares}
+        rules |= {
             "minutes": (0 <= self.minutes <= _MOST, f"0 to {_MOST:.0g}"),
             "steps": (0 <= self.steps <= _MOST, f"0 to {_MOST:.0g}"),
             "epochs": (0 <= self.epochs <= _MOST, f"0 to {_MOST:.0g}"),
@@ -193,8 +195,6 @@ class Recipe:
             "seed": (0 <= self.seed < 2**63, "0 or more"),
             "orientations": (self.orientations in (4, 8), "4 or 8"),
         }
-        shares = ("grey", "flat", "jpeg", "shrunk", "l1_share", "luma_weight")
-        rules |= {name: (0 <= getattr(self, name) <= 1, "0 to 1") for name in shares}
         names = ("fidelity_weight", "gradient_weight", "rate_weight", "range_weight", "first_weight")
         names += ("tv_weight", "offset_weight", "weight_decay", "clip", "eval_epochs", "eval_images")
         rules |= {name: (0 <= getattr(self, name) <= _MOST, "0 or more") for name in names}
