@@ -539,8 +539,9 @@ def test_an_original_that_cannot_be_shown_is_not_compared_with(page: Any, viewer
 
 
 def test_zoom_restores_what_was_a_thumbnail(page: Any, viewer: Site, photo: Path) -> None:
-    viewer.files["/small.png"] = png(car.downscale(picture(photo, 320, 240), 4))
-    show(page, viewer, '<car-image src="small.png" style="width: 80px"></car-image>')
+    # wide enough that its buttons do not cover its middle
+    viewer.files["/small.png"] = png(car.downscale(picture(photo, 640, 480), 4))
+    show(page, viewer, '<car-image src="small.png" style="width: 160px"></car-image>')
     page.wait_for_timeout(300)
     assert page.evaluate("document.querySelector('car-image').state") == "preview"
     page.locator("car-image").dblclick()

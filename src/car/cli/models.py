@@ -49,7 +49,7 @@ def models_command(as_json: Json = False) -> None:
         for name in names:
             table.add_row(f"{name} (pulled)", *[""] * 4)
     stdout.print(table)
-    stdout.print("Names end with the scale. A name without a version stands for the newest weights.")
+    stdout.print("Names end with the scale. Without a version, a name means the newest weights.")
 
 
 @app.command("pull")
