@@ -311,7 +311,7 @@ def test_standard_input_and_output(
             small,
             ("upscale", "-", "-o", tmp_path),
             2,
-            f"{tmp_path}: name a file, as a picture from standard input",
+            f"{tmp_path}: name a file, because a picture from standard input",
         ),
         (small, ("upscale", "-", "--json"), 2, "--json and the picture cannot both"),
     ):
