@@ -121,7 +121,7 @@ def test_what_cannot_come_in_strips_is_refused_beyond_the_memory(tmp_path, codec
         array = np.moveaxis(array, 2, 0)
     tifffile.imwrite(tmp_path / name, array, photometric="rgb", rowsperstrip=8, **options)
     with pytest.raises(
-        ImageError, match=rf"{name}: \d+x\d+ pixels take about .*, as {reason}: raise --memory"
+        ImageError, match=rf"{name}: \d+x\d+ pixels take about .*, because {reason}: raise --memory"
     ):
         shrink_file(codec, tmp_path / name, tmp_path / "small.png", memory=ALWAYS)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -163,7 +163,7 @@ def test_effort_does_not_exceed_the_memory_silently(tmp_path):
     pytest.importorskip("torch")
     tifffile.imwrite(tmp_path / "large.tif", scene(160, 120), photometric="rgb", rowsperstrip=8)
     codec = car.open("car_plus_x4", options=car.Options(effort=1))
-    with pytest.raises(ImageError, match=r"as --effort needs the whole picture: raise --memory"):
+    with pytest.raises(ImageError, match=r"because --effort needs the whole picture: raise --memory"):
         shrink_file(codec, tmp_path / "large.tif", tmp_path / "small.png", memory=ALWAYS)
 
 
