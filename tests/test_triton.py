@@ -120,7 +120,7 @@ from car.ops import triton_source
 
 inputs = {"forward": "image", "backward_taps": "grad image", "backward_image": "grad"}
 results = {"forward": "out", "backward_taps": "grad_kernels grad_h grad_v", "backward_image": "grad_image"}
-for target in (GPUTarget("cuda", 80, 32), GPUTarget("hip", "gfx942", 64)):
+for target in (GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)):
     for name in inputs:
         for values, K, once in zip(("fp32", "bf16", "fp16", "fp64"), (13, 7) * 2, (True, False) * 2):
             real = "fp64" if values == "fp64" else "fp32"
@@ -153,5 +153,5 @@ def test_programs_compile_for_nvidia_and_amd(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 24
+    assert len(lines) == 36
     assert all(line.endswith("True") for line in lines)

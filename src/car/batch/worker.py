@@ -103,6 +103,8 @@ class Worker:
         if known and same and known.settings == self.digest and self._still_there(item, known):
             return replace(known, status="unchanged", stamp=item.entry.stamp)
         header = read_header(content, path)
+        if kind := work.left_out(made_here=header.made_here):
+            return replace(record, status=LEFT_OUT, error=kind)
         check_size(*header.size, path, work.options.max_pixels)
         need = self._need(*header.size, header.pixel_bytes)
         if need > work.memory:
@@ -115,9 +117,6 @@ class Worker:
         with self._room.taken(need):
             picture = decode(content, path, max_pixels=work.options.max_pixels)
             del content
-            made_here = picture.info is not None or picture.damage is not None
-            if kind := work.left_out(made_here=made_here):
-                return replace(record, status=LEFT_OUT, error=kind)
             record = replace(record, source_size=(picture.width, picture.height))
             codec = self._codec(picture)
             record = replace(record, model=codec.loaded.name, weights=codec.loaded.short_hash)
@@ -195,8 +194,6 @@ class Worker:
         else:
             path = content
         try:
-            if kind := work.left_out(made_here=read_header(path).made_here):
-                return replace(record, status=LEFT_OUT, error=kind)
             if why := why_whole(path):
                 raise self._too_large(item, size, need, f"not read in strips, because {why}: raise --memory")
             made, codec = _scratch(stack, work.format), self._codec(None)

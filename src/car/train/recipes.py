@@ -261,8 +261,6 @@ _PLUS = Recipe(
     minutes=190,
     crop=128,
     grey=0.05,
-    flat=0.03,
-    jpeg=0.5,
     shrunk=0.3,
     emphasis=("*structure512/*=2",),
     restoration="decibels",
