@@ -226,7 +226,8 @@ def test_a_deep_avif_is_read_with_a_note(core: Any, tmp_path: Path) -> None:
 def test_next_to_nothing_is_imported() -> None:
     script = (
         "import sys; import car; from car.cli import main; "
-        "print(*{'torch', 'numba', 'numpy', 'PIL', 'onnxruntime', 'rich.console'} & set(sys.modules))"
+        "print(*{'torch', 'numba', 'numpy', 'PIL', 'onnxruntime', 'rich.console', 'car.files.storage'}"
+        " & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -235,7 +236,8 @@ def test_next_to_nothing_is_imported() -> None:
 def test_showing_metadata_starts_no_runtime(photo: Path) -> None:
     script = (
         f"import sys; sys.argv = ['car', 'info', {str(photo)!r}]; from car.cli.main import _main; _main(); "
-        "print(*{'torch', 'numpy', 'onnxruntime', 'fsspec', 'tifffile', 'rich.console'} & set(sys.modules))"
+        "print(*{'torch', 'numpy', 'onnxruntime', 'fsspec', 'tifffile', 'rich.console', 'car.files.storage'}"
+        " & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""

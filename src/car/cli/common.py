@@ -17,7 +17,6 @@ import typer
 from car.cli.commands import LazyGroup
 from car.errors import UsageError, needs
 from car.errors import reason as reason
-from car.files.places import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -251,6 +250,8 @@ def leave_if(failures: Collection[str]) -> None:
 def print_left_out(left_out: Mapping[str, int]) -> None:
     """Print what a listing left out, if anything."""
     if left_out:
+        from car.files.places import counted  # not needed to start
+
         stdout.print(counted(left_out))
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -32,6 +31,8 @@ def check_regular(path: Path, name: str, kind: type[CarError] = ImageError) -> N
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, hex."""
+    import hashlib  # not needed to start
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
