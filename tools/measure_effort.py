@@ -2,8 +2,9 @@
 
     python tools/measure_effort.py car_plus_x4 --img-dir datasets [--images 20]
 
-Mean luma PSNR of what is restored, and seconds of CPU time to shrink an image, on this machine, by as many
-processes of one thread as it has cores. All levels are read off one path, which is what the command follows.
+Mean PSNR of luma, RGB and chroma of the restored images, that of the small pictures to bicubic, and seconds
+of CPU time to shrink an image on this machine, by as many processes of one thread as it has cores. All levels
+are read off one path, which is what the command follows.
 """
 
 import argparse
@@ -23,13 +24,14 @@ from car.codec.codec import Codec
 from car.codec.effort import STEPS, refinements
 from car.codec.options import Options
 from car.measure.evaluate import find_dataset
-from car.metrics import psnr
+from car.metrics import Channel, psnr
 from car.models import quantize
 from car.ops import bicubic_downscale
 from car.pictures.read import read
 
 PAGE = Path(__file__).parent.parent / "docs" / "research" / "effort.md"
 SETS = ("Set5", "Set14", "BSDS100")
+CHANNELS: tuple[Channel, ...] = ("luma", "rgb", "cb", "cr")
 
 
 def tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -43,7 +45,7 @@ def codec_of(model: str) -> Codec:
 
 
 def measured(model: str, path: Path) -> np.ndarray:
-    """Return (dB restored, seconds to shrink, dB to bicubic) of each level, ``[levels, 3]``."""
+    """Return of each level the columns of the table: ``[levels, 7]``, decibels and seconds."""
     codec = codec_of(model)
     pixels = read(path).pixels
     pixels = np.ascontiguousarray(pixels[: pixels.shape[0] // 8 * 8, : pixels.shape[1] // 8 * 8])
@@ -54,9 +56,11 @@ def measured(model: str, path: Path) -> np.ndarray:
     seconds = time.process_time() - begin
     refined = refinements(codec.loaded.rescaler, small, pixels, len(STEPS) - 1, torch.device("cpu"))
 
-    def row() -> tuple[float, float, float]:
+    def row() -> list[float]:
         restored = tensor(codec.upscale_pixels(small))
-        return psnr(restored, hr, border=codec.scale), seconds, psnr(tensor(small), bicubic)
+        quality = [psnr(restored, hr, border=codec.scale, on=on) for on in CHANNELS]
+        near = [psnr(tensor(small), bicubic, on=on) for on in ("luma", "rgb")]
+        return [*quality, *near, seconds]
 
     rows = [row()]
     for _ in STEPS[1:]:
@@ -65,6 +69,13 @@ def measured(model: str, path: Path) -> np.ndarray:
         seconds += time.process_time() - begin
         rows.append(row())
     return np.array(rows)
+
+
+def cells(columns: np.ndarray) -> str:
+    """Return the cell of a set."""
+    luma, rgb, cb, cr, near_luma, near_rgb, seconds = columns
+    quality = f"{luma:.2f} / {rgb:.2f} / {(cb + cr) / 2:.2f}"
+    return f"{quality} | {near_luma:.1f} / {near_rgb:.1f} | {seconds:.2f}"
 
 
 def main() -> None:
@@ -83,19 +94,20 @@ def main() -> None:
         name: [paths[n * len(paths) // most] for n in range(most)] if 0 < most < len(paths) else paths
         for name, paths in files.items()
     }
-    titles = [f"{name} ({len(paths)} images), dB / CPU s" for name, paths in files.items()]
     for model in options.models:
-        lines = [f"| | effort | steps | {' | '.join(titles)} | small to bicubic, dB |", "|---" * 7 + "|"]
+        lines = [
+            "| weights | set | effort | steps | luma / RGB / chroma, dB | small to bicubic, dB | CPU s |",
+            "|---" * 7 + "|",
+        ]
+        tag = car.load(model).tag
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            each = [np.stack(list(pool.map(measured, repeat(model), paths))) for paths in files.values()]
-        worst = min(np.diff(found[:, :, 0], axis=1).min() for found in each)
-        print(f"{model}: the least that a level gained on the one below, of any image: {worst:.4f} dB")
-        for level, steps in enumerate(STEPS):
-            means = [found[:, level].mean(axis=0) for found in each]
-            cells = [f"{restored:.2f} / {seconds:.2f}" for restored, seconds, _ in means]
-            near = ", ".join(f"{small:.1f}" for _, _, small in means)
-            lines.append(f"| `{car.load(model).tag}` | {level} | {steps} | {' | '.join(cells)} | {near} |")
-            print(lines[-1], flush=True)
+            for name, paths in files.items():
+                found = np.stack(list(pool.map(measured, repeat(model), paths)))
+                title = f"{name} ({len(paths)})"
+                for level, steps in enumerate(STEPS):
+                    means = cells(found[:, level].mean(axis=0))
+                    lines.append(f"| `{tag}` | {title} | {level} | {steps} | {means} |")
+                    print(lines[-1], flush=True)
         begin, end = (
             f"<!-- effort of {model}: made by tools/measure_effort.py -->",
             f"<!-- end of effort of {model} -->",
