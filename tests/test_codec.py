@@ -1,7 +1,9 @@
 """Images through the shipped models: sizes, kinds, tiles, metadata."""
 
 import io
+import os
 import struct
+import warnings
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -481,8 +483,11 @@ def test_misuse_is_explained(photo: Path) -> None:
         car.downscale(photo)
     with pytest.raises(UsageError, match="no model shrinks by 3; scales: 2, 4"):
         car.downscale(photo, 3)
-    for odd in ("4", 4.0, 0, -2):
+    for odd in (0, -2):
         with pytest.raises(UsageError, match="no model shrinks by"):
+            car.downscale(photo, odd)
+    for odd in ("4", 4.0, True, [4]):
+        with pytest.raises(UsageError, match="scale must be a whole number, got"):
             car.downscale(photo, odd)  # type: ignore[arg-type]
     for size in (5, (1, 2, 3), (1.0, 2)):
         with pytest.raises(UsageError, match="size must be"):
@@ -510,6 +515,89 @@ def test_misuse_is_explained(photo: Path) -> None:
         car.downscale(torch.zeros(1, 4, 4), 2)
     with pytest.raises(UsageError, match="floating RGB tensor"):
         car.downscale(torch.zeros(0, 3, 4, 4), 2)
+    for hollow in (torch.zeros(3, 4, 4).to_sparse(), torch.zeros(3, 4, 4, device="meta")):
+        with pytest.raises(UsageError, match="a dense tensor with values, got torch"):
+            car.downscale(hollow, 2)
+    with pytest.raises(UsageError, match=r"has a mask.*filled"):
+        car.downscale(np.ma.masked_equal(np.zeros((4, 4, 3), np.uint8), 0), 2)
+    for opened in (photo.read_bytes(), io.BytesIO(photo.read_bytes())):
+        with pytest.raises(UsageError, match=r"got Bytes.*; PIL.Image.open|got bytes; PIL.Image.open"):
+            car.downscale(opened, 2)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"options": {}}, "options must be car.Options, got dict"),
+        ({"options": None}, "options must be car.Options, got NoneType"),
+        ({"codec": "car_plus_x4"}, "codec must be what car.open returns, got str"),
+        ({"model": car.list_models()[0]}, "by its name, tag or file, not as ModelInfo"),
+        ({"model": 5}, "by its name, tag or file, not as int"),
+        ({"model": ""}, "no model is called ''"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_named(arguments: dict[str, Any], message: str) -> None:
+    if "codec" not in arguments and "model" not in arguments:
+        arguments = arguments | {"scale": 2}
+    with pytest.raises(UsageError, match=message):
+        car.downscale(np.zeros((4, 4, 3), np.uint8), **arguments)
+
+
+def test_numbers_of_numpy_and_paths_of_any_type_are_taken(photo: Path) -> None:
+    class Named:
+        def __init__(self, name: str | bytes) -> None:
+            self.name = name
+
+        def __fspath__(self) -> Any:
+            return self.name
+
+    small = np.zeros((4, 5, 3), np.uint8)
+    for size in ((9, 7), [9, 7], np.array([9, 7])):
+        assert car.upscale(small, np.int64(2), size=size).shape == (7, 9, 3)  # type: ignore[arg-type]
+    want = np.asarray(car.downscale(photo, 2))
+    for path in (Named(str(photo)), Named(os.fsencode(photo))):
+        assert np.array_equal(np.asarray(car.downscale(path, np.uint8(2))), want)  # type: ignore[arg-type]
+
+
+def test_a_note_says_what_is_lost_on_the_way_to_the_caller_s_kind(tmp_path: Path) -> None:
+    deep = np.full((8, 8, 3), 1000, np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="rgb")
+    for image in (tmp_path / "deep.tif", Image.fromarray(deep[:, :, 0])):
+        with pytest.warns(UserWarning, match="16 bit were rounded to 8"):
+            assert car.downscale(image, 2).mode == "RGB"
+    beyond = np.full((8, 8, 3), 1.25, np.float32)
+    with pytest.warns(UserWarning, match="above 1 were cut off"):
+        assert car.downscale(beyond, 2).max() == 1
+    with pytest.warns(UserWarning, match="above 1 were cut off") as found:
+        car.downscale(torch.from_numpy(beyond).permute(2, 0, 1)[None].repeat(2, 1, 1, 1), 2)
+    assert len(found) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert car.downscale(deep, 2).dtype == np.uint16
+        car.downscale(np.full((8, 8, 3), 1 + 1e-4), 2)  # what arithmetic leaves
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"threads": 10**6}, "threads must be 1 to 1024, got 1000000"),
+        ({"threads": True}, "threads must be a whole number, got True"),
+        ({"memory": "1GB"}, "memory must be a whole number, got '1GB'"),
+        ({"memory": -1}, "memory must be positive, got -1"),
+        ({"tile": 512.0}, "tile must be a whole number, got 512.0"),
+        ({"max_pixels": None}, "max_pixels must be a whole number, got None"),
+        ({"effort": 2.5}, "effort must be a whole number, got 2.5"),
+    ],
+)
+def test_a_setting_that_is_not_allowed_is_named(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Options(**setting)
+
+
+def test_settings_may_be_of_other_types_that_mean_the_same() -> None:
+    same = Options(device=torch.device("cpu"), tile=np.int16(64), effort=np.uint8(3))  # type: ignore[arg-type]
+    assert same == Options(device="cpu", tile=64, effort=3)
+    assert type(same.tile) is int
 
 
 @pytest.mark.parametrize(

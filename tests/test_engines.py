@@ -1,8 +1,10 @@
 """The two engines against each other, graphs against networks, and codecs as things that are kept."""
 
+import copy
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ from PIL import Image
 import car
 from car.codec.codec import Codec
 from car.codec.onnx_engine import OnnxEngine
-from car.codec.options import Options
+from car.codec.options import Backend, Options
 from car.codec.torch_engine import TorchEngine
 from car.errors import UsageError
 from car.families import architecture, model_names
@@ -171,10 +173,31 @@ def test_other_default_types_change_nothing(backend: str) -> None:
         torch.set_default_dtype(torch.float32)
 
 
+def test_effort_works_in_any_mode_of_pytorch() -> None:
+    hr = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    loaded, options = car.load("car_plus_x2"), Options(device="cpu", effort=1)
+    want = Codec(loaded, options).downscale(hr)
+    with torch.inference_mode():
+        codec = Codec(loaded, options)
+        np.testing.assert_array_equal(codec.downscale(hr), want)
+    np.testing.assert_array_equal(codec.downscale(hr), want)  # it does not keep the mode
+    with torch.no_grad(), torch.device("meta"):
+        np.testing.assert_array_equal(Codec(loaded, options).downscale(hr), want)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_a_codec_is_copied_and_sent(backend: Backend) -> None:
+    hr = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    codec = car.open("car_plus_x4", options=Options(device="cpu", backend=backend, fast=True, tile=32))
+    for same in (copy.copy(codec), copy.deepcopy(codec), pickle.loads(pickle.dumps(codec))):
+        assert (same.loaded, same.options) == (codec.loaded, codec.options)
+        np.testing.assert_array_equal(same.downscale(hr), codec.downscale(hr))
+
+
 _FORK = """
 import os, sys
 import numpy as np, car
-from car.codec.options import Options
+from car.codec.options import Backend, Options
 hr = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 options = Options(device="cpu", threads=2, backend=sys.argv[1])
 before = car.downscale(hr, 4, options=options)

@@ -1,7 +1,9 @@
 """The exception tree: each failure that a user can cause is a `CarError` with a one-line message."""
 
 import contextlib
+import operator
 from collections.abc import Generator, Iterable
+from typing import Any
 
 
 class CarError(Exception):
@@ -49,6 +51,20 @@ class TrainingError(CarError):
 def needs(what: str, extra: str) -> UsageError:
     """Return the error that says how to install `extra`, one of the package's, which `what` needs."""
     return UsageError(f"{what}: pip install '.[{extra}]'")
+
+
+def whole_number(value: Any, name: str) -> int:
+    """Return an integer of any type, such as one of NumPy, as an `int`.
+
+    Raises:
+        UsageError: it is no integer; the message calls it `name`.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UsageError(f"{name} must be a whole number, got {value!r}")
 
 
 @contextlib.contextmanager

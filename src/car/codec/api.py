@@ -1,7 +1,8 @@
 """`car.downscale` and `car.upscale`: one image, of any kind."""
 
 from functools import partial
-from pathlib import Path
+from os import PathLike
+from types import NoneType
 from typing import Any, overload
 
 from PIL import Image
@@ -18,7 +19,7 @@ open = open_codec  # as `car.open`
 
 @overload
 def downscale(
-    image: str | Path,
+    image: str | PathLike[str],
     scale: int | None = None,
     *,
     model: ModelName | None = None,
@@ -55,9 +56,10 @@ def downscale(
 
     Returns:
         The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
-        (16-bit for uint16), in colour even if `image` is grey. A PIL image has metadata, which its ``save``
-        writes into PNG and other files. An array or tensor has none: `upscale` then needs the model and the
-        size, and a grey image is restored as nearly grey RGB.
+        (16-bit for an array of uint16), in colour even if `image` is grey. If a file or PIL image has 16
+        bits, they are rounded to 8 with a warning, because PIL images in colour have no more. A PIL image
+        has metadata, which its ``save`` writes into PNG and other files. An array or tensor has none:
+        `upscale` then needs the model and the size, and a grey image is restored as nearly grey RGB.
 
     Raises:
         UsageError: `scale` and `model` are both missing or contradict each other, or the input is of another
@@ -75,7 +77,7 @@ def downscale(
 
 @overload
 def upscale(
-    image: str | Path,
+    image: str | PathLike[str],
     scale: int | None = None,
     *,
     model: ModelName | None = None,
@@ -136,3 +138,5 @@ def upscale(
 def _one_answer(codec: Codec | None, scale: int | None, model: ModelName | None, options: Options) -> None:
     if codec is not None and (scale is not None or model is not None or options != Options()):
         raise UsageError("give either a codec, or scale, model and options")
+    if not isinstance(codec, (Codec, NoneType)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"codec must be what car.open returns, got {type(codec).__name__}")

@@ -37,6 +37,8 @@ def open_codec(
     >>> open_codec(scale=4).loaded.name
     'car_plus_x4'
     """
+    if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"options must be car.Options, got {type(options).__name__}")
     if model is None:
         if scale is None:
             raise UsageError("give a scale (2 or 4) or the name of a model")

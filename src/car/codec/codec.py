@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -16,7 +16,7 @@ from car.codec.options import Options
 from car.codec.tiling import TINY, Axis, split
 from car.codec.tiling import Tile as Region
 from car.codec.turns import BACK, fits, found_turn, swapped
-from car.errors import UsageError
+from car.errors import UsageError, whole_number
 from car.pictures.alpha import without_hidden
 from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture
@@ -60,13 +60,17 @@ class Codec:
         self.tile = options.tile_for(self.loaded.architecture)
         self.engine: Engine = open_engine(self.loaded, options)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a codec be copied, and sent to another process, which opens its own engine."""
+        return Codec, (self.loaded, self.options)
+
     @property
     def device(self) -> str:
         """The device on which the networks run, as PyTorch names it."""
         return self.engine.device
 
     @overload
-    def downscale(self, image: str | Path) -> Image.Image: ...
+    def downscale(self, image: str | PathLike[str]) -> Image.Image: ...
     @overload
     def downscale(self, image: ImageLike) -> ImageLike: ...
     def downscale(self, image: Any) -> Any:
@@ -74,7 +78,7 @@ class Codec:
         return apply(image, self.shrink, self.options.max_pixels)
 
     @overload
-    def upscale(self, image: str | Path, size: tuple[int, int] | None = None) -> Image.Image: ...
+    def upscale(self, image: str | PathLike[str], size: tuple[int, int] | None = None) -> Image.Image: ...
     @overload
     def upscale(self, image: ImageLike, size: tuple[int, int] | None = None) -> ImageLike: ...
     def upscale(self, image: Any, size: tuple[int, int] | None = None) -> Any:
@@ -193,11 +197,13 @@ class Codec:
                         f"its present size ({full[0]}x{full[1]}) instead of "
                         f"{picture.info.size[0]}x{picture.info.size[1]}",
                     )
-        elif not fits(size, full, s):
-            raise UsageError(
-                f"a picture of {picture.width}x{picture.height} restores to {full[0]}x{full[1]} "
-                f"or up to {s - 1} pixels less, not to {size[0]}x{size[1]}"
-            )
+        else:
+            size = _chosen_size(size)
+            if not fits(size, full, s):
+                raise UsageError(
+                    f"a picture of {picture.width}x{picture.height} restores to {full[0]}x{full[1]} "
+                    f"or up to {s - 1} pixels less, not to {size[0]}x{size[1]}"
+                )
         return size, notes
 
     def turned(self, picture: Picture) -> int:
@@ -320,6 +326,19 @@ def _rounded(values: Tile, dtype: "np.dtype[Any]") -> NDArray[Any]:
 
 def _resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return _rounded(bicubic_resize(_tile(alpha), size), alpha.dtype)
+
+
+def _chosen_size(size: Any) -> tuple[int, int]:
+    """Return (width, height), which may be any two integers in a row, such as an array.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        width, height = (whole_number(side, "a side") for side in size)
+    except (TypeError, ValueError, UsageError):
+        raise UsageError(f"size must be (width, height) in pixels, got {size!r}") from None
+    return width, height
 
 
 def check_scale(picture: Picture, scale: int) -> None:

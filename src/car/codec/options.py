@@ -1,11 +1,11 @@
 """The settings of a codec, as data; the command line makes its options from them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from car.codec.coding import Coding
 from car.devices import Precision
-from car.errors import UsageError
+from car.errors import UsageError, whole_number
 from car.families import Architecture
 from car.pictures.picture import DEFAULT_MAX_PIXELS
 
@@ -16,6 +16,9 @@ DEFAULT_TILE = 512
 """LR pixels a side that are processed at once; docs/benchmarks.md has the memory that this takes."""
 
 MOST_EFFORT = 9
+
+MOST_THREADS = 1024
+"""More threads gain nothing, and a million would fill the memory."""
 
 _LEAST_TILE = 64
 
@@ -65,7 +68,9 @@ class Options:
     precision: Precision = setting(
         "auto", "Arithmetic of the networks. auto: float32 on a CPU, bf16 on a GPU that is fast at it."
     )
-    threads: int | None = setting(None, "CPU threads of the networks. Default: one for each core.", min=1)
+    threads: int | None = setting(
+        None, "CPU threads of the networks. Default: one for each core.", min=1, max=MOST_THREADS
+    )
     memory: int | None = setting(
         None,
         "Memory limit, such as 2GB, program included. Larger pictures are processed in strips. "
@@ -93,16 +98,25 @@ class Options:
     coding: Coding | None = None
 
     def __post_init__(self) -> None:
-        if self.tile is not None and self.tile < 1:
-            raise UsageError(f"tile must be positive, got {self.tile}")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads must be positive, got {self.threads}")
-        if self.effort not in range(MOST_EFFORT + 1):
-            raise UsageError(f"effort must be 0 to {MOST_EFFORT}, got {self.effort}")
+        object.__setattr__(self, "device", str(self.device))  # it may be a torch.device
+        for one in fields(self):
+            if one.type in (int, int | None):
+                self._check_number(one.name, one.metadata.get("max"), optional=one.type != int)
         for name, kind in (("precision", Precision), ("backend", Backend)):
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+
+    def _check_number(self, name: str, most: int | None, *, optional: bool) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        value, least = whole_number(value, name), 0 if name == "effort" else 1
+        if most is not None and not least <= value <= most:
+            raise UsageError(f"{name} must be {least} to {most}, got {value}")
+        if value < least:
+            raise UsageError(f"{name} must be positive, got {value}")
+        object.__setattr__(self, name, value)  # as an int, whatever its type was
 
     def tile_for(self, model: Architecture) -> int:
         """Return the side of the tiles of a model, in LR pixels: as set, or as large as `memory` allows."""

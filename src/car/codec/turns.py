@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from car.errors import UsageError
 from car.pictures.picture import Picture, upright
 
 _PIECE, _SMALL_PIECE = 128, 32  # sides, in LR pixels, of the pieces that show how a picture was turned
@@ -142,11 +141,5 @@ def swapped(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def fits(size: tuple[int, int], full: tuple[int, int], scale: int) -> bool:
-    """Return whether a small picture that restores to `full` may have been made from an original of `size`.
-
-    Raises:
-        UsageError: `size` is not (width, height).
-    """
-    if not isinstance(size, tuple) or [type(n) for n in size] != [int, int]:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"size must be (width, height) in pixels, got {size!r}")
+    """Return whether a small picture that restores to `full` can be of an original of `size`."""
     return all(0 <= whole - wanted < scale and wanted > 0 for wanted, whole in zip(size, full, strict=True))

@@ -10,6 +10,9 @@ from car.errors import ImageError
 
 Pixels = NDArray[Any]
 
+CUT_OFF = "values below 0 or above 1 were cut off"
+"""A note."""
+
 _OVERSHOOT = 0.1  # beyond the range from 0 to 1: filters leave this much; more shows another range
 _BLOCK = 2**20  # samples that are converted at once
 
@@ -91,7 +94,7 @@ def _from_floats(array: Pixels, notes: list[str]) -> Pixels:
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise _misfit(array, low, high)
     if low < 0 or high > 1:
-        notes.append("values below 0 or above 1 were cut off")
+        notes.append(CUT_OFF)
     return _converted(array, np.uint16, lambda piece: np.round(np.clip(finite(piece), 0, 1) * 65535))
 
 

@@ -45,7 +45,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
         ImageError: the file is missing, empty, damaged, not a picture, of an unsupported kind or larger than
             `max_pixels`.
     """
-    path = Path(path)
+    path = Path(os.fsdecode(path))
     with reading_errors(str(path)):
         check_regular(path, str(path))
         if path.stat().st_size > MAX_FILE_BYTES:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car.devices import needs_torch
-from car.errors import UsageError, WeightsError, did_you_mean, system_errors
+from car.errors import UsageError, WeightsError, did_you_mean, system_errors, whole_number
 from car.families import Architecture, Geometry, MadeFor, architecture, model_names
 from car.weights.store import PAIR_SUFFIXES, pulled, pulled_models
 
@@ -191,7 +191,7 @@ def default_model(scale: int, *, coded: bool = False) -> str:
     """
     family = _DEFAULTS["lossy" if coded else "lossless"]
     scales = [model.scale for model in list_models() if model.tags and model.family == family]
-    if type(scale) is not int or scale not in scales:
+    if whole_number(scale, "scale") not in scales:
         raise UsageError(f"no model shrinks by {scale!r}; scales: {', '.join(map(str, scales))}")
     return f"{family}_x{scale}"
 
@@ -262,6 +262,8 @@ def load(name: ModelName) -> LoadedModel:
         WeightsError: the weights are missing, damaged or do not fit the architecture. Weights are never
             loaded in part.
     """
+    if not isinstance(name, (str, Path, tuple)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"give a model by its name, tag or file, not as {type(name).__name__}")
     text, files = str(name), _files(name)
     if files:
         return load_file(files[0]) if len(files) == 1 else _load_pair(*files)
@@ -278,7 +280,7 @@ def load(name: ModelName) -> LoadedModel:
         raise WeightsError(f"{text} ships without weights: `car pull {text}` fetches the published ones")
     if text in model_names():
         raise WeightsError(f"{text} ships without weights: train it, or give a .safetensors file")
-    if Path(text).exists():
+    if text and Path(text).exists():
         inside = Path(text, "model.safetensors")
         hint = f"; did you mean {inside}?" if inside.is_file() else ""
         raise UsageError(f"{text}: not a .safetensors file{hint}")
