@@ -101,7 +101,7 @@ class Options:
         object.__setattr__(self, "device", str(self.device))  # it may be a torch.device
         for one in fields(self):
             if one.type in (int, int | None):
-                self._check_number(one.name, one.metadata.get("max"), optional=one.type != int)
+                self._check_number(one.name, one.metadata.get("max"), optional=one.default is None)
         for name, kind in (("precision", Precision), ("backend", Backend)):
             value = getattr(self, name)
             if value not in get_args(kind):
