@@ -192,12 +192,46 @@ def test_info_of_any_picture(folder: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "deep.png")
     for path, size, bits in ((tmp_path / "turned.jpg", [30, 50], 8), (tmp_path / "deep.png", [6, 4], 16)):
         done = run("info", path, "--json")
-        told = {"size": size, "bits": bits, "made": None, "damage": None}
+        told = {"file": str(path), "size": size, "bits": bits, "made": None, "damage": None}
         assert (done.returncode, json.loads(done.stdout)) == (0, told)
         done = run("info", path)
         assert (done.returncode, done.stderr) == (0, "")
         assert f"{size[0]}x{size[1]}, {bits} bit; not made by `car downscale`" in done.stdout
     fails(1, "the file is empty", "info", folder / "empty.png")
+
+
+@pytest.mark.parametrize("ending", [".png", "", "/x.png", "/"])
+def test_an_output_with_a_name_that_is_too_long_has_a_remedy(
+    folder: Path, tmp_path: Path, ending: str
+) -> None:
+    output = f"{tmp_path}/{'n' * 300}{ending}"
+    message = "give a shorter name with --output"
+    fails(1, message, "downscale", folder / "a.png", "--scale", 2, "-o", output)
+    assert not list(tmp_path.glob("n*"))
+
+
+def test_info_of_several_pictures_and_folders(tmp_path: Path) -> None:
+    inside = tmp_path / "in"
+    inside.mkdir()
+    for name in ("a.png", "b <&>.png"):
+        Image.new("RGB", (6, 4)).save(inside / name)
+    (inside / "logo.svg").write_text("<svg/>")
+    (inside / "broken.png").write_bytes(b"x")
+    for inputs in ((inside,), (inside / "a.png", inside / "b <&>.png", inside / "broken.png")):
+        done = run("info", *inputs)
+        assert done.returncode == 1
+        assert [line.count("6x4, 8 bit") for line in done.stdout.splitlines()][:2] == [1, 1]
+        assert "1 .svg" in done.stdout or len(inputs) > 1
+        assert done.stderr.startswith(f"car: {inside / 'broken.png'}: ")
+        assert done.stderr.count("\n") == 1
+    done = run("info", inside, "--exclude", "broken*", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, [line["file"] for line in lines]) == (
+        0,
+        [str(inside / "a.png"), str(inside / "b <&>.png")],
+    )
+    fails(2, "no such file", "info", inside / "a.png", tmp_path / "missing.png")
+    fails(2, "not standard input", "info", "-")
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,13 @@ def target_exists(job: Job) -> bool:
 
 
 def means_folder(output: str) -> bool:
-    """Whether an output is a folder: it is one, ends with a slash, or has no suffix and does not exist."""
+    """Whether an output is a folder: it is one, ends with a slash, or has no suffix and does not exist.
+
+    Raises:
+        WriteError: there can be no file or folder of this name.
+    """
     path = Path(output)
-    return path.is_dir() or output.endswith(("/", os.sep)) or (not path.suffix and not path.exists())
+    try:
+        return path.is_dir() or output.endswith(("/", os.sep)) or (not path.suffix and not path.exists())
+    except OSError as error:
+        raise unwritable(output, error) from error

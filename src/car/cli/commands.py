@@ -12,7 +12,7 @@ from car.__main__ import interruptible
 COMMANDS = {
     "downscale": ("pictures", "Shrink images to small ordinary pictures that `car upscale` restores."),
     "upscale": ("pictures", "Restore large images from small ones, to the exact size of the original."),
-    "info": ("info", "Show size and depth of a picture, and the metadata of a small picture."),
+    "info": ("info", "Show size and depth of pictures, and the metadata of small pictures."),
     "inspect": ("inspection", "Look inside a model."),
     "bulk": ("bulk", "Work through folders and buckets of any size, resumable, in parallel."),
     "serve": ("serving", "Serve shrinking and restoring over HTTP, with a page to try it."),

@@ -43,14 +43,19 @@ def file_digest(path: Path) -> str:
 def make_folder(folder: Path, name: str = "", kind: type[CarError] = ImageError) -> None:
     """Make a folder if there is none; on failure, raise an error of `kind` that calls the folder `name`."""
     with system_errors(f"{name or folder}: cannot make this folder", kind):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise unwritable(str(folder), error) from error
+            raise
 
 
 def unwritable(name: str, error: OSError) -> WriteError:
     """Return the error that says why the file `name` cannot be written."""
     why = error.strerror or str(error)
     if error.errno == errno.ENAMETOOLONG:
-        why = "its name is too long; rename the source, or name a file with --output"
+        why = "its name is too long; rename the source, or give a shorter name with --output"
     return WriteError(f"{name}: cannot be written ({why})", fatal=error.errno in FATAL)
 
 
