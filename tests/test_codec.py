@@ -238,7 +238,7 @@ def test_what_is_grey_in_effect_comes_back_grey_by_every_path(
         restore_file(codec, read(tmp_path / "small.png"), tmp_path / "large.tif", memory=memory)
         np.testing.assert_array_equal(read(tmp_path / "large.tif").pixels, want)
     pictures = Pictures(Settings())
-    shrunk = pictures.shrink((tmp_path / "a.png").read_bytes(), codec, "png").content
+    shrunk = pictures.shrink((tmp_path / "a.png").read_bytes(), lambda _: codec, "png").content
     large = pictures.restore(shrunk, None, None, "png", None).content
     np.testing.assert_array_equal(decode(large, "a.png").pixels, want)
 

@@ -192,7 +192,7 @@ def scale_between(size: Size, small: Size) -> Scale | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return type(value) is not bool and isinstance(value, Real)
 
 
 def _parts(scale: Scale) -> int:
