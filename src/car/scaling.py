@@ -15,7 +15,7 @@ from car.errors import UsageError, whole_number
 LEAST, MOST = 1.25, 16
 """The scales that pictures are shrunk by. Closer to 1, a small picture saves little."""
 
-REACH = 1.1
+REACH = 1.02
 """A model serves scales up to this multiple of its own; docs/research/scales.md has the measurements."""
 
 Scale = int | float
