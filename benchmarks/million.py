@@ -110,6 +110,7 @@ def one_run(count: int) -> None:
     from car.batch.records import Record
     from car.batch.run import run
     from car.batch.work import Item, Work
+    from car.scaling import Wanted
 
     fsspec.register_implementation("made", Made)
     fsspec.register_implementation("results", Results)
@@ -124,7 +125,7 @@ def one_run(count: int) -> None:
             yield replace(like, source=item.name, target=item.target, stamp=item.entry.stamp)
 
     begin, cpu = time.perf_counter(), time.process_time()
-    work = Work("downscale", scale=4)
+    work = Work("downscale", Wanted(4))
     summary = run(plan(f"made://{count}/photos", f"results://{count}/small", work), engine=engine)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -46,11 +46,12 @@ from car.files.storage import Place, check_name
 from car.pictures.picture import Picture
 from car.pictures.read import read
 from car.pictures.write import write
+from car.scaling import Wanted
 from commandline import run_car
 from processes import LIMIT, start_car, wait_until
 
 OPTIONS = Options(device="cpu", tile=64, memory=2 * 10**9)
-DOWN = Work("downscale", scale=4, options=OPTIONS)
+DOWN = Work("downscale", Wanted(4), options=OPTIONS)
 
 
 def photos(folder, count=4, side=48):
@@ -171,7 +172,7 @@ def test_evaluate_measures_as_the_command_does(tmp_path, photo):
 
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "photo.png").write_bytes(photo.read_bytes())
-    work = Work("evaluate", scale=4, options=OPTIONS)
+    work = Work("evaluate", Wanted(4), options=OPTIONS)
     _, (record,) = outcome(plan(str(tmp_path / "src"), str(tmp_path / "dst"), work))
     quality = round_trip(Codec(car.load("car_plus_x4"), Options(device="cpu", tile=64)), photo).record.model
     assert (record.psnr, record.ssim, record.lr_psnr) == (quality.psnr, quality.ssim, quality.lr_psnr)
@@ -522,7 +523,7 @@ def test_a_small_picture_in_its_own_folder_is_not_overwritten(tmp_path):
     photos(tmp_path, 2, side=12)  # that have no ".x4" in their names
     for format in ("png", "webp"):
         before = files(tmp_path)
-        work = Work("upscale", scale=4, format=format, overwrite=True, options=OPTIONS)
+        work = Work("upscale", Wanted(4), format=format, overwrite=True, options=OPTIONS)
         for found in ((2, 2), (2, 0)):
             summary = go(tmp_path, tmp_path, work)
             assert (summary.found, summary.done + summary.unchanged, summary.failed) == (2, 2, 0), found
@@ -545,10 +546,22 @@ def test_in_place_nothing_but_results_of_runs_there_is_replaced(tmp_path):
     assert (again.unchanged, again.failed) == (2, 0)  # its own results it may
 
 
+def test_pictures_too_small_for_a_size_are_left_out(tmp_path):
+    (tmp_path / "src").mkdir()
+    for name, size in (("large", (100, 60)), ("small", (50, 60))):
+        Image.new("RGB", size, "teal").save(tmp_path / "src" / f"{name}.png")
+    summary = go(tmp_path / "src", tmp_path / "dst", replace(DOWN, wanted=Wanted(size=50)))
+    assert (summary.done, summary.failed) == (1, 0)
+    assert summary.left_out == {"pictures too small to shrink so": 1}
+    assert Image.open(tmp_path / "dst" / "large.size50.png").size == (50, 30)
+    summary = go(tmp_path / "dst", tmp_path / "back", Work("upscale", options=OPTIONS))
+    assert Image.open(tmp_path / "back" / "large.png").size == (100, 60)
+
+
 def test_two_scales_into_one_target_are_both_remembered(tmp_path):
     src, dst = tmp_path / "src", tmp_path / "dst"
     photos(src, 2)
-    half = replace(DOWN, scale=2)
+    half = replace(DOWN, wanted=Wanted(2))
     for target in (dst, src):  # in place the results of one are no sources of the other
         assert [go(src, target, work).done for work in (DOWN, half)] == [2, 2]
         for work in (DOWN, half):
@@ -572,11 +585,11 @@ def test_a_folder_is_shrunk_and_restored_in_place_as_by_hand(tmp_path):
     shutil.copy(hand / names[0], hand / "a/alone.restored.png")  # that is, of nothing here
     shutil.copytree(hand, bulk)
     for scale, done in ((None, 2), (4, 3)):  # by a scale, also what has no small picture beside it
-        summary = go(bulk, tmp_path / f"out{scale}", Work("upscale", scale=scale, options=OPTIONS))
+        summary = go(bulk, tmp_path / f"out{scale}", Work("upscale", Wanted(scale), options=OPTIONS))
         assert (summary.done, summary.failed) == (done, 0)
         assert summary.left_out == {"pictures without metadata of car": 7 - done}
     assert run_car("downscale", hand, "-s", 2).returncode == 0
-    summary = go(bulk, bulk, replace(DOWN, scale=2))
+    summary = go(bulk, bulk, replace(DOWN, wanted=Wanted(2)))
     assert (summary.done, summary.failed) == (3, 0)
     assert summary.left_out == {"small pictures": 2, "restored pictures": 2}
     assert files(bulk).keys() == files(hand).keys()
@@ -778,8 +791,13 @@ def test_requests_that_make_no_sense(tmp_path):
         (tmp_path / "none", tmp_path / "dst", DOWN, "no such file or folder"),
         (tmp_path / "src/*.gif", tmp_path / "dst", DOWN, "no images here"),
         ("nowhere://x", tmp_path / "dst", DOWN, "this kind of URL is unknown"),
-        (tmp_path / "src", tmp_path / "dst", replace(DOWN, scale=None), "give a scale"),
-        (tmp_path / "src", tmp_path / "dst", replace(DOWN, scale=3), "3"),
+        (tmp_path / "src", tmp_path / "dst", replace(DOWN, wanted=Wanted(None)), "give a scale"),
+        (
+            tmp_path / "src",
+            tmp_path / "dst",
+            replace(DOWN, wanted=Wanted(size=1), model="nothing"),
+            "nothing",
+        ),
     ):
         with pytest.raises(UsageError, match=match):
             plan(str(source), str(target), work)

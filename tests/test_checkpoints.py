@@ -480,7 +480,7 @@ def test_command_line_converts_and_uses_pairs(tmp_path, photo):
     for arguments, message, code in (
         (("--kgn", pair[1]), "--usn is missing", 2),
         ((*pair, "--model", own), "either --model or --kgn and --usn", 2),
-        ((*pair, "--scale", 4), "works at scale 2, not 4", 2),
+        ((*pair, "--scale", 1), "the scale must be a number from", 2),
         (("--kgn", pair[3], "--usn", pair[1]), "are the files swapped", 1),
     ):
         done = run_car("evaluate", photo, *arguments)

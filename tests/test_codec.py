@@ -238,7 +238,7 @@ def test_what_is_grey_in_effect_comes_back_grey_by_every_path(
         restore_file(codec, read(tmp_path / "small.png"), tmp_path / "large.tif", memory=memory)
         np.testing.assert_array_equal(read(tmp_path / "large.tif").pixels, want)
     pictures = Pictures(Settings())
-    shrunk = pictures.shrink((tmp_path / "a.png").read_bytes(), codec, "png").content
+    shrunk = pictures.shrink((tmp_path / "a.png").read_bytes(), lambda _: codec, "png").content
     large = pictures.restore(shrunk, None, None, "png", None).content
     np.testing.assert_array_equal(decode(large, "a.png").pixels, want)
 
@@ -350,7 +350,7 @@ def test_turns_are_looked_for_where_several_pieces_can_tell(size: tuple[int, int
         calls.append(small.shape)
         return small
 
-    assert found_turn(Picture(pixels, None, False, None, info, ()), 4, again, by_pixels=True) == (1, "")
+    assert found_turn(Picture(pixels, None, False, None, info, ()), again, by_pixels=True) == (1, "")
     assert bool(calls) is looked
 
 
@@ -481,19 +481,13 @@ def test_arrays_and_tensors_come_back_as_they_came(photo: Path) -> None:
 def test_misuse_is_explained(photo: Path) -> None:
     with pytest.raises(UsageError, match="scale"):
         car.downscale(photo)
-    with pytest.raises(UsageError, match="no model shrinks by 3; scales: 2, 4"):
-        car.downscale(photo, 3)
-    for odd in (0, -2):
-        with pytest.raises(UsageError, match="no model shrinks by"):
-            car.downscale(photo, odd)
-    for odd in ("4", 4.0, True, [4]):
-        with pytest.raises(UsageError, match="scale must be a whole number, got"):
+    for odd in ("4", 1, 0, -2, True, [4]):
+        with pytest.raises(UsageError, match="scale must be a number from"):
             car.downscale(photo, odd)  # type: ignore[arg-type]
     for size in (5, (1, 2, 3), (1.0, 2)):
-        with pytest.raises(UsageError, match="size must be"):
-            car.upscale(photo, 4, size=size)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="works at scale 4, not 2"):
-        car.downscale(photo, 2, model="car_plus_x4")
+        for scale in (4, None):
+            with pytest.raises(UsageError, match="size must be"):
+                car.upscale(photo, scale, size=size)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="does not say which model"):
         car.upscale(photo)
     with pytest.raises(UsageError, match="expected a path"):

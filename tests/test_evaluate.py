@@ -136,8 +136,9 @@ def test_datasets_are_found_or_explained(tmp_path: Path) -> None:
 def test_bicubic_row_is_that_of_the_tables(data_dir: Path, scale: int, name: str) -> None:
     codec: Any = SimpleNamespace(  # of no weight here, so one that takes no time
         scale=scale,
+        native=scale,
         downscale_pixels=lambda hr: hr[::scale, ::scale],
-        upscale_pixels=lambda lr: lr.repeat(scale, 0).repeat(scale, 1),
+        upscale_pixels=lambda lr, size: lr.repeat(scale, 0).repeat(scale, 1),
     )
     files = sorted(find_dataset(data_dir, name).glob("*.png"))
     mean = mean_quality(round_trip(codec, path, perceptual=False).record.bicubic for path in files)

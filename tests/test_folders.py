@@ -356,3 +356,24 @@ def test_a_bucket_is_listed_page_by_page_as_a_folder_is(odd: Path, monkeypatch: 
         list(source.pictures(passed))
     with pytest.raises(UsageError, match="without wildcards"):
         open_source("s3://*/x", INPUT_SUFFIXES)
+
+
+def test_sizes_leave_out_small_pictures_and_are_named(
+    car: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    for name, size in (("large", (100, 60)), ("small", (50, 60))):
+        Image.new("RGB", size, "teal").save(tmp_path / f"{name}.png")
+    code, out, _ = car("downscale", tmp_path, "--size", 50)
+    assert code == 0
+    assert "left out: 1 picture too small to shrink so" in out
+    assert Image.open(tmp_path / "large.size50.png").size == (50, 30)
+    assert car("upscale", tmp_path, "-o", tmp_path / "back")[0] == 0
+    assert Image.open(tmp_path / "back/large.png").size == (100, 60)
+    for options, said in (
+        (("--width", 90), "at most 80x48 is possible"),
+        (("--size", 50, "--scale", 2), "give only one of scale, size"),
+        (("--megapixels", 0), "megapixels must be a positive number"),
+    ):
+        code, _, err = car("downscale", tmp_path / "large.png", *options)
+        assert code == 2
+        assert said in err

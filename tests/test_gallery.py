@@ -21,6 +21,7 @@ from browser import Site
 from car.errors import UsageError
 from car.gallery import plan_gallery
 from car.pictures.info import read_header
+from car.scaling import Wanted
 from commandline import run_car
 from processes import start_car, wait_until
 
@@ -246,10 +247,10 @@ def test_galleries_among_the_photographs_are_none(photographs: Path, tmp_path: P
     assert done.returncode == 0
     assert {picture["source"] for picture in json.loads(done.stdout)["pictures"]} == sources
     # likewise where a pattern finds them
-    todo = plan_gallery(f"{photographs}/**/*.[jp]*g", tmp_path / "third", 4)
+    todo = plan_gallery(f"{photographs}/**/*.[jp]*g", tmp_path / "third", Wanted(4))
     assert {job.source.relative_to(photographs).as_posix() for job in todo.jobs} == sources
     with pytest.raises(UsageError, match=r"no pictures to shrink here; .* 3 small pictures"):
-        plan_gallery(str(photographs / "site"), tmp_path / "third", 4)
+        plan_gallery(str(photographs / "site"), tmp_path / "third", Wanted(4))
 
 
 def test_a_single_picture_is_counted_as_one(photographs: Path, tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_bad_requests(photographs: Path, tmp_path: Path) -> None:
         (tmp_path / "none", "-o", tmp_path / "s"): "no such file or folder",
         (photographs, "-o", photographs / "a.jpg", "--overwrite"): "a.jpg is a file; a site needs a folder",
         (photographs, "-o", "/proc/site"): "/proc/site/gallery.json: cannot be written",
-        (photographs, "-o", tmp_path / "s", "--scale", 3): "no model shrinks by 3",
+        (photographs, "-o", tmp_path / "s", "--scale", 17): "the scale must be a number from",
         (photographs, "-o", tmp_path / "s", "--quality", 50): "--quality needs --format jpg, webp or avif",
     }
     for arguments, message in cases.items():

@@ -227,8 +227,8 @@ def test_models_are_names_and_never_files(client: Any, photo: Path, tmp_path: Pa
     message = one_line(client.post("/v1/upscale", content=lying.getvalue()), 422)
     assert "of own.safetensors, which this version does not ship" in message
     assert "--model" not in message  # which a service does not have
-    one_line(client.post("/v1/downscale?scale=3", content=small), 422)
-    one_line(client.post("/v1/downscale?scale=2&model=car_plus_x4", content=small), 422)
+    for query in ("scale=17", "scale=1&model=car_plus_x4", "scale=nan", "scale=2&size=9", "size=0"):
+        one_line(client.post(f"/v1/downscale?{query}", content=small), 422)
     one_line(client.post("/v1/downscale?effort=10", content=small), 422)
 
 
@@ -257,6 +257,21 @@ def test_what_a_small_picture_says_is_not_contradicted(client: Any, photo: Path)
     answer = client.post("/v1/upscale?format=png&quality=5", content=small)
     assert answer.content == plain.content
     assert "PNG has no quality" in answer.headers["car-notes"]
+
+
+def test_any_scale_and_size_is_that_of_the_library(client: Any, photo: Path) -> None:
+    for query, values in (
+        ("scale=2.5", {"scale": 2.5}),
+        ("size=64", {"size": 64}),
+        ("width=100", {"width": 100}),
+    ):
+        answer = client.post(f"/v1/downscale?{query}", content=photo.read_bytes())
+        assert np.array_equal(pixels(answer.content), np.asarray(car.downscale(photo, **values)))
+        restored = client.post("/v1/upscale", content=answer.content)
+        assert pixels(restored.content).shape == (192, 160, 3)
+    assert client.post("/v1/compare?size=64", content=photo.read_bytes()).json()["scale"] == 3
+    too_small = one_line(client.post("/v1/downscale?size=191", content=photo.read_bytes()), 422)
+    assert "at most 128x154 is possible" in too_small
 
 
 def test_a_scale_stands_for_what_suits_the_file(client: Any, photo: Path) -> None:
@@ -496,7 +511,7 @@ def test_bad_requests_of_the_command(tmp_path: Path) -> None:
             ("--port", taken.getsockname()[1]): "cannot listen",
             ("--host", "no.such.host.invalid"): "cannot listen",
             ("--max-bytes", "lots"): "--max-bytes needs a size",
-            ("--scale", 3): "no model shrinks by 3",
+            ("--scale", 17): "the scale must be a number from",
         }
         for arguments, message in cases.items():
             done = run_car("serve", *arguments)

@@ -22,7 +22,7 @@ from car.pictures.alpha import without_hidden
 from car.pictures.info import read_header
 from car.pictures.picture import Picture
 from car.pictures.read import decode, read
-from car.pictures.strips import RowBuffer
+from car.pictures.rows import RowBuffer
 from test_images import claiming_tiff
 
 ALWAYS, NEVER = 0, 10**12  # bytes of memory with which everything goes in strips, or nothing does

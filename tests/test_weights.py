@@ -91,8 +91,8 @@ def test_names_are_checked() -> None:
         car.load("car_x4")
     with pytest.raises(UsageError, match="no such file"):
         car.load("nowhere.safetensors")
-    with pytest.raises(UsageError, match="no model shrinks by 8"):
-        weights.default_model(8)
+    with pytest.raises(UsageError, match="the scale must be"):
+        weights.default_model(17)
 
 
 def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:

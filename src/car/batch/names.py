@@ -11,15 +11,21 @@ from car.errors import ImageError, UsageError
 from car.files.atomic import check_regular, make_folder, unwritable
 from car.files.places import Passed, counted, open_source, suffix_of
 from car.pictures.formats import INPUT_SUFFIXES
+from car.pictures.header import Header
 from car.pictures.info import read_header
+from car.scaling import AlreadySmallError, Wanted
 
 RESTORED = ".restored"
 """What the names of restored pictures end with that lie beside their small ones."""
 
 SMALL, RESTORED_ONES, FOREIGN = "small pictures", "restored pictures", "pictures without metadata of car"
+ALREADY_SMALL = "pictures too small to shrink so"
 """What is left out among other pictures, as `car.files.places.counted` tells it."""
 
-_SHRUNK = re.compile(r"(.+)\.x[2-8]", re.DOTALL)
+_SHRUNK = re.compile(
+    r"(.+)\.(?:x(?:1\.\d+|1[0-6](?:\.\d+)?|[2-9](?:\.\d+)?)|(?:width|height|size|megapixels)[\d.]+)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a command, and the errors of inputs for which no job is possible."""
+    """The jobs of a command, errors of inputs for which no job is possible, and how small results become."""
 
     jobs: tuple[Job, ...]
     problems: tuple[str, ...]
     many: bool
     left_out: Counter[str] = field(default_factory=Counter[str])
+    wanted: Wanted = Wanted()
 
 
 def find_images(inputs: Sequence[str], exclude: Sequence[str] = ()) -> Images:
@@ -115,6 +122,7 @@ def plan(
     exclude: Sequence[str] = (),
     *,
     foreign: bool = False,
+    wanted: Wanted = Wanted(),
 ) -> Plan:
     """Pair every input image with its target.
 
@@ -128,6 +136,7 @@ def plan(
         exclude: patterns of names to leave out, see `car.files.places.Source`.
         foreign: whether to restore pictures without metadata too, unless they have a small picture made by
             `car` next to them.
+        wanted: how small pictures become; in a folder, pictures that are too small for it are left out.
 
     Raises:
         UsageError: an input does not exist, no picture is left, or one output file is named for several
@@ -136,14 +145,14 @@ def plan(
     """
     images = find_images(inputs, exclude)
     if output is not None and not images.many and not means_folder(output):
-        return Plan((Job(next(iter(images.names)), Path(output)),), (), images.many)
+        return Plan((Job(next(iter(images.names)), Path(output)),), (), images.many, wanted=wanted)
     if output is not None and images.many and not Path(output).is_dir() and output[-1:] not in ("/", os.sep):
         if Path(output).is_file():
             raise UsageError(f"{output} is a file; several inputs need a folder")
         if suffix_of(output) in INPUT_SUFFIXES:
             raise UsageError(f"{output} is the name of one picture; several inputs need a folder")
     if images.many:
-        images = _sieved(images, naming, foreign)
+        images = _sieved(images, naming, wanted, foreign=foreign)
     jobs: list[Job] = []
     problems = list(images.problems)
     taken: dict[Path, Path] = {}
@@ -156,7 +165,7 @@ def plan(
         jobs.append(Job(source, target))
     # results of an earlier run that lie beside their sources are no sources themselves
     jobs = [job for job in jobs if job.source not in taken]
-    return Plan(tuple(jobs), tuple(problems), images.many, images.left_out)
+    return Plan(tuple(jobs), tuple(problems), images.many, images.left_out, wanted)
 
 
 def belongs_to(name: str) -> tuple[str, str]:
@@ -180,17 +189,20 @@ def same_result(result: str, other: str) -> str:
     )
 
 
-def _sieved(images: Images, naming: Naming, foreign: bool) -> Images:
+def _sieved(images: Images, naming: Naming, wanted: Wanted, *, foreign: bool) -> Images:
     """Leave out what is not to be shrunk or restored, as `plan` says."""
     plain, small = Naming(""), Naming("", restores=True)
-    ours = {file for file in images.names if _is_small(file)}
+    headers = {file: _header(file) for file in images.names}
+    ours = {file for file, header in headers.items() if header and header.made_here}
     originals = {file.with_name(small.stem(file.name)) for file in ours}
     restored = {stem.with_name(stem.name + RESTORED) for stem in originals}
 
     def why_not(file: Path) -> str:
         stem = file.with_name(plain.stem(file.name))
         if not naming.restores:
-            return SMALL if file in ours else RESTORED_ONES if stem in restored else ""
+            kind = SMALL if file in ours else RESTORED_ONES if stem in restored else ""
+            header = headers[file]
+            return kind or (too_small(header, wanted) if header else "")
         if file in ours or (foreign and stem not in originals | restored):
             return ""
         return FOREIGN
@@ -204,11 +216,22 @@ def _sieved(images: Images, naming: Naming, foreign: bool) -> Images:
     return replace(images, names=names, left_out=left_out)
 
 
-def _is_small(file: Path) -> bool:
+def too_small(header: Header, wanted: Wanted) -> str:
+    """Return `ALREADY_SMALL` if a picture is too small to become as small as wanted, else ""."""
     try:
-        return read_header(file).made_here
+        wanted.scale_of(header.size)
+    except AlreadySmallError:
+        return ALREADY_SMALL
+    except UsageError:
+        pass  # it is too large, which is told when it is worked on
+    return ""
+
+
+def _header(file: Path) -> Header | None:
+    try:
+        return read_header(file)
     except (ImageError, OSError):
-        return False  # it is told of when it is worked on
+        return None  # it is told of when it is worked on
 
 
 def check_target(job: Job, overwrite: bool) -> None:

@@ -16,12 +16,13 @@ from car.batch.index import Index, Known
 from car.batch.names import FOREIGN, RESTORED_ONES, SMALL, Naming, belongs_to, same_result
 from car.batch.records import MANIFEST, Record, record_of
 from car.batch.work import Item, Kind, Work
-from car.codec.choose import open_codec
+from car.codec.choose import checked_label, open_codec
 from car.codec.options import Options
 from car.errors import UsageError
 from car.files.places import Passed, Source, counted, open_source
 from car.files.storage import Entry, Place
 from car.pictures.formats import INPUT_SUFFIXES
+from car.scaling import LEAST, MOST
 
 
 @dataclass(frozen=True)
@@ -227,10 +228,14 @@ def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) ->
     """
     if work.kind not in get_args(Kind):
         raise UsageError(f"no such kind of work: {work.kind!r}")
-    scale, weights = work.scale or 0, ""
-    if work.kind != "upscale" or work.model is not None or work.scale is not None:
-        codec = open_codec(work.model, work.scale, Options(device="cpu", coding=work.coding))
-        scale, weights = codec.scale, codec.loaded.sha256
+    label, weights = "", ""
+    if work.kind != "upscale" or work.model is not None or work.wanted.scale is not None:
+        options = Options(device="cpu", coding=work.coding)
+        label = checked_label(work.wanted, work.model, options)
+        # a size may need any of the default models
+        scales = (LEAST, *range(2, MOST + 1)) if work.wanted.by_size else (work.wanted.scale,)
+        found = {open_codec(work.model, scale, options).loaded.sha256 for scale in scales}
+        weights = " ".join(sorted(found))
     found = open_source(source, INPUT_SUFFIXES, exclude)
     inner = Place(target).below(found.place)
     # if the target lies below the source, its files are not part of the source
@@ -244,4 +249,4 @@ def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) ->
         raise UsageError(passed.problems[0] if passed.problems else f"{source}: no images here{told}")
     work = replace(work, alone=bool(found.only))
     in_place = inner == ""
-    return Plan(found, target, work, digest, work.naming(scale, in_place=in_place), in_place)
+    return Plan(found, target, work, digest, work.naming(label, in_place=in_place), in_place)

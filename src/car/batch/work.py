@@ -1,14 +1,16 @@
 """What a run does with each image, as data."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from car.batch.names import FOREIGN, RESTORED, SMALL, Naming
+from car.batch.names import FOREIGN, RESTORED, SMALL, Naming, too_small
 from car.batch.records import Record
 from car.codec.coding import Coding, coding_of
 from car.codec.options import Options
 from car.files.storage import Entry
+from car.pictures.header import Header
+from car.scaling import Wanted
 from car.weights import ModelName
 
 Kind = Literal["downscale", "upscale", "evaluate"]
@@ -19,11 +21,12 @@ class Work:
     """What to do with each image; the same for a whole run.
 
     Attributes:
+        wanted: how small pictures become; when restoring, the scale of those without metadata.
         alone: the user named one picture, which is worked on whatever it is; see `left_out`.
     """
 
     kind: Kind
-    scale: int | None = None
+    wanted: Wanted = Wanted()
     model: ModelName | None = None
     format: str = "png"
     quality: int | None = None
@@ -48,22 +51,23 @@ class Work:
         """Whether results are compared with their sources."""
         return self.kind == "evaluate" or self.psnr
 
-    def left_out(self, *, made_here: bool) -> str:
+    def left_out(self, header: Header) -> str:
         """Return why a picture among others is left out; "" if it is not.
 
         Args:
-            made_here: whether it is a small picture, as its metadata says.
+            header: of its file; small pictures have metadata.
         """
         if self.alone or self.kind == "evaluate":
             return ""
         if self.kind == "downscale":
-            return SMALL if made_here else ""
-        return "" if made_here or self.model is not None or self.scale is not None else FOREIGN
+            return SMALL if header.made_here else too_small(header, self.wanted)
+        named = self.model is not None or self.wanted.scale is not None
+        return "" if header.made_here or named else FOREIGN
 
-    def naming(self, scale: int, *, in_place: bool) -> Naming | None:
+    def naming(self, label: str, *, in_place: bool) -> Naming | None:
         """Return how results are named; None if none are written. In place, restored ones say so."""
         if self.kind == "downscale":
-            return Naming(f".{self.format}", add=f".x{scale}")
+            return Naming(f".{self.format}", add=f".{label}")
         add = RESTORED if in_place else ""
         return Naming(f".{self.format}", add, restores=True) if self.kind == "upscale" else None
 
@@ -73,10 +77,11 @@ class Work:
         The backend is not one of them. It changes single values by one level, which is no reason to repeat a
         run.
         """
-        names = ("kind", "scale", "format", "quality", "psnr")
+        names = ("kind", "format", "quality", "psnr")
         how = {name: getattr(self.options, name) for name in ("precision", "effort", "fast")}
         model = [str(part) for part in self.model] if isinstance(self.model, tuple) else self.model
-        return {name: getattr(self, name) for name in names} | how | {"model": model}
+        values = {name: getattr(self, name) for name in names} | how
+        return values | {"model": model, "wanted": asdict(self.wanted)}
 
 
 @dataclass(frozen=True)

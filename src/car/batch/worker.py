@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import tempfile
 import threading
 import time
@@ -35,6 +36,7 @@ from car.pictures.info import read_header
 from car.pictures.picture import Picture, check_size
 from car.pictures.read import decode
 from car.pictures.write import encode
+from car.scaling import Size
 from car.weights import list_models
 
 _TILE = 256  # LR pixels a side; smaller than usual because several images are in work, and as fast
@@ -43,7 +45,7 @@ _MEASURING = 45  # additional bytes per pixel if results are measured
 
 
 class Worker:
-    """Works on items, one for each call. It loads the model once. Several threads may call it.
+    """Works on items, one for each call. Several threads may call it.
 
     Args:
         source: where the images are.
@@ -54,8 +56,6 @@ class Worker:
 
     def __init__(self, source: str, target: str, work: Work, digest: str) -> None:
         self.source, self.target, self.work, self.digest = Place(source), Place(target), work, digest
-        self._codecs: dict[str, Codec] = {}
-        self._lock = threading.Lock()
         self._room = Room(work.memory)
 
     def __call__(self, item: Item) -> Record:
@@ -103,7 +103,7 @@ class Worker:
         if known and same and known.settings == self.digest and self._still_there(item, known):
             return replace(known, status="unchanged", stamp=item.entry.stamp)
         header = read_header(content, path)
-        if kind := work.left_out(made_here=header.made_here):
+        if kind := work.left_out(header):
             return replace(record, status=LEFT_OUT, error=kind)
         check_size(*header.size, path, work.options.max_pixels)
         need = self._need(*header.size, header.pixel_bytes)
@@ -113,12 +113,13 @@ class Worker:
         if isinstance(content, Path):
             content = content.read_bytes()
         if work.kind == "upscale":  # the restored picture takes most of the memory
-            need *= (work.scale or max(m.scale for m in list_models())) ** 2
+            made = header.info.scale if header.info else max(m.scale for m in list_models())
+            need = int(need * (work.wanted.scale or made) ** 2)
         with self._room.taken(need):
             picture = decode(content, path, max_pixels=work.options.max_pixels)
             del content
             record = replace(record, source_size=(picture.width, picture.height))
-            codec = self._codec(picture)
+            codec = self._codec(header.size, picture)
             record = replace(record, model=codec.loaded.name, weights=codec.loaded.short_hash)
             if work.kind == "evaluate":
                 return self._measured(picture, codec, record)
@@ -154,7 +155,7 @@ class Worker:
         if self.work.psnr:
             # measured from the file, because the coding may be lossy
             restored = codec.restore(replace(decode(encoded, item.target), info=info))
-            record = replace(record, psnr=_luma_psnr(restored, picture, codec.scale))
+            record = replace(record, psnr=_luma_psnr(restored, picture, math.ceil(codec.scale)))
         return record, encoded
 
     def _restored(
@@ -196,7 +197,7 @@ class Worker:
         try:
             if why := why_whole(path):
                 raise self._too_large(item, size, need, f"not read in strips, because {why}: raise --memory")
-            made, codec = _scratch(stack, work.format), self._codec(None)
+            made, codec = _scratch(stack, work.format), self._codec(size)
             with self._room.taken(need):
                 done: Done = shrink_file(
                     codec, path, made, memory=0, max_pixels=work.options.max_pixels, quality=work.quality
@@ -243,20 +244,19 @@ class Worker:
         self.target.write(item.target, made)
         return record
 
-    def _codec(self, picture: Picture | None) -> Codec:
-        work, model = self.work, self.work.model
-        if picture is not None and work.kind == "upscale" and model is None:
-            model = model_for_picture(picture, work.scale)
-        with self._lock:
-            key = str(model)
-            if key not in self._codecs:
-                options = replace(work.options, coding=work.coding)
-                scale = work.scale if model == work.model else None
-                codec = open_codec(model, scale, options)
-                if options.tile is None and codec.tile > _TILE:
-                    codec = open_codec(model, scale, replace(options, tile=_TILE))
-                self._codecs[key] = codec
-            return self._codecs[key]
+    def _codec(self, size: Size, picture: Picture | None = None) -> Codec:
+        """Return the codec for a picture of this size (width, height), which may be read already."""
+        work, model, scale = self.work, self.work.model, self.work.wanted.scale
+        small = picture if work.kind == "upscale" else None
+        if small is None:
+            scale = work.wanted.scale_of(size)
+        elif model is None:
+            model = model_for_picture(small, scale)
+        options = replace(work.options, coding=work.coding)
+        codec = open_codec(model, scale, options)
+        if options.tile is None and codec.tile > _TILE:
+            codec = open_codec(model, scale, replace(options, tile=_TILE))
+        return codec if small is None else codec.of(small)
 
 
 class Room:

@@ -38,6 +38,7 @@ from car.cli.options import with_options
 from car.codec.options import Options
 from car.devices import cpu_threads
 from car.errors import UsageError
+from car.scaling import Wanted
 
 bulk_app = typer.Typer(
     help="Work through folders and buckets of any size, resumable, in parallel.", no_args_is_help=True
@@ -117,9 +118,9 @@ class How:
 def bulk_downscale_command(
     source: Source,
     target: Target,
-    scale: Scale = None,
-    model: Model = None,
     *,
+    wanted: Wanted,
+    model: Model = None,
     results: Results,
     psnr: Annotated[
         bool, typer.Option("--psnr", help="Also restore each picture, and record its PSNR.")
@@ -138,12 +139,13 @@ def bulk_downscale_command(
 
     ```
     car bulk downscale photos/ small/ --scale 4
+    car bulk downscale photos/ thumbnails/ --size 512
     car bulk downscale s3://photos/2026 s3://thumbnails/2026 --scale 4 --format webp
     car bulk downscale /mnt/photos /mnt/small --scale 2 --engine ray --address auto
     ```
     """
     made = results.of_work
-    work = Work("downscale", scale, model, psnr=psnr, overwrite=overwrite, options=options, **made)
+    work = Work("downscale", wanted, model, psnr=psnr, overwrite=overwrite, options=options, **made)
     _run(source, target, work, how, showing)
 
 
@@ -172,7 +174,7 @@ def bulk_upscale_command(
     car bulk upscale small/ restored/ --format jpg --quality 92
     ```
     """
-    work = Work("upscale", scale, model, overwrite=overwrite, options=options, **results.of_work)
+    work = Work("upscale", Wanted(scale), model, overwrite=overwrite, options=options, **results.of_work)
     _run(source, target, work, how, showing)
 
 
@@ -197,7 +199,7 @@ def bulk_evaluate_command(
     car bulk evaluate photos/ measured/ --scale 4 --manifest measured.parquet
     ```
     """
-    work = Work("evaluate", scale, model, overwrite=overwrite, options=options)
+    work = Work("evaluate", Wanted(scale), model, overwrite=overwrite, options=options)
     _run(source, target, work, how, showing)
 
 

@@ -17,6 +17,7 @@ import typer
 from car.cli.commands import LazyGroup
 from car.errors import UsageError, needs
 from car.errors import reason as reason
+from car.scaling import Wanted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +108,10 @@ Exclude = Annotated[
         "to the whole path below the folder, such as `trip/*.png`. Repeatable.",
     ),
 ]
-Scale = Annotated[int | None, typer.Option("--scale", "-s", help="2 or 4; selects the default model.")]
+Scale = Annotated[
+    float | None,
+    typer.Option("--scale", "-s", help="1.25 to 16, such as 2.5; selects the default model."),
+]
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Name, tag or .safetensors file of a model; see `car models`."),
@@ -171,6 +175,16 @@ class Chosen(Named):
     """The model that was named, or the scale that selects the default model."""
 
     scale: Scale = None
+
+
+@dataclass(frozen=True)
+class Shrunk(Wanted, Named):
+    """The model that was named, and the scale or the size of small pictures."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """The scale or size alone."""
+        return Wanted(self.scale, self.width, self.height, self.size, self.megapixels)
 
 
 @dataclass(frozen=True)

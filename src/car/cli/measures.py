@@ -19,6 +19,7 @@ from car.cli.common import (
     DeviceId,
     Overwrite,
     Showing,
+    Shrunk,
     app,
     chosen_device,
     leave_if,
@@ -30,13 +31,14 @@ from car.cli.common import (
 )
 from car.cli.options import with_options
 from car.cli.sources import ToMeasure
-from car.codec.choose import open_codec
+from car.codec.choose import checked_label, codec_for_original, open_codec
 from car.codec.codec import Codec
 from car.codec.options import Options
 from car.errors import UsageError
 from car.files.atomic import atomic_write
 from car.measure import evaluate as evaluation
 from car.measure.comparison import Caption, comparison_picture
+from car.pictures.info import read_header
 from car.pictures.picture import Picture
 from car.pictures.read import from_pil
 from car.pictures.write import write
@@ -72,7 +74,7 @@ def compare_command(
         ),
     ] = "comparison.png",
     *,
-    chosen: Chosen,
+    chosen: Shrunk,
     overwrite: Overwrite = False,
     showing: Showing,
     options: Options,
@@ -88,12 +90,13 @@ def compare_command(
     car compare photo.png --model car_plus_x2 -o out/
     ```
     """
-    codec = open_codec(chosen.name, chosen.scale, options)
+    label = checked_label(chosen.wanted, chosen.name, options)
     if not image.is_file():
         raise UsageError(
             f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
         )
-    files = _compared_files(image, output, codec.scale)
+    codec = codec_for_original(read_header(image).size, chosen.wanted, chosen.name, options)
+    files = _compared_files(image, output, label)
     for target in files.values():
         check_target(Job(image, target), overwrite)
     trip = evaluation.round_trip(codec, image, max_pixels=options.max_pixels)
@@ -116,12 +119,12 @@ def compare_command(
             stdout.print(f"{name}: {path} ({sizes[name]:,} bytes)")
 
 
-def _compared_files(image: Path, output: str, scale: int) -> dict[str, Path]:
+def _compared_files(image: Path, output: str, label: str) -> dict[str, Path]:
     """Return the files that `compare` writes: one picture, or three in a folder."""
     place, stem = Path(output), image.stem
     if not means_folder(output):
         return {"comparison": place}
-    names = {"comparison": ".comparison", "small": f".x{scale}", "restored": ".restored"}
+    names = {"comparison": ".comparison", "small": f".{label}", "restored": ".restored"}
     return {name: place / f"{stem}{ending}.png" for name, ending in names.items()}
 
 

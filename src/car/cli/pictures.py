@@ -16,19 +16,22 @@ from car.cli.common import (
     Overwrite,
     Quality,
     Showing,
+    Shrunk,
     app,
 )
 from car.cli.jobs import piped, run_jobs
 from car.cli.options import with_options
-from car.codec.choose import codec_for_picture, open_codec
+from car.codec.choose import checked_label, codec_for_original, codec_for_picture, open_codec
 from car.codec.codec import Codec
 from car.codec.coding import coding_of
 from car.codec.large import Done, restore_file, shrink_file
 from car.codec.options import Options
 from car.devices import is_cpu
 from car.errors import ImageError, UsageError
+from car.pictures.info import read_header
 from car.pictures.picture import Picture
 from car.pictures.read import read
+from car.scaling import Scale, full_size
 from car.weights import default_model
 
 
@@ -38,7 +41,7 @@ def downscale_command(
     inputs: Inputs,
     output: Output = None,
     *,
-    chosen: Chosen,
+    chosen: Shrunk,
     format: Format = "png",
     quality: Quality = None,
     exclude: Exclude = None,
@@ -56,6 +59,7 @@ def downscale_command(
     ```
     car downscale photo.jpg --scale 4
     car downscale photos/ -o small/ --scale 2 --format webp
+    car downscale photos/ -o small/ --size 1024               # the longer side; never enlarges
     car downscale 'shots/*.tif' -o small/ --model car_plus_x4
     car downscale - --scale 4 --format webp < photo.jpg > small.webp
     ```
@@ -63,11 +67,12 @@ def downscale_command(
     unnamed = output is None or output == "-" or means_folder(output)
     file = f"x.{format}" if unnamed or output is None else output
     options = replace(options, coding=coding_of(file, quality))
-    codec = open_codec(chosen.name, chosen.scale, options)
-    naming = Naming(f".{format}", add=f".x{codec.scale}")
+    wanted = chosen.wanted
+    naming = Naming(f".{format}", add=f".{checked_label(wanted, chosen.name, options)}")
 
     def shrink(job: Job) -> dict[str, Any]:
         check_target(job, overwrite)
+        codec = codec_for_original(read_header(job.source).size, wanted, chosen.name, options)
         done = shrink_file(
             codec,
             job.source,
@@ -80,7 +85,7 @@ def downscale_command(
         return _described(job, done, codec)
 
     with piped(inputs, output, naming.suffix, showing) as pipe:
-        todo = plan(pipe.inputs, pipe.output, naming, exclude or ())
+        todo = plan(pipe.inputs, pipe.output, naming, exclude or (), wanted=wanted)
         run_jobs("shrinking", todo, shrink, pipe, overwrite=overwrite)
 
 
@@ -120,14 +125,14 @@ def upscale_command(
     scale, named = chosen.scale, chosen.name
     if named is None and scale is not None:
         default_model(scale)  # fails here, not once for every picture
-    of_all = None if named is None else open_codec(named, scale, options)
-    if of_all is None:
-        is_cpu(options.device)  # likewise
+    if named is not None:
+        open_codec(named, scale, options)  # likewise
+    is_cpu(options.device)
     naming = Naming(f".{format}", add=RESTORED if output is None else "", restores=True)
 
     def restore(job: Job) -> dict[str, Any]:
         picture = read(job.source, max_pixels=options.max_pixels)
-        codec = of_all or codec_for_picture(picture, scale=scale, options=options)
+        codec = codec_for_picture(picture, model=named, scale=scale, size=wanted, options=options)
         check_target(job, overwrite)
         _check_restored_pixels(job.source, picture, codec.scale, options.max_pixels)
         done = restore_file(
@@ -156,8 +161,9 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
-def _check_restored_pixels(source: Path, picture: Picture, scale: int, max_pixels: int) -> None:
-    pixels = picture.width * picture.height * scale**2
+def _check_restored_pixels(source: Path, picture: Picture, scale: Scale, max_pixels: int) -> None:
+    width, height = full_size((picture.width, picture.height), scale)
+    pixels = width * height
     if pixels > max_pixels:
         raise ImageError(
             f"{source}: restores to {pixels} pixels, over the limit of {max_pixels}; "

@@ -144,7 +144,7 @@ def _measured(
             else:
                 records[codec].append(trip.record)
                 if number < looks:
-                    trips.setdefault(codec.scale, []).append((codec.loaded.label, trip))
+                    trips.setdefault(codec.native, []).append((codec.loaded.label, trip))
             advance()
         seen += [crops(path.name, row) for row in trips.values()]
     return records, seen

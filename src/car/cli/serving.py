@@ -20,7 +20,6 @@ from car.cli.common import (
     Model,
     Quality,
     Quiet,
-    Scale,
     Showing,
     app,
     check_installed,
@@ -37,6 +36,7 @@ from car.codec.coding import coding_of
 from car.codec.options import Options
 from car.errors import UsageError, system_errors
 from car.gallery import build, megabytes, plan_gallery
+from car.scaling import Wanted
 from car.serve.settings import Settings
 from car.weights import default_model
 from car.weights.store import cache_folder
@@ -131,7 +131,8 @@ def serve_command(
 def gallery_command(
     folder: Annotated[str, typer.Argument(help="Photographs: a folder (searched recursively) or a glob.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the site.")],
-    scale: Scale = None,
+    *,
+    wanted: Wanted,
     model: Model = None,
     title: Annotated[
         str | None, typer.Option("--title", help="Title of the page. Default: the name of the folder.")
@@ -153,7 +154,6 @@ def gallery_command(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port for --serve; 0 picks a free one.")
     ] = 8001,
-    *,
     showing: Showing,
     options: Options,
 ) -> None:
@@ -166,6 +166,7 @@ def gallery_command(
 
     ```
     car gallery photos/ -o site/ --title 'Lisbon, in spring' --serve
+    car gallery photos/ -o site/ --size 512
     car gallery photos/ -o site/ --scale 2 --format avif --quality 60     # much lighter pages
     ```
     """
@@ -173,8 +174,10 @@ def gallery_command(
         raise UsageError("--quality needs --format jpg, webp or avif; png is lossless")
     suffix = f".{format}"
     options = replace(options, coding=coding_of(f"x{suffix}", quality))
-    codec = open_codec(model, scale if model or scale else 4, options)
-    todo = plan_gallery(folder, output, codec.scale, suffix, exclude or ())
+    # by sizes, scales differ; the model does not
+    codec = open_codec(model, wanted.scale or (None if model else 4), options)
+    wanted = wanted if wanted.label else Wanted(codec.scale)
+    todo = plan_gallery(folder, output, wanted, suffix, exclude or ())
     name = title or Path(folder).resolve().name
     with progress(len(todo.jobs), "shrinking", showing.text) as advance:
         built = build(

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from car.cli.common import (
     DeviceId,
-    Scale,
     Showing,
     app,
     check_installed,
@@ -66,7 +65,9 @@ def train_command(
         typer.Argument(help=f"{', '.join(RECIPES)}. Default: the published recipe of --scale, `car_xS`."),
     ] = None,
     *,
-    scale: Scale = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", "-s", help="2 or 4; selects the published recipe.")
+    ] = None,
     data: Annotated[
         list[Path] | None, typer.Option("--data", "-d", help="Folder of images; repeatable.")
     ] = None,

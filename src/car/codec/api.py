@@ -7,11 +7,14 @@ from typing import Any, overload
 
 from PIL import Image
 
-from car.codec.choose import codec_for_picture, open_codec
+from car.codec.choose import codec_for_original, codec_for_picture, open_codec
 from car.codec.codec import Codec, ImageLike
 from car.codec.kinds import apply
 from car.codec.options import Options
 from car.errors import UsageError
+from car.pictures.metadata import LRInfo
+from car.pictures.picture import Picture
+from car.scaling import Scale, Wanted
 from car.weights import ModelName
 
 open = open_codec  # as `car.open`
@@ -20,8 +23,12 @@ open = open_codec  # as `car.open`
 @overload
 def downscale(
     image: str | PathLike[str],
-    scale: int | None = None,
+    scale: Scale | None = None,
     *,
+    width: int | None = None,
+    height: int | None = None,
+    size: int | None = None,
+    megapixels: float | None = None,
     model: ModelName | None = None,
     options: Options = ...,
     codec: Codec | None = None,
@@ -29,16 +36,24 @@ def downscale(
 @overload
 def downscale(
     image: ImageLike,
-    scale: int | None = None,
+    scale: Scale | None = None,
     *,
+    width: int | None = None,
+    height: int | None = None,
+    size: int | None = None,
+    megapixels: float | None = None,
     model: ModelName | None = None,
     options: Options = ...,
     codec: Codec | None = None,
 ) -> ImageLike: ...
-def downscale(
+def downscale(  # noqa: PLR0913 - four of them are sizes
     image: Any,
-    scale: int | None = None,
+    scale: Scale | None = None,
     *,
+    width: int | None = None,
+    height: int | None = None,
+    size: int | None = None,
+    megapixels: float | None = None,
     model: ModelName | None = None,
     options: Options = Options(),
     codec: Codec | None = None,
@@ -49,10 +64,14 @@ def downscale(
         image: a path, a PIL image, an array ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]``
             (uint8, uint16 or floating in [0, 1]) or a floating RGB tensor ``[3, H, W]`` or
             ``[B, 3, H, W]`` in [0, 1].
-        scale: 2 or 4; selects the default model. Not needed with `model`.
+        scale: 1.25 to 16, fractions too; selects the default model.
+        width: instead of a scale, the width of the result in pixels.
+        height: the height of the result.
+        size: the longer side of the result.
+        megapixels: the size of the result, about.
         model: name, tag or ``.safetensors`` file; see `car.load`.
         options: the settings.
-        codec: a codec from `car.open`, instead of `scale`, `model` and `options`.
+        codec: a codec from `car.open`, instead of all others.
 
     Returns:
         The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
@@ -62,23 +81,33 @@ def downscale(
         `upscale` then needs the model and the size, and a grey image is restored as nearly grey RGB.
 
     Raises:
-        UsageError: `scale` and `model` are both missing or contradict each other, or the input is of another
-            kind.
+        UsageError: neither a scale, a size nor a model is given, more than one scale or size is given, or the
+            input is of another kind.
+        AlreadySmallError: the picture is too small for the size, which would shrink it by less than 1.25.
         ImageError: the file cannot be read.
         WeightsError: the weights cannot be loaded.
 
     >>> import numpy as np
     >>> downscale(np.zeros((64, 96, 3), np.uint8), scale=4).shape
     (16, 24, 3)
+    >>> downscale(np.zeros((64, 96, 3), np.uint8), width=60).shape
+    (40, 60, 3)
     """
-    _one_answer(codec, scale, model, options)
-    return (codec or open_codec(model, scale, options)).downscale(image)
+    wanted = Wanted(scale, width, height, size, megapixels)
+    _one_answer(codec, model, options, scaled=wanted != Wanted())
+    if not wanted.by_size:
+        return (codec or open_codec(model, wanted.scale, options)).downscale(image)
+
+    def shrink(picture: Picture) -> tuple[Picture, LRInfo]:
+        return codec_for_original((picture.width, picture.height), wanted, model, options).shrink(picture)
+
+    return apply(image, shrink, options.max_pixels)
 
 
 @overload
 def upscale(
     image: str | PathLike[str],
-    scale: int | None = None,
+    scale: Scale | None = None,
     *,
     model: ModelName | None = None,
     size: tuple[int, int] | None = None,
@@ -88,7 +117,7 @@ def upscale(
 @overload
 def upscale(
     image: ImageLike,
-    scale: int | None = None,
+    scale: Scale | None = None,
     *,
     model: ModelName | None = None,
     size: tuple[int, int] | None = None,
@@ -97,7 +126,7 @@ def upscale(
 ) -> ImageLike: ...
 def upscale(
     image: Any,
-    scale: int | None = None,
+    scale: Scale | None = None,
     *,
     model: ModelName | None = None,
     size: tuple[int, int] | None = None,
@@ -111,7 +140,8 @@ def upscale(
             and the original size.
         scale: selects the default model if the image has no metadata.
         model: replaces the model in the metadata.
-        size: (width, height) to restore; by default that of the original, or s times the picture.
+        size: (width, height) to restore; by default that of the original, or s times the picture. Without
+            metadata, scale and model, it also gives the scale.
         options: the settings.
         codec: a codec from `car.open`; it replaces the model in the metadata.
 
@@ -119,7 +149,7 @@ def upscale(
         The same kind as `image` (a PIL image for a path).
 
     Raises:
-        UsageError: the image has no metadata, and neither `scale` nor `model` is given; or `size` is
+        UsageError: the image has no metadata, and neither `scale`, `model` nor `size` is given; or `size` is
             impossible.
         ImageError: the file cannot be read.
         WeightsError: the weights that made the picture are not available.
@@ -128,15 +158,15 @@ def upscale(
     >>> upscale(np.zeros((16, 24, 3), np.uint8), scale=4, size=(95, 64)).shape
     (64, 95, 3)
     """
-    _one_answer(codec, scale, model, options)
+    _one_answer(codec, model, options, scaled=scale is not None)
     if codec is not None:
         return codec.upscale(image, size)
-    choose = partial(codec_for_picture, model=model, scale=scale, options=options)
+    choose = partial(codec_for_picture, model=model, scale=scale, size=size, options=options)
     return apply(image, lambda picture: (choose(picture).restore(picture, size), None), options.max_pixels)
 
 
-def _one_answer(codec: Codec | None, scale: int | None, model: ModelName | None, options: Options) -> None:
-    if codec is not None and (scale is not None or model is not None or options != Options()):
-        raise UsageError("give either a codec, or scale, model and options")
+def _one_answer(codec: Codec | None, model: ModelName | None, options: Options, *, scaled: bool) -> None:
+    if codec is not None and (scaled or model is not None or options != Options()):
+        raise UsageError("give either a codec, or scale, sizes, model and options")
     if not isinstance(codec, (Codec, NoneType)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"codec must be what car.open returns, got {type(codec).__name__}")

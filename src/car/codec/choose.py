@@ -8,6 +8,7 @@ from car.codec.codec import Codec, check_scale
 from car.codec.options import Options
 from car.errors import UsageError
 from car.pictures.picture import Picture
+from car.scaling import Scale, Size, Wanted, chosen_size, scale_between
 from car.weights import ModelName, default_model, find, load
 
 _KEPT = 8
@@ -16,7 +17,7 @@ _lock = threading.Lock()
 
 
 def open_codec(
-    model: ModelName | None = None, scale: int | None = None, options: Options = Options()
+    model: ModelName | None = None, scale: Scale | None = None, options: Options = Options()
 ) -> Codec:
     """Return the codec of `model`, or of the default model for `scale`.
 
@@ -26,11 +27,11 @@ def open_codec(
 
     Args:
         model: name, tag or ``.safetensors`` file; see `car.load`.
-        scale: 2 or 4; not needed with `model`.
+        scale: 1.25 to 16; with `model`, by default that of the model.
         options: the settings.
 
     Raises:
-        UsageError: `model` and `scale` are both missing or contradict each other, or the device cannot be
+        UsageError: `model` and `scale` are both missing, the scale is impossible, or the device cannot be
             used.
         WeightsError: the weights cannot be loaded.
 
@@ -41,12 +42,9 @@ def open_codec(
         raise UsageError(f"options must be car.Options, got {type(options).__name__}")
     if model is None:
         if scale is None:
-            raise UsageError("give a scale (2 or 4) or the name of a model")
+            raise UsageError("give a scale (1.25 to 16), a size or the name of a model")
         model = default_model(scale, coded=options.coding is not None and not options.coding.fine)
     loaded = load(model)
-    if scale is not None and scale != loaded.geometry.scale:
-        named = ", ".join(map(str, model)) if isinstance(model, tuple) else model
-        raise UsageError(f"{named} works at scale {loaded.geometry.scale}, not {scale}")
     key = (loaded.name, loaded.sha256, loaded.tag, options)
     with _lock:
         codec = _codecs.get(key)
@@ -55,7 +53,7 @@ def open_codec(
             if len(_codecs) > _KEPT:
                 _codecs.popitem(last=False)
         _codecs.move_to_end(key)
-    return codec
+    return codec if scale is None else codec.at(scale)
 
 
 def _unlock() -> None:
@@ -67,25 +65,55 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock)  # another thread may have held it
 
 
+def codec_for_original(
+    size: Size, wanted: Wanted, model: ModelName | None = None, options: Options = Options()
+) -> Codec:
+    """Return the codec that shrinks a picture of `size` (width, height) as `wanted`; see `open_codec`.
+
+    Raises:
+        AlreadySmallError: the picture would have to be enlarged, or would hardly become smaller.
+        UsageError: as `open_codec`, or the scale would be more than 16.
+    """
+    return open_codec(model, wanted.scale_of(size), options)
+
+
+def checked_label(wanted: Wanted, model: ModelName | None, options: Options = Options()) -> str:
+    """Return what names of small pictures say, such as ``x4``; see `Wanted.label`.
+
+    Raises:
+        UsageError: as `open_codec`, as far as this does not depend on the picture.
+    """
+    if wanted.by_size and model is None:
+        return wanted.label
+    codec = open_codec(model, wanted.scale, options)
+    return wanted.label or f"x{codec.scale}"
+
+
 def codec_for_picture(
     picture: Picture,
     *,
     model: ModelName | None = None,
-    scale: int | None = None,
+    scale: Scale | None = None,
+    size: Size | None = None,
     options: Options = Options(),
 ) -> Codec:
     """Return the codec that restores `picture`: that of `model` if given, else that of its metadata.
+
+    The scale is that of the metadata. Without metadata, it is `scale` if given, else the one by which a
+    picture of `size` (width, height) becomes as small as `picture`, else that of the model.
 
     Raises:
         UsageError: neither the picture nor the arguments name a model.
         WeightsError: the weights in the metadata are not available.
     """
-    if model is not None:  # then a scale that contradicts it is an error
-        return open_codec(model, scale, options)
-    return open_codec(model_for_picture(picture, scale), None, options)
+    if scale is None and picture.info is None and size is not None:
+        scale = scale_between(chosen_size(size), (picture.width, picture.height))
+    if scale is not None:
+        check_scale(picture, scale)
+    return open_codec(model or model_for_picture(picture, scale), scale, options).of(picture)
 
 
-def model_for_picture(picture: Picture, scale: int | None = None) -> str:
+def model_for_picture(picture: Picture, scale: Scale | None = None) -> str:
     """Return the name of the weights that restore `picture`: those of its metadata.
 
     Without metadata, return the default model for `scale`: the one for lossy files if the file is lossy.

@@ -1,5 +1,9 @@
-"""Images through a model: pad, tile, round, restore the exact size. Pixels are rounded here and only here."""
+"""Images through a model: resample, pad, tile, round, restore the exact size.
 
+Pixels are rounded here and only here.
+"""
+
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -15,21 +19,22 @@ from car.codec.kinds import apply
 from car.codec.options import Options
 from car.codec.tiling import TINY, Axis, split
 from car.codec.tiling import Tile as Region
-from car.codec.turns import BACK, fits, found_turn, swapped
-from car.errors import UsageError, whole_number
+from car.codec.turns import BACK, found_turn, swapped
+from car.errors import UsageError
+from car.families import architecture, model_names
 from car.pictures.alpha import without_hidden
 from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture
 from car.pictures.resize import bicubic_resize
+from car.pictures.rows import RowBuffer, Rows, resampled
+from car.scaling import Scale, Size, chosen_size, exact_scale, fits, full_size, small_size
 from car.weights import LoadedModel, default_model
 
 if TYPE_CHECKING:
     import torch
 
+_BETWEEN = np.uint16  # what a model sees and gives if pictures are resampled: rounding costs nothing there
 _CORRECTED_TILE = 256  # LR pixels; tiles of 512 take twice the memory, for a tenth less time
-
-Rows = Callable[[int, int], NDArray[Any]]
-"""Gives the rows from the first to before the second of a picture."""
 
 ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", "torch.Tensor")
 """What is shrunk and restored to its own kind."""
@@ -38,7 +43,9 @@ ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", "torch.Tensor")
 class Codec:
     """One model with its settings; it shrinks and restores pictures.
 
-    `car.open` returns a codec. It may be used for many pictures, and from several threads.
+    `car.open` returns a codec. It may be used for many pictures, and from several threads. It works at the
+    scale of its model, or at any other scale (see `at`): then pictures are resampled before the model shrinks
+    them, and after it restored them.
 
     Args:
         loaded: the model with its weights; it is not changed.
@@ -59,10 +66,47 @@ class Codec:
         self.options = replace(options, coding=coding)
         self.tile = options.tile_for(self.loaded.architecture)
         self.engine: Engine = open_engine(self.loaded, options)
+        self.scale: Scale = self.native
+        """Original pixels for each small pixel along each axis."""
+
+    def at(self, scale: Scale) -> "Codec":
+        """Return the same codec at another scale, 1.25 to 16; both share the networks.
+
+        Raises:
+            UsageError: the scale is impossible.
+
+        >>> import car
+        >>> car.open("car_plus_x2").at(2.5).scale
+        2.5
+        """
+        if scale == self.scale:
+            return self
+        other = object.__new__(Codec)  # a copy would open another engine
+        other.__dict__.update(self.__dict__)
+        other.scale = self.native if scale == self.native else exact_scale(scale)
+        return other
+
+    def of(self, picture: Picture) -> "Codec":
+        """Return the same codec at the scale in the metadata of a small picture, if it has metadata.
+
+        Raises:
+            UsageError: a model of another scale made the picture.
+        """
+        info = picture.info
+        if info is None:
+            return self
+        if info.model in model_names() and architecture(info.model).scale != self.native:
+            if architecture(info.model).scale == info.scale:
+                check_scale(picture, self.native)
+            raise UsageError(
+                f"the picture was made by {info.model}, which {self.loaded.name} cannot replace, "
+                "because their scales differ"
+            )
+        return self.at(info.scale)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a codec be copied, and sent to another process, which opens its own engine."""
-        return Codec, (self.loaded, self.options)
+        return Codec, (self.loaded, self.options), {"scale": self.scale}
 
     @property
     def device(self) -> str:
@@ -86,8 +130,8 @@ class Codec:
         return apply(image, lambda picture: (self.restore(picture, size), None), self.options.max_pixels)
 
     @property
-    def scale(self) -> int:
-        """HR pixels per LR pixel along each axis."""
+    def native(self) -> int:
+        """The scale of the model."""
         return self.loaded.geometry.scale
 
     @property
@@ -102,12 +146,12 @@ class Codec:
         of a grey picture is RGB: its colours, a few levels from grey, carry detail worth several dB. The
         metadata says that the restored picture must be grey.
         """
-        size = (-(-picture.height // self.scale), -(-picture.width // self.scale))
+        width, height = small_size((picture.width, picture.height), self.scale)
         small = replace(
             picture,
             pixels=self.downscale_pixels(without_hidden(picture.pixels, picture.alpha, weighted=True)),
             grey=False,
-            alpha=None if picture.alpha is None else _resize_alpha(picture.alpha, size),
+            alpha=None if picture.alpha is None else _resize_alpha(picture.alpha, (height, width)),
             info=None,
             notes=(),
             turned=1,
@@ -129,6 +173,7 @@ class Codec:
             UsageError: an LR picture of this size cannot restore to `size` at this scale, or the metadata has
                 another scale.
         """
+        self = self.of(picture)
         (width, height), notes = self.restored_size(picture, size)
         turned, said = self._turn(picture)
         notes += (said,) if said else ()
@@ -140,13 +185,16 @@ class Codec:
 
     def _restored(self, picture: Picture, size: tuple[int, int], notes: tuple[str, ...]) -> Picture:
         width, height = size
-        full = (picture.width * self.scale, picture.height * self.scale)
         grey = picture.grey or (picture.info is not None and picture.info.grey)
         shown = without_hidden(picture.pixels, picture.alpha, weighted=False)
-        pixels = self.upscale_pixels(shown)[:height, :width]
+        pixels = self.upscale_pixels(shown, size)
         alpha = None
         if picture.alpha is not None:
-            alpha = _resize_alpha(picture.alpha, (full[1], full[0]))[:height, :width]
+            # at the model's own scale, what fills up the last cells is cut off
+            whole = size
+            if self.scale == self.native:
+                whole = full_size((picture.width, picture.height), self.scale)
+            alpha = _resize_alpha(picture.alpha, (whole[1], whole[0]))[:height, :width]
         return replace(
             picture,
             pixels=np.ascontiguousarray(as_grey(pixels) if grey else pixels),
@@ -164,10 +212,10 @@ class Codec:
         Raises:
             UsageError: see `restore`.
         """
-        s = self.scale
+        s = self.of(picture).scale
         notes: tuple[str, ...] = ()
-        full = (picture.width * s, picture.height * s)
-        check_scale(picture, s)
+        here = (picture.width, picture.height)
+        full = full_size(here, s)
         if picture.info is not None and picture.info.model != self.loaded.name:
             notes = (f"made by {picture.info.model}, but restored by {self.loaded.name}",)
         elif picture.info is not None and not self.loaded.sha256.startswith(picture.info.weights):
@@ -179,11 +227,11 @@ class Codec:
             )
         if size is None:
             size = full
-            if picture.info is not None and picture.info.scale == s:
+            if picture.info is not None:
                 other_way = swapped(picture.info.size)
-                if picture.turned < 5 and fits(picture.info.size, full, s):
+                if picture.turned < 5 and fits(picture.info.size, here, s):
                     size = picture.info.size
-                elif fits(other_way, full, s):
+                elif fits(other_way, here, s):
                     size = other_way
                     if picture.turned < 5:
                         notes += ("the picture was turned after it was made",)
@@ -198,11 +246,11 @@ class Codec:
                         f"{picture.info.size[0]}x{picture.info.size[1]}",
                     )
         else:
-            size = _chosen_size(size)
-            if not fits(size, full, s):
+            size = chosen_size(size)
+            if not fits(size, here, s):
                 raise UsageError(
                     f"a picture of {picture.width}x{picture.height} restores to {full[0]}x{full[1]} "
-                    f"or up to {s - 1} pixels less, not to {size[0]}x{size[1]}"
+                    f"or up to {math.ceil(s) - 1} pixels less, not to {size[0]}x{size[1]}"
                 )
         return size, notes
 
@@ -213,10 +261,10 @@ class Codec:
     def _turn(self, picture: Picture) -> tuple[int, str]:
         """Return what `turned` does, and a note."""
         made_here = picture.info is not None and picture.info.model == self.loaded.name
+        native = self.at(self.native)
         return found_turn(
             picture,
-            self.scale,
-            lambda made: self._plainly_shrunk(self.upscale_pixels(made)),
+            lambda made: native._plainly_shrunk(native.upscale_pixels(made)),
             by_pixels=made_here and not picture.lossy and self.loaded.architecture.made_for == "lossless",
         )
 
@@ -228,19 +276,29 @@ class Codec:
         from car.codec.torch_engine import TorchEngine
 
         assert isinstance(self.engine, TorchEngine)
+        if self.scale != self.native:
+            height, width = small.shape[0] * self.native, small.shape[1] * self.native
+            fitted = np.empty((height, width, 3), pixels.dtype)
+            _fill(fitted, _resized(_rows_of(pixels), pixels.shape[:2], (height, width), pixels.dtype))
+            pixels = fitted
         return self.engine.refine(small, pixels, self.options.effort, self.options.coding)
 
     def _plainly_shrunk(self, pixels: NDArray[Any]) -> NDArray[Any]:
         height, width = pixels.shape[:2]
-        small = np.empty((-(-height // self.scale), -(-width // self.scale), 3), pixels.dtype)
-        _fill(small, self.downscale_strips(lambda top, bottom: pixels[top:bottom], height, width))
+        columns, rows = small_size((width, height), self.scale)
+        small = np.empty((rows, columns, 3), pixels.dtype)
+        _fill(small, self.downscale_strips(_rows_of(pixels), height, width))
         return small
 
-    def upscale_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Restore RGB ``[h, w, 3]``, uint8 or uint16, to ``[s*h, s*w, 3]`` of the same dtype."""
+    def upscale_pixels(self, pixels: NDArray[Any], size: Size | None = None) -> NDArray[Any]:
+        """Restore RGB ``[h, w, 3]``, uint8 or uint16, to `size` (width, height), of the same dtype.
+
+        Without a size, it is the largest one that this scale allows, such as ``[s*h, s*w, 3]``.
+        """
         height, width = pixels.shape[:2]
-        large = np.empty((height * self.scale, width * self.scale, 3), pixels.dtype)
-        _fill(large, self.upscale_strips(lambda top, bottom: pixels[top:bottom], height, width))
+        columns, rows = size or full_size((width, height), self.scale)
+        large = np.empty((rows, columns, 3), pixels.dtype)
+        _fill(large, self.upscale_strips(_rows_of(pixels), height, width, (columns, rows)))
         return large
 
     def downscale_strips(self, rows: Rows, height: int, width: int) -> Iterator[NDArray[Any]]:
@@ -252,7 +310,14 @@ class Codec:
             height: of the picture.
             width: of the picture.
         """
-        s, g = self.scale, self.loaded.geometry
+        s, g = self.native, self.loaded.geometry
+        dtype = None
+        if self.scale != s:
+            dtype = rows(0, 1).dtype
+            small = small_size((width, height), self.scale)
+            fitted = (small[1] * s, small[0] * s)
+            rows = RowBuffer(_resized(rows, (height, width), fitted, _BETWEEN))
+            height, width = fitted
         down, across = (
             Axis.of(n, max(g.min_size, -(-n // g.multiple) * g.multiple), s) for n in (height, width)
         )
@@ -260,19 +325,41 @@ class Codec:
         corrects = self.loaded.architecture.uncorrected is not None
         tile = min(self.tile, _CORRECTED_TILE) if corrects else self.tile
         tiles = split(down.padded, across.padded, tile * s, g.halo_down, g.multiple)
-        return _strips(rows, (down, across), tiles, self.engine.downscale, (1, s))
+        return _strips(rows, (down, across), tiles, self.engine.downscale, (1, s), dtype)
 
-    def upscale_strips(self, rows: Rows, height: int, width: int) -> Iterator[NDArray[Any]]:
-        """Yield the picture restored from an LR of `height` x `width`, s times as large, strip by strip.
+    def upscale_strips(
+        self, rows: Rows, height: int, width: int, size: Size | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """Yield the picture restored from an LR of `height` x `width`, strip by strip.
 
         Args:
             rows: as for `downscale_strips`.
             height: of the LR.
             width: of the LR.
+            size: (width, height) of the result. At the model's own scale it is not needed: what is beyond it
+                comes too.
         """
+        s, g = self.native, self.loaded.geometry
         down, across = (Axis.of(n, n, 1) for n in (height, width))
-        tiles = split(down.padded, across.padded, self.tile, self.loaded.geometry.halo_up)
-        return _strips(rows, (down, across), tiles, self.engine.upscale, (self.scale, 1))
+        tiles = split(down.padded, across.padded, self.tile, g.halo_up)
+        if self.scale == s:
+            return _strips(rows, (down, across), tiles, self.engine.upscale, (s, 1))
+        dtype = rows(0, 1).dtype
+        columns, lines = size or full_size((width, height), self.scale)
+        strips = _strips(rows, (down, across), tiles, self.engine.upscale, (s, 1), _BETWEEN)
+        return _resized(RowBuffer(strips), (height * s, width * s), (lines, columns), dtype, back=True)
+
+
+def _rows_of(pixels: NDArray[Any]) -> Rows:
+    return lambda top, bottom: pixels[top:bottom]
+
+
+def _resized(
+    rows: Rows, size: tuple[int, int], target: tuple[int, int], dtype: Any, *, back: bool = False
+) -> Iterator[NDArray[Any]]:
+    """Yield a picture of `size` (height, width) at the size `target`, in blocks of rows of this dtype."""
+    for block in resampled(rows, size, target, back=back):
+        yield _rounded(block, np.dtype(dtype))
 
 
 def _strips(
@@ -281,8 +368,12 @@ def _strips(
     tiles: Iterable[Region],
     run: Callable[[Tile], Tile],
     ratio: tuple[int, int],
+    dtype: Any = None,
 ) -> Iterator[NDArray[Any]]:
-    """Yield the results of `run` on a picture, strip by strip; they are larger by `ratio`, a fraction."""
+    """Yield the results of `run` on a picture, strip by strip; they are larger by `ratio`, a fraction.
+
+    The results have the dtype of the picture, or `dtype`.
+    """
     down, across = axes
     numerator, denominator = ratio
     for (top, bottom), row in groupby(tiles, lambda tile: (tile.core.top, tile.core.bottom)):
@@ -296,21 +387,21 @@ def _strips(
         source = rows(first, last + 1)
         strip = np.empty(
             ((bottom - top) * numerator // denominator, across.padded * numerator // denominator, 3),
-            source.dtype,
+            dtype or source.dtype,
         )
         for tile in row_of_tiles:
             columns = across.places(tile.window.left, tile.window.right)
             result = run(_tile(source[(lines - first)[:, None], columns]))
             core = tile.core_scaled(numerator, denominator)
             inside = tile.core_in_window(numerator, denominator).slices
-            strip[:, core.left : core.right] = _rounded(result[inside], source.dtype)
+            strip[:, core.left : core.right] = _rounded(result[inside], strip.dtype)
         yield strip[kept, across.kept(0, across.padded, *ratio)]
 
 
 def _fill(whole: NDArray[Any], strips: Iterable[NDArray[Any]]) -> None:
     top = 0
     for strip in strips:
-        whole[top : top + len(strip)] = strip
+        whole[top : top + len(strip)] = strip[: len(whole) - top, : whole.shape[1]]
         top += len(strip)
 
 
@@ -328,21 +419,9 @@ def _resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return _rounded(bicubic_resize(_tile(alpha), size), alpha.dtype)
 
 
-def _chosen_size(size: Any) -> tuple[int, int]:
-    """Return (width, height), which may be any two integers in a row, such as an array.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    try:
-        width, height = (whole_number(side, "a side") for side in size)
-    except (TypeError, ValueError, UsageError):
-        raise UsageError(f"size must be (width, height) in pixels, got {size!r}") from None
-    return width, height
-
-
-def check_scale(picture: Picture, scale: int) -> None:
+def check_scale(picture: Picture, scale: Scale) -> None:
     """Raise `UsageError` if the metadata of `picture` has another scale."""
+    scale = exact_scale(scale)
     if picture.info is not None and picture.info.scale != scale:
         raise UsageError(f"the picture was made at scale {picture.info.scale}, not {scale}")
 

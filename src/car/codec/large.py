@@ -143,6 +143,7 @@ def restore_file(
         ImageError: the file cannot be written, or needs too much memory and cannot be written in strips.
         UsageError: see `Codec.restore`.
     """
+    codec = codec.of(picture)
     (width, height), notes = codec.restored_size(picture, size)
     need = restored_memory(picture, width, height)
     if need > memory and (advice := in_no_strips(codec, picture, target.suffix, "restore to a .tif file")):
@@ -156,7 +157,9 @@ def restore_file(
         return Done((picture.width, picture.height), (large.width, large.height), notes)
     if not overwrite and target.exists():
         raise ImageError(f"{target} exists; --overwrite replaces it")
-    rows = codec.upscale_strips(lambda top, bottom: picture.pixels[top:bottom], picture.height, picture.width)
+    rows = codec.upscale_strips(
+        lambda top, bottom: picture.pixels[top:bottom], picture.height, picture.width, (width, height)
+    )
     grey = picture.grey or (picture.info is not None and picture.info.grey)
     with one_line_errors(str(target), "cannot be written"):
         _write_tiff(target, rows, (width, height), picture, grey=grey)

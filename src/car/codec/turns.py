@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from car.pictures.picture import Picture, upright
+from car.scaling import fits
 
 _PIECE, _SMALL_PIECE = 128, 32  # sides, in LR pixels, of the pieces that show how a picture was turned
 _PLACES = 16  # most positions along each axis at which such a piece is looked for
@@ -30,7 +31,7 @@ _SAID = {2: "mirrored", 3: "turned upside down", 4: "mirrored from top to bottom
 
 
 def found_turn(
-    picture: Picture, scale: int, again: Callable[[NDArray[Any]], NDArray[Any]], *, by_pixels: bool
+    picture: Picture, again: Callable[[NDArray[Any]], NDArray[Any]], *, by_pixels: bool
 ) -> tuple[int, str]:
     """Return the EXIF orientation that leads from the picture as made to the picture as it is, and a note.
 
@@ -39,17 +40,16 @@ def found_turn(
 
     Args:
         picture: the small picture.
-        scale: scale of the model that restores it.
         again: function that restores small pixels ``[h, w, 3]`` and shrinks the result.
         by_pixels: whether to look at the pixels if the sides are not swapped. Pixels tell nothing if a lossy
             codec changed them, or if another model made them.
     """
-    if picture.info is None or picture.info.scale != scale:
+    if picture.info is None:
         return 1, ""
     if picture.turned != 1:
         return picture.turned, ""
-    full = (picture.width * scale, picture.height * scale)
-    as_said, other_way = fits(picture.info.size, full, scale), fits(swapped(picture.info.size), full, scale)
+    here, scale = (picture.width, picture.height), picture.info.scale
+    as_said, other_way = fits(picture.info.size, here, scale), fits(swapped(picture.info.size), here, scale)
     ways = (2, 3, 4, *((5, 6, 7, 8) if other_way else ()))
     # a smaller picture has only one piece to judge by, and looking would take longer than restoring
     large = picture.width * picture.height >= (len(ways) + 1) * _SMALL_PIECE**2
@@ -138,8 +138,3 @@ def _texture(pixels: NDArray[Any]) -> float:
 def swapped(size: tuple[int, int]) -> tuple[int, int]:
     """Return (height, width)."""
     return size[1], size[0]
-
-
-def fits(size: tuple[int, int], full: tuple[int, int], scale: int) -> bool:
-    """Return whether a small picture that restores to `full` can be of an original of `size`."""
-    return all(0 <= whole - wanted < scale and wanted > 0 for wanted, whole in zip(size, full, strict=True))

@@ -39,6 +39,7 @@ _ONE = {
     "small pictures": "small picture",
     "restored pictures": "restored picture",
     "pictures without metadata of car": "picture without metadata of car",
+    "pictures too small to shrink so": "picture too small to shrink so",
     "links to folders": "link to a folder",
     "links that lead nowhere": "link that leads nowhere",
     "pipes, sockets and devices": "pipe, socket or device",

@@ -19,6 +19,7 @@ from car.errors import CarError, ImageError, UsageError, one_line_errors, system
 from car.files.atomic import atomic_write
 from car.pictures.read import decode
 from car.pictures.write import encode
+from car.scaling import Wanted
 from car.viewer import assets, web_model
 
 MANIFEST = "gallery.json"
@@ -66,17 +67,27 @@ class Built:
 
 
 def plan_gallery(
-    folder: str, site: Path, scale: int, suffix: str = ".png", exclude: Sequence[str] = ()
+    folder: str,
+    site: Path,
+    wanted: Wanted,
+    suffix: str = ".png",
+    exclude: Sequence[str] = (),
 ) -> Plan:
     """Plan which photographs become which small pictures, in files that end with `suffix`.
 
-    Small pictures, such as those of other galleries, are not photographs. Neither is what `exclude` leaves
-    out (see `car.files.places.Source`).
+    Photographs that are too small for what is wanted are left out. Small pictures, such as those of other
+    galleries, are not photographs. Neither is what `exclude` leaves out (see `car.files.places.Source`).
 
     Raises:
         UsageError: there are no photographs.
     """
-    todo = plan([folder], f"{site / 'pictures'}{os.sep}", Naming(suffix, add=f".x{scale}"), exclude)
+    todo = plan(
+        [folder],
+        f"{site / 'pictures'}{os.sep}",
+        Naming(suffix, add=f".{wanted.label}"),
+        exclude,
+        wanted=wanted,
+    )
     inside = site.resolve()
     jobs = tuple(job for job in todo.jobs if not job.source.resolve().is_relative_to(inside))
     if not jobs:
@@ -104,7 +115,8 @@ def build(
     Args:
         todo: what `plan_gallery` returned.
         site: folder; created if missing.
-        codec: codec of a model whose upscaler the viewer supports.
+        codec: codec of a model whose upscaler the viewer supports. It makes all pictures, so that visitors
+            load only one network.
         title: title of the page.
         description: a line below the title.
         quality: see `car.pictures.write.write`.
@@ -118,8 +130,8 @@ def build(
     files = _site_files(codec)
     before = _manifest_of(site, overwrite)
     made_by = {"model": codec.loaded.name, "weights": codec.loaded.sha256}
-    how = {"effort": codec.options.effort, "fast": codec.options.fast, "quality": quality}
-    settings: dict[str, Any] = made_by | how
+    how = {name: getattr(codec.options, name) for name in ("effort", "fast")}
+    settings: dict[str, Any] = made_by | how | {"wanted": todo.wanted.label, "quality": quality}
     about: dict[str, Any] = {"made_by": f"car {__version__}", "title": title, **settings}
     old = _Old(site, before, same=all(before.get(key) == value for key, value in settings.items()))
     targets = [_below(job.target, site) for job in todo.jobs]
@@ -140,7 +152,7 @@ def build(
         try:
             if file not in free:
                 raise ImageError(f"{job.target} exists and was not made by this gallery")
-            found = _shrunk(site, job, source, file, known, codec, quality)
+            found = _shrunk(site, job, source, file, known, codec, todo.wanted, quality)
             made += found is not known
             known = found
         except (CarError, OSError, MemoryError) as error:
@@ -170,7 +182,14 @@ def _check_free(site: Path, *names: str) -> None:
 
 
 def _shrunk(
-    site: Path, job: Job, source: str, file: str, known: Shown | None, codec: Codec, quality: int | None
+    site: Path,
+    job: Job,
+    source: str,
+    file: str,
+    known: Shown | None,
+    codec: Codec,
+    wanted: Wanted,
+    quality: int | None,
 ) -> Shown:
     """Make the small picture of a photograph, unless `known` is of the same one."""
     content = job.source.read_bytes()
@@ -178,7 +197,8 @@ def _shrunk(
     if known is not None and known.sha256 == digest:
         return known
     picture = decode(content, str(job.source), max_pixels=codec.options.max_pixels)
-    small, info = codec.shrink(picture)
+    scale = wanted.scale_of((picture.width, picture.height))
+    small, info = codec.at(scale or codec.scale).shrink(picture)
     encoded, _ = encode(small, job.target.name, info=info, quality=quality)
     _write(site, {file: encoded})
     sizes = (picture.width, picture.height, small.width, small.height, len(content), len(encoded))

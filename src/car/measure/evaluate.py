@@ -21,6 +21,7 @@ from car.metrics import mean, psnr, ssim
 from car.pictures.picture import Picture, measured_pixels
 from car.pictures.read import read
 from car.pictures.resize import bicubic_resize
+from car.scaling import Scale, small_size
 
 DATASETS = {
     "Set5": "Set5",
@@ -37,7 +38,7 @@ class Quality:
     """The measures of one round trip; NaN means not measured.
 
     Attributes:
-        psnr: PSNR of the restored image on luma, dB, without a border of `scale` pixels.
+        psnr: PSNR of the restored image on luma, dB, without a border of `scale` pixels, rounded up.
         ssim: SSIM, likewise.
         psnr_rgb: PSNR over RGB, likewise.
         psnr_cb: PSNR of Cb, likewise; NaN for a grey image, which has no colour to restore.
@@ -129,15 +130,18 @@ def round_trip_of(codec: Codec, picture: Picture, path: str, *, perceptual: bool
         ImageError: the image is too small to be measured.
     """
     scale = codec.scale
-    hr = measured_pixels(picture, path, 2 * scale + 11, f" at {scale}x")
+    hr = measured_pixels(picture, path, 2 * math.ceil(scale) + 11, f" at {scale}x")
+    if scale == codec.native:  # a cell that is not whole would be filled up, and no bicubic one is
+        hr = np.ascontiguousarray(hr[: len(hr) // scale * scale, : hr.shape[1] // scale * scale])
     height, width = hr.shape[:2]
+    columns, rows = small_size((width, height), scale)
 
     times = [time.perf_counter()]
     lr = codec.downscale_pixels(hr)
     times.append(time.perf_counter())
-    restored = codec.upscale_pixels(lr)
+    restored = codec.upscale_pixels(lr, (width, height))
     times.append(time.perf_counter())
-    bicubic_lr = bicubic(hr, (height // scale, width // scale))
+    bicubic_lr = bicubic(hr, (rows, columns))
     times.append(time.perf_counter())
     bicubic_hr = bicubic(bicubic_lr, (height, width))
     times.append(time.perf_counter())
@@ -172,7 +176,7 @@ def quality(
         seconds: the seconds of shrinking and of restoring.
         perceptual: whether SSIMULACRA2 is measured.
     """
-    scale = hr.shape[0] // lr.shape[0]
+    scale = -(-hr.shape[0] // lr.shape[0])
     grey = bool((hr == hr[..., :1]).all())
     return Quality(
         psnr=psnr(restored, hr, border=scale),
@@ -212,7 +216,7 @@ def told(value: float | None, form: str) -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
-def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: int) -> dict[str, Any]:
+def summary(records: Sequence[ImageRecord], *, model: str, weights: str, scale: Scale) -> dict[str, Any]:
     """Return a JSON-ready record of a whole evaluation.
 
     None means infinite or not measured. ``growth`` is the growth of sizes, in per cent.

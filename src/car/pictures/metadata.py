@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, dataclass
 
 from car.errors import ImageError
+from car.scaling import Scale
 
 MAX_METADATA_BYTES = 65_536
 """Longer metadata is not looked at."""
@@ -19,26 +20,25 @@ class LRInfo:
     Attributes:
         model: name of the model that made it.
         weights: leading hexadecimal digits (at least 8) of the SHA-256 of its weights, empty if unknown.
-        scale: HR pixels per LR pixel along each axis.
+        scale: original pixels for each small pixel along each axis; it may differ from that of the model.
         size: (width, height) of the original.
         grey: whether the original was grey; the restored picture is then grey too.
     """
 
     model: str
     weights: str
-    scale: int
+    scale: Scale
     size: tuple[int, int]
     grey: bool = False
 
     def __post_init__(self) -> None:
-        numbers = (self.scale, *self.size)
         good = (
             re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.model)
             and re.fullmatch(r"([0-9a-f]{8,64})?", self.weights)
             and len(self.size) == 2
-            and all(type(n) is int for n in numbers)
+            and type(self.scale) in (int, float)
             and 1 <= self.scale <= 64
-            and all(1 <= n < 2**31 for n in self.size)
+            and all(type(n) is int and 1 <= n < 2**31 for n in self.size)
             and type(self.grey) is bool
         )
         if not good:

@@ -19,6 +19,7 @@ from car.pictures import tiff
 from car.pictures.depth import Pixels
 from car.pictures.picture import is_grey
 from car.pictures.read import header_samples
+from car.pictures.rows import RowBuffer
 from car.pictures.samples import Samples
 
 _BLOCK = 256  # rows that are asked of pyvips at once
@@ -50,31 +51,6 @@ class Strips:
         for block in self.blocks:
             self.grey = self.grey and is_grey(block)
             yield block
-
-
-class RowBuffer:
-    """Gives rows of a picture that is read once from the top; requests must move downwards."""
-
-    def __init__(self, blocks: Iterator[Pixels]) -> None:
-        self._blocks = blocks
-        self._kept: list[Pixels] = []
-        self._top = 0  # of what is kept
-
-    def __call__(self, top: int, bottom: int) -> Pixels:
-        """Return rows ``[bottom - top, width, 3]``; neither number may be smaller than in the call before."""
-        while self._kept and self._top + len(self._kept[0]) <= top:
-            self._top += len(self._kept.pop(0))
-        have = self._top + sum(map(len, self._kept))
-        while have < bottom:
-            block = next(self._blocks, None)
-            if block is None:
-                raise ImageError("the picture ends before its last row")
-            if have + len(block) <= top:
-                self._top += len(block)
-            else:
-                self._kept.append(block)
-            have += len(block)
-        return np.concatenate(self._kept)[top - self._top : bottom - self._top]
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import mimetypes
 import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import fields
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +24,8 @@ from starlette.exceptions import HTTPException
 
 from car._version import __version__
 from car.errors import CarError, ImageError, UsageError, WeightsError, did_you_mean
+from car.pictures.info import read_header
+from car.scaling import Wanted
 from car.serve.pictures import LargeFormat, NotThereError, Pictures, Result, SmallFormat, TooLargeError
 from car.serve.settings import Settings
 from car.serve.work import BusyError, GoneError, TooSlowError, WorkPool
@@ -59,6 +63,7 @@ class Comparison(BaseModel):
     """Sizes of a photograph and its small picture as PNG; quality restored from it and from a bicubic one."""
 
     model: str
+    scale: float
     width: int
     height: int
     bytes: int
@@ -84,7 +89,28 @@ class Health(BaseModel):
     version: str
 
 
-Scale = Annotated[int | None, Query(description="Selects the default model of this scale.", ge=1, le=64)]
+Scale = Annotated[float | None, Query(description="Scale of a picture without metadata, 1.25 to 16.")]
+
+
+def _wanted(**values: Any) -> Wanted:
+    return Wanted(**values)
+
+
+# the parameters are the fields of `Wanted`
+_wanted.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                get_type_hints(Wanted)[field.name], Query(description=field.metadata["help"])
+            ],
+        )
+        for field in fields(Wanted)
+    ]
+)
+Shrunk = Annotated[Wanted, Depends(_wanted)]
 ModelName = Annotated[
     str | None, Query(description="Name or tag of a model; see /v1/models.", min_length=1, max_length=64)
 ]
@@ -124,7 +150,8 @@ async def _known_parameters(request: Request) -> None:
     Raises:
         UsageError: a parameter is unknown, or is given twice.
     """
-    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    route = request.scope["route"].dependant
+    known = [field.alias for part in (route, *route.dependencies) for field in part.query_params]
     asked = [name for name, _ in request.query_params.multi_items()]
     for name in asked:
         if name not in known:
@@ -231,7 +258,7 @@ def _add_work(app: FastAPI, service: _Service) -> None:
     )
     async def downscale(
         request: Request,
-        scale: Scale = None,
+        wanted: Shrunk,
         model: ModelName = None,
         effort: Annotated[
             int, Query(ge=0, le=9, description="Above 0: shrinks more slowly, restores better.")
@@ -242,10 +269,10 @@ def _add_work(app: FastAPI, service: _Service) -> None:
         format: SmallFormat = "png",
     ) -> Response:
         """Shrink a photograph."""
-        codec = service.pictures.codec(model, scale, effort, fast=fast)
+        choose = service.pictures.chooser(model, wanted, effort, fast=fast)
         content = await service.body(request)
-        result = await service.work(request, lambda: service.pictures.shrink(content, codec, format))
-        return _file(result, f"small.x{codec.scale}.{format}")
+        result = await service.work(request, lambda: service.pictures.shrink(content, choose, format))
+        return _file(result, f"small.{wanted.label or f'x{choose((1, 1)).scale}'}.{format}")
 
     @app.post(
         "/v1/upscale",
@@ -265,7 +292,7 @@ def _add_work(app: FastAPI, service: _Service) -> None:
     ) -> Response:
         """Restore a small picture. Files made by this software need no options."""
         if model is not None or scale is not None:
-            service.pictures.codec(model, scale)
+            service.pictures.chooser(model, Wanted(scale))
         content = await service.body(request)
         result = await service.work(
             request, lambda: service.pictures.restore(content, model, scale, format, quality)
@@ -273,11 +300,11 @@ def _add_work(app: FastAPI, service: _Service) -> None:
         return _file(result, f"restored.{format}")
 
     @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE, dependencies=_CHECKED)
-    async def compare(request: Request, scale: Scale = None, model: ModelName = None) -> Comparison:
+    async def compare(request: Request, wanted: Shrunk, model: ModelName = None) -> Comparison:
         """Measure the round trip of a photograph, and for comparison one with bicubic down and up."""
-        codec = service.pictures.codec(model, scale)
+        choose = service.pictures.chooser(model, wanted)
         content = await service.body(request)
-        return Comparison(**await service.work(request, lambda: service.pictures.measure(content, codec)))
+        return Comparison(**await service.work(request, lambda: service.pictures.measure(content, choose)))
 
 
 def _add_folder(app: FastAPI, service: _Service) -> None:
@@ -307,17 +334,18 @@ def _add_folder(app: FastAPI, service: _Service) -> None:
     async def small(
         request: Request,
         name: Annotated[str, Path(description="Name of a picture in the folder.", max_length=1000)],
-        scale: Scale = None,
+        wanted: Shrunk,
         model: ModelName = None,
         format: SmallFormat = "png",
     ) -> Response:
         """Get the small picture of a photograph in the folder."""
-        codec = service.pictures.codec(model, scale)
+        choose = service.pictures.chooser(model, wanted)
         path = service.pictures.located(name)
+        codec = choose(read_header(path).size if wanted.by_size else (1, 1))
         tag = f'"{service.pictures.etag(path, codec, format)}"'
         headers = {"ETag": tag, "Cache-Control": "public, max-age=0, must-revalidate"}
-        wanted = request.headers.get("if-none-match", "")
-        if wanted == "*" or tag in (part.strip().removeprefix("W/") for part in wanted.split(",")):
+        known = request.headers.get("if-none-match", "")
+        if known == "*" or tag in (part.strip().removeprefix("W/") for part in known.split(",")):
             return Response(status_code=304, headers=headers)
         result = await service.work(request, lambda: service.pictures.small(path, codec, format))
         return Response(result.content, media_type=result.kind, headers=headers)

@@ -3,12 +3,13 @@
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from car.codec.choose import open_codec, why_unknown
+from car.codec.choose import codec_for_original, open_codec, why_unknown
 from car.codec.codec import Codec, check_scale
 from car.codec.options import Options
 from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
@@ -21,6 +22,7 @@ from car.pictures.info import read_header
 from car.pictures.picture import check_size
 from car.pictures.read import decode
 from car.pictures.write import encode
+from car.scaling import Size, Wanted, full_size
 from car.serve.settings import Settings
 from car.weights import default_model, find, list_models, load
 from car.weights.store import pulled_models
@@ -68,30 +70,34 @@ class Pictures:
         names = {name: m.scale for m in list_models() if m.tags for name in (m.name, *m.tags)}
         return names | {record.name: load(record.name).geometry.scale for record in pulled_models()}
 
-    def codec(self, model: str | None, scale: int | None, effort: int = 0, *, fast: bool = False) -> Codec:
-        """Return the codec for a model name, or for a scale.
+    def chooser(
+        self, model: str | None, wanted: Wanted, effort: int = 0, *, fast: bool = False
+    ) -> Callable[[Size], Codec]:
+        """Return the function that gives the codec for an original of a size (width, height).
 
         Raises:
-            UsageError: there is no such model, or name and scale contradict each other.
+            UsageError: there is no such model, or the scale or size is impossible; that of a picture may turn
+                out later.
         """
-        if model is None:
-            model = default_model(scale or self.settings.scale)
-        if model not in self.known():
+        if model is not None and model not in self.known():
             raise UsageError(f"no model is called {model!r}{did_you_mean(model, self.known())}")
-        if scale is not None and self.known()[model] != scale:
-            raise UsageError(f"{model} works at scale {self.known()[model]}, not {scale}")
+        if model is None and not wanted.label:
+            wanted = Wanted(self.settings.scale)
         options = Options(device="cpu", effort=effort, fast=fast, threads=self.settings.threads)
-        return open_codec(model, None, options)
+        if not wanted.by_size:
+            open_codec(model, wanted.scale, options)  # fails here, not after the picture was sent
+        return lambda size: codec_for_original(size, wanted, model, options)
 
-    def shrink(self, content: bytes, codec: Codec, format: SmallFormat) -> Result:
+    def shrink(self, content: bytes, choose: Callable[[Size], Codec], format: SmallFormat) -> Result:
         """Return the small picture of a photograph.
 
         Raises:
             TooLargeError: it has too many pixels.
             ImageError: it cannot be read.
+            UsageError: it is too small or too large for the size that was asked for.
         """
         picture = self._read(content)
-        small, info = codec.shrink(picture)
+        small, info = choose((picture.width, picture.height)).shrink(picture)
         encoded, notes = encode(small, f"picture.{format}", info=info)
         return Result(encoded, f"image/{format}", picture.notes + small.notes + notes)
 
@@ -99,7 +105,7 @@ class Pictures:
         self,
         content: bytes,
         model: str | None,
-        scale: int | None,
+        scale: float | None,
         format: LargeFormat,
         quality: int | None,
     ) -> Result:
@@ -113,22 +119,23 @@ class Pictures:
         """
         picture = self._read(content)
         info = picture.info
-        if model is None and scale is not None and info is None:
+        if scale is not None:
+            check_scale(picture, scale)
+        if model is None and info is not None:
+            model = find(info.model, info.weights, remedy=_NO_WEIGHTS)
+        elif model is None and scale is not None:
             model = default_model(scale, coded=picture.lossy)
-        codec = None if model is None and scale is None else self.codec(model, scale)
-        if codec is not None:
-            check_scale(picture, codec.scale)
-        if info is not None and model is None:
-            codec = self.codec(find(info.model, info.weights, remedy=_NO_WEIGHTS), None)
-        if codec is None:
+        elif model is None:
             raise UsageError(f"{why_unknown(picture)}; name a model or a scale")
-        self._check_size(picture.width * codec.scale, picture.height * codec.scale)
+        small = (picture.width, picture.height)
+        codec = self.chooser(model, Wanted(scale))(small).of(picture)
+        self._check_size(*full_size(small, codec.scale))
         large = codec.restore(picture)
         encoded, notes = encode(large, f"picture.{format}", quality=quality)
         kind = "jpeg" if format == "jpg" else format
         return Result(encoded, f"image/{kind}", picture.notes + large.notes + notes)
 
-    def measure(self, content: bytes, codec: Codec) -> dict[str, Any]:
+    def measure(self, content: bytes, choose: Callable[[Size], Codec]) -> dict[str, Any]:
         """Measure a round trip of a photograph by the protocol of the papers.
 
         Raises:
@@ -136,12 +143,14 @@ class Pictures:
             ImageError: it cannot be read, or is too small to measure.
         """
         picture = self._read(content)
+        codec = choose((picture.width, picture.height))
         small, info = codec.shrink(picture)
         trip = round_trip_of(codec, picture, "the picture", perceptual=False)
         record = trip.record.to_dict()
         quality = ("psnr", "ssim", "psnr_rgb")
         return {
             "model": codec.loaded.name,
+            "scale": codec.scale,
             "width": picture.width,
             "height": picture.height,
             "bytes": len(content),
@@ -202,6 +211,7 @@ class Pictures:
             codec.loaded.sha256,
             codec.options.effort,
             codec.options.fast,
+            codec.scale,
             format,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
@@ -223,7 +233,7 @@ class Pictures:
                     return Result(kept, f"image/{format}")
                 if path.stat().st_size > self.settings.max_bytes:
                     raise TooLargeError(f"the picture is larger than {self.settings.max_bytes} bytes")
-                result = self.shrink(path.read_bytes(), codec, format)
+                result = self.shrink(path.read_bytes(), lambda _: codec, format)
             except OSError:
                 raise NotThereError("the picture is gone") from None
             else:

@@ -25,7 +25,7 @@ class Settings:
     """
 
     folder: Path | None = None
-    scale: int = setting(4, "Default scale of small pictures.", flags=("--scale", "-s"))
+    scale: float = setting(4, "Default scale of small pictures.", flags=("--scale", "-s"))
     max_bytes: int = setting(64 * 10**6, "Largest size of an upload.", size="64MB")
     max_pixels: int = setting(
         64_000_000, "Largest number of pixels of a picture that is read or restored.", min=1

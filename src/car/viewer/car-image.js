@@ -4,6 +4,7 @@
 import { Panes } from "./panes.js";
 import { decode, readInfo } from "./picture.js";
 import { forgetWeights, Pool } from "./pool.js";
+import { fullSize, marginOf, smallSize } from "./resample.js";
 import { fill } from "./template.js";
 import { cropped, grown, moved, overlaps, split, windowOf } from "./tiles.js";
 import { Zoom } from "./zoom.js";
@@ -224,14 +225,13 @@ export class CarImage extends HTMLElement {
       });
       const [picture, network] = await Promise.all([decode(file), opening]);
       if (late()) return;
-      if (network.scale !== info.scale) throw new Error("the picture's metadata is damaged");
-      const whole = [picture.width * info.scale, picture.height * info.scale];
-      const cut = info.size.some((length, axis) => length > whole[axis] || length <= whole[axis] - info.scale);
-      if (cut) info.size = /** @type {[number, number]} */ (whole); // it was cropped or resized later
+      const small = smallSize(info.size, info.scale);
+      if (small[0] !== picture.width || small[1] !== picture.height) // it was cropped or resized later
+        info.size = fullSize([picture.width, picture.height], info.scale);
       this.info = info;
       this.#picture = picture;
       this.#panes?.clear(); // an earlier attempt failed
-      this.#panes = new Panes(this.layer, picture, info);
+      this.#panes = new Panes(this.layer, picture, info, network.scale);
       this.#halo = network.halo;
       this.#tiles = split(picture.height, picture.width, TILE).map((region) => ({ region, job: null, done: false }));
       this.#first = null;
@@ -262,8 +262,9 @@ export class CarImage extends HTMLElement {
     if (!this.info || !this.#picture) return;
     const [width, height] = this.info.size;
     this.stage.style.aspectRatio = `${width} / ${height}`;
-    this.small.style.width = `${(100 * this.#picture.width * this.info.scale) / width}%`;
-    this.small.style.height = `${(100 * this.#picture.height * this.info.scale) / height}%`;
+    const { right, bottom } = /** @type {Panes} */ (this.#panes).part({ top: 0, left: 0, right: this.#picture.width, bottom: this.#picture.height });
+    this.small.style.width = `${(100 * right) / width}%`;
+    this.small.style.height = `${(100 * bottom) / height}%`;
   }
 
   /** What of the small picture is in view, in its pixels. */
@@ -326,7 +327,12 @@ export class CarImage extends HTMLElement {
       // what is in view comes first, whichever picture it is of
       return head * 1e9 + away + (overlaps(region, view) ? 0 : 1e6);
     };
-    const window = windowOf(region, this.#halo, picture.height, picture.width);
+    const panes = /** @type {Panes} */ (this.#panes);
+    const native = panes.native;
+    const same = native === info.scale;
+    const core = same ? region : grown(region, marginOf(native, info.scale), picture.height, picture.width);
+    const fit = same ? null : { native, core, size: info.size, small: /** @type {[number, number]} */ ([picture.width, picture.height]), part: panes.part(region) };
+    const window = windowOf(core, this.#halo, picture.height, picture.width);
     /** @type {Job} */
     const job = {
       network: info.weights,
@@ -335,10 +341,11 @@ export class CarImage extends HTMLElement {
         pixels: cropped(picture.pixels, picture.height, picture.width, window),
         height: window.bottom - window.top,
         width: window.right - window.left,
-        core: moved(region, window),
+        core: moved(core, window),
         inside: moved(grown(window, 0, picture.height, picture.width), window),
         grey: info.grey,
         alpha: picture.alpha,
+        fit,
       }),
       done: async (restored) => {
         const stale = () => generation !== this.#generation || picture !== this.#picture;

@@ -17,11 +17,25 @@ export class Panes {
    * @param {HTMLElement} layer holds the canvases
    * @param {import("./picture.js").Picture} picture the small one
    * @param {import("./picture.js").Info} info
+   * @param {number} native scale of the model
    */
-  constructor(layer, picture, info) {
+  constructor(layer, picture, info, native) {
     this.layer = layer;
     this.picture = picture;
     this.info = info;
+    this.native = native;
+  }
+
+  /**
+   * Where a region of the small picture lies in the restored one.
+   * @param {Region} region
+   * @returns {Region}
+   */
+  part({ top, bottom, left, right }) {
+    const { size: [width, height], scale } = this.info;
+    const [across, down] =
+      scale === this.native ? [scale, scale] : [width / this.picture.width, height / this.picture.height];
+    return { top: Math.round(top * down), bottom: Math.round(bottom * down), left: Math.round(left * across), right: Math.round(right * across) };
   }
 
   /**
@@ -32,8 +46,8 @@ export class Panes {
    */
   async paint(region, restored, stale) {
     const { height: rows, width: columns, profile } = this.picture;
-    const scale = this.info.scale;
-    const [width, height] = [(region.right - region.left) * scale, (region.bottom - region.top) * scale];
+    const part = this.part(region);
+    const [width, height] = [part.right - part.left, part.bottom - part.top];
     const data = new ImageData(/** @type {Uint8ClampedArray<ArrayBuffer>} */ (restored), width, height);
     const bitmap = profile ? await withProfile(restored, width, height, profile) : null;
     if (stale()) return;
@@ -42,7 +56,7 @@ export class Panes {
       const pane = grown(at, 1, rows, columns);
       if (!overlaps(region, pane)) continue;
       const { context } = this.#pane(pane);
-      const [x, y] = [(region.left - pane.left) * scale, (region.top - pane.top) * scale];
+      const [x, y] = [part.left - this.part(pane).left, part.top - this.part(pane).top];
       if (bitmap) {
         context.clearRect(x, y, width, height);
         context.drawImage(bitmap, x, y);
@@ -56,8 +70,10 @@ export class Panes {
    * @param {OffscreenCanvasRenderingContext2D} context
    */
   copy(context) {
-    for (const { canvas, region } of this.#panes)
-      context.drawImage(canvas, region.left * this.info.scale, region.top * this.info.scale);
+    for (const { canvas, region } of this.#panes) {
+      const { left, top } = this.part(region);
+      context.drawImage(canvas, left, top);
+    }
   }
 
   /**
@@ -85,12 +101,13 @@ export class Panes {
   #pane(region) {
     const known = this.#panes.find((pane) => pane.region.top === region.top && pane.region.left === region.left);
     if (known) return known;
-    const { size: [width, height], scale } = this.info;
+    const { size: [width, height] } = this.info;
+    const part = this.part(region);
     const canvas = document.createElement("canvas");
-    canvas.width = Math.min(region.right * scale, width) - region.left * scale;
-    canvas.height = Math.min(region.bottom * scale, height) - region.top * scale;
-    canvas.style.left = `${(100 * region.left * scale) / width}%`;
-    canvas.style.top = `${(100 * region.top * scale) / height}%`;
+    canvas.width = Math.min(part.right, width) - part.left;
+    canvas.height = Math.min(part.bottom, height) - part.top;
+    canvas.style.left = `${(100 * part.left) / width}%`;
+    canvas.style.top = `${(100 * part.top) / height}%`;
     canvas.style.width = `${(100 * canvas.width) / width}%`;
     canvas.style.height = `${(100 * canvas.height) / height}%`;
     const context = canvas.getContext("2d");

@@ -45,7 +45,7 @@ function checked(info) {
   const good =
     /^[\w.-]{1,64}$/.test(info.model) &&
     /^[0-9a-f]{8,64}$/.test(info.weights) &&
-    whole(info.scale) &&
+    Number.isFinite(info.scale) && info.scale >= 1 && info.scale <= 64 &&
     info.size?.length === 2 &&
     info.size.every(whole);
   if (!good) throw new Error("the picture's metadata is damaged");

@@ -6,7 +6,7 @@
  * @typedef {object} Job
  * @property {string} network
  * @property {() => number} rank the lowest goes first; asked again each time a worker is free
- * @property {() => { pixels: Uint8Array, height: number, width: number, core: Region, inside: Region, grey: boolean, alpha: boolean }} tile
+ * @property {() => { pixels: Uint8Array, height: number, width: number, core: Region, inside: Region, grey: boolean, alpha: boolean, fit: import("./resample.js").Fit | null }} tile
  * @property {(restored: Uint8ClampedArray) => void} done
  * @property {(error: Error) => void} failed
  */

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car.devices import needs_torch
-from car.errors import UsageError, WeightsError, did_you_mean, system_errors, whole_number
+from car.errors import UsageError, WeightsError, did_you_mean, system_errors
 from car.families import Architecture, Geometry, MadeFor, architecture, model_names
+from car.scaling import Scale, exact_scale, native_scale
 from car.weights.store import PAIR_SUFFIXES, pulled, pulled_models
 
 if TYPE_CHECKING:
@@ -183,17 +184,15 @@ def list_models() -> tuple[ModelInfo, ...]:
 _DEFAULTS: dict[MadeFor, str] = {"lossless": "car_plus", "lossy": "car_codec"}
 
 
-def default_model(scale: int, *, coded: bool = False) -> str:
+def default_model(scale: Scale, *, coded: bool = False) -> str:
     """Return the name of the default model for `scale`; with `coded`, of that for lossy small files.
 
     Raises:
-        UsageError: the package has no weights for `scale`.
+        UsageError: `scale` is not a number from 1.25 to 16.
     """
     family = _DEFAULTS["lossy" if coded else "lossless"]
     scales = [model.scale for model in list_models() if model.tags and model.family == family]
-    if whole_number(scale, "scale") not in scales:
-        raise UsageError(f"no model shrinks by {scale!r}; scales: {', '.join(map(str, scales))}")
-    return f"{family}_x{scale}"
+    return f"{family}_x{native_scale(exact_scale(scale), scales)}"
 
 
 def find(
