@@ -49,10 +49,6 @@ class Offer:
     ssimulacra2: float
     front: bool = False
 
-    def __str__(self) -> str:
-        how = "lossless" if self.quality is None else f"quality {self.quality}"
-        return f"{'full size' if self.scale == 1 else f'{self.scale:g}x'}, {self.format}, {how}"
-
     def beats(self, other: "Offer") -> bool:
         """Return whether it has as few bytes as `other` and is as good, and is not the same in both."""
         better = self._quality > other._quality
@@ -131,6 +127,5 @@ def verdict(offers: Sequence[Offer]) -> str:
             f"nothing: {beaten} of {len(small)} small pictures are larger. "
         )
     if not best:
-        return told + "For every small picture, a file at full size is smaller and better."
-    names = "; ".join(map(str, best))
-    return told + f"Of the small pictures, {len(best)} of {len(small)} are on the front: {names}."
+        return told + "For every small picture, another file is smaller and better."
+    return told + f"{len(best)} of {len(small)} small pictures are on the front."

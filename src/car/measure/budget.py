@@ -326,5 +326,6 @@ class _Search:
         wanted = replace(best.score, **{self.measure: self._least}).told(self.measure)
         return ImageError(
             f"no small file restores with {wanted}; the best that was found has "
-            f"{best.score.told(self.measure)} in {best.bytes:,} bytes ({best.setting})"
+            f"{best.score.told(self.measure)} in {best.bytes:,} bytes "
+            f"({best.setting}); car advise compares files at full size"
         )
