@@ -25,6 +25,10 @@ COMMANDS = {
         "measures",
         "Measure shrinking and restoring by the protocol of the papers, and compare with bicubic.",
     ),
+    "advise": (
+        "advising",
+        "Compare small files of a picture with files of it at full size: bytes, quality, the best of them.",
+    ),
     "rate": (
         "rating",
         "Compare bits and quality of restored small pictures with those of codecs at full size.",

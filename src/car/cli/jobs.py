@@ -175,6 +175,8 @@ def _print_results(results: list[dict[str, Any]], left_out: Counter[str]) -> Non
             f"{result['target']} {new_width}x{new_height} ({result['target_bytes']:,} bytes), "
             f"{result['seconds']:.1f} s",
         )
+        if "chosen" in result:
+            stdout.print(f"chosen: {result['chosen']}")
     if skipped:
         stdout.print(f"{skipped} skipped: their targets exist; --overwrite replaces them")
     print_left_out(left_out)

@@ -10,6 +10,7 @@ from car.batch.names import RESTORED, Job, Naming, check_target, means_folder, p
 from car.cli.common import (
     Chosen,
     Exclude,
+    FileFormat,
     Format,
     Inputs,
     Output,
@@ -28,11 +29,22 @@ from car.codec.large import Done, restore_file, shrink_file
 from car.codec.options import Options
 from car.devices import is_cpu
 from car.errors import ImageError, UsageError
+from car.measure.goal import Goal
 from car.pictures.info import read_header
 from car.pictures.picture import Picture
 from car.pictures.read import read
 from car.scaling import Scale, full_size
 from car.weights import default_model
+
+SmallFormat = Annotated[
+    FileFormat | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="File format, if --output does not name a file. Default: png, with --max-bytes and the like "
+        "the best of avif, webp, jpg and png.",
+    ),
+]
 
 
 @app.command("downscale")
@@ -42,8 +54,9 @@ def downscale_command(
     output: Output = None,
     *,
     chosen: Shrunk,
-    format: Format = "png",
+    format: SmallFormat = None,
     quality: Quality = None,
+    goal: Goal,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
     showing: Showing,
@@ -63,7 +76,33 @@ def downscale_command(
     car downscale 'shots/*.tif' -o small/ --model car_plus_x4
     car downscale - --scale 4 --format webp < photo.jpg > small.webp
     ```
+
+    Instead of a scale you can name a size or a quality. The command then tries scales, formats and qualities,
+    at most about eight, restores each of them, and keeps the best. SSIMULACRA2 decides, unless you name a
+    PSNR. `--format`, or the suffix of `--output`, leaves one format (avif, webp, jpg or png).
+
+    ```
+    car downscale photo.jpg --max-bytes 60kB
+    car downscale photos/ -o small/ --min-ssimulacra2 70 --format avif
+    car downscale photo.jpg -o small.jpg --min-psnr 38
+    ```
     """
+    if goal.given:
+        from car.cli.goals import shrink_to_goal
+
+        return shrink_to_goal(
+            inputs,
+            output,
+            goal,
+            chosen=chosen,
+            format=format,
+            quality=quality,
+            exclude=exclude or [],
+            overwrite=overwrite,
+            showing=showing,
+            options=options,
+        )
+    format = format or "png"
     unnamed = output is None or output == "-" or means_folder(output)
     file = f"x.{format}" if unnamed or output is None else output
     options = replace(options, coding=coding_of(file, quality))

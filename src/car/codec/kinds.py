@@ -29,26 +29,21 @@ _VISIBLE = 0.5 / 255  # beyond the range from 0 to 1: cutting off less changes n
 
 def apply(image: Any, process: Process, max_pixels: int = DEFAULT_MAX_PIXELS) -> Any:
     """Run `process` on `image` as a `Picture` and return the result as the same kind."""
+    if isinstance(image, np.ndarray):
+        picture = as_picture(image, max_pixels)
+        result, _ = process(picture)
+        _warn(picture.notes + result.notes)
+        return _array_like(result, np.asarray(image))
     if isinstance(image, (str, os.PathLike, Image.Image)):
-        picture = from_pil(image) if isinstance(image, Image.Image) else read(image, max_pixels=max_pixels)
+        picture = as_picture(image, max_pixels)
         result, info = process(picture)
         returned = to_pil(result, info=info)
         deep = result.pixels.dtype == np.uint16 and not returned.mode.startswith("I;16")
         _warn((*picture.notes, *result.notes, *((_NOT_DEEP,) if deep else ())))
         return returned
-    if isinstance(image, np.ndarray):
-        if np.ma.is_masked(image):
-            raise UsageError("the array has a mask, which would be ignored: fill it with .filled(value)")
-        image = np.asarray(image)  # a matrix would keep two dimensions whatever is done to it
-        picture = _picture_from_array(image)
-        result, _ = process(picture)
-        _warn(picture.notes + result.notes)
-        return _array_like(result, image)
     if hasattr(image, "is_floating_point"):  # a tensor; for others PyTorch is not imported
         return _apply_to_tensor(image, process)
-    hint = "; PIL.Image.open reads open files" if hasattr(image, "read") else ""
-    hint = "; PIL.Image.open(io.BytesIO(content)) reads bytes" if isinstance(image, bytes) else hint
-    raise UsageError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}{hint}")
+    return as_picture(image)  # says what is expected
 
 
 def _apply_to_tensor(image: Any, process: Process) -> Any:
@@ -68,6 +63,26 @@ def _apply_to_tensor(image: Any, process: Process) -> Any:
     _warn(tuple(dict.fromkeys(note for picture in pictures for note in picture.notes)))
     out = torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2).to(image.device, image.dtype)
     return out.reshape(*image.shape[:-3], *out.shape[1:])
+
+
+def as_picture(image: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """Return the picture of a path, a PIL image or an array.
+
+    Raises:
+        UsageError: `image` is of another kind, or an array of other values than pictures have.
+        ImageError: the file cannot be read.
+    """
+    if isinstance(image, Image.Image):
+        return from_pil(image)
+    if isinstance(image, (str, os.PathLike)):
+        return read(image, max_pixels=max_pixels)
+    if isinstance(image, np.ndarray):
+        if np.ma.is_masked(image):
+            raise UsageError("the array has a mask, which would be ignored: fill it with .filled(value)")
+        return _picture_from_array(np.asarray(image))  # a matrix would keep two dimensions whatever is done
+    hint = "; PIL.Image.open reads open files" if hasattr(image, "read") else ""
+    hint = "; PIL.Image.open(io.BytesIO(content)) reads bytes" if isinstance(image, bytes) else hint
+    raise UsageError(f"expected a path, PIL image, array or tensor, got {type(image).__name__}{hint}")
 
 
 def _warn(notes: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from car.measure.comparison import most_telling_crop
 from car.measure.evaluate import DATASETS, ImageRecord, RoundTrip, growth, mean_quality, told
 from car.measure.pages import Crops
 from car.metrics import LUMA_WEIGHTS
+from car.scaling import Scale
 
 _CROP = 192
 _FULL_ERROR = 32  # levels of luma error at which an error map is white
@@ -35,7 +36,7 @@ class Measured:
     """
 
     model: str
-    scale: int
+    scale: Scale
     parameters: int
     images: str
     records: tuple[ImageRecord, ...]
@@ -96,7 +97,7 @@ def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str
     return parts
 
 
-def _results(found: Sequence[Measured], scale: int) -> str:
+def _results(found: Sequence[Measured], scale: Scale) -> str:
     sets = list(dict.fromkeys(one.images for one in found))
     heads = ("", "parameters", *sets)
     rows: list[tuple[str, ...]] = []

@@ -197,7 +197,7 @@ def _ways(
     def enlarge(data: bytes) -> NDArray[np.uint8]:
         return _resized(_pixels(data), size)
 
-    for scale in sorted({codec.scale for codec in coded}):
+    for scale in sorted({codec.native for codec in coded}):
         small = (size[0] // scale, size[1] // scale)
         for coder, quality in lossy:
 
@@ -211,7 +211,7 @@ def _ways(
         method = codec.loaded.label if weights[codec.loaded.name] > 1 else codec.loaded.name
         for coder, quality in settings:
             make = partial(_shrunk, codec, full, coder, quality)
-            yield _Way(method, codec.scale, coder, quality, make, partial(_restored, codec, size))
+            yield _Way(method, codec.native, coder, quality, make, partial(_restored, codec, size))
 
 
 def _plain(pixels: NDArray[np.uint8]) -> Picture:

@@ -1,0 +1,331 @@
+"""The best small file of at most so many bytes, and the smallest one that restores well enough."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from car.codec.kinds import as_picture
+from car.codec.options import Options
+from car.errors import ImageError, UsageError
+from car.files.atomic import atomic_write
+from car.measure.goal import Goal, Measure
+from car.measure.trips import (
+    FORMATS,
+    LADDERS,
+    SCALES,
+    Setting,
+    SmallFormat,
+    Trial,
+    Trips,
+    crossing,
+)
+
+MOST_TRIPS = 8
+"""Round trips of small pictures after which a search settles for what it has found.
+
+A goal of quality may take up to `_MORE` beyond them, so that it is met.
+"""
+
+_MORE = 4
+# bits for a pixel of the small file where formats do best, roughly: the scale that is tried first
+_BITS: dict[SmallFormat, float] = {"avif": 0.9, "webp": 1.0, "jpg": 1.1, "png": 11.0}
+_MIDDLE = 60  # the quality that is tried first where a quality is the goal
+_SLOPES: dict[Measure, float] = {"ssimulacra2": 0.8, "psnr_rgb": 0.08}  # by one step of quality, roughly
+_HOPELESS = 60  # steps of quality that no quality makes up for; a smaller scale is tried at once
+
+
+@dataclass(frozen=True)
+class SmallFile:
+    """A small file that keeps to a goal.
+
+    Attributes:
+        data: the content of the file, metadata included.
+        made: how it was made, its size, and how well the whole picture is restored from it.
+        measure: what decided: ``ssimulacra2`` or ``psnr_rgb``.
+        tried: the round trips of the search, in their order; `Trips` says what they are judged by.
+        full_size: a file of the picture itself that is at most as large, or within the budget, and better;
+            None if no format that was allowed has one.
+        notes: notes for the user on reading and writing.
+    """
+
+    data: bytes
+    made: Trial
+    measure: Measure
+    tried: tuple[Trial, ...]
+    full_size: Trial | None
+    notes: tuple[str, ...]
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the file, such as ``.avif``."""
+        return f".{self.made.setting.format}"
+
+    @property
+    def why(self) -> str:
+        """What was chosen and why, in one line."""
+        others = [t for t in self.tried if t.setting != self.made.setting]
+        return (
+            f"{self.made.setting} ({self.made.model}): {self.made.bytes:,} bytes, restores with "
+            f"{self.made.score.told(self.measure)}; the best of {len(others) + 1} that were tried"
+        )
+
+    @property
+    def advice(self) -> str:
+        """What to use instead, if a file of the picture at full size is smaller and better; or empty."""
+        if self.full_size is None:
+            return ""
+        how, size = self.full_size.setting, f"{self.full_size.bytes:,} bytes"
+        if how.quality is None:
+            return f"the picture itself as lossless {how.format} has {size} and loses nothing"
+        told = self.full_size.score.told(self.measure)
+        return f"the picture itself as {how.format} of quality {how.quality} has {size} and is better: {told}"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, whole or not at all; an existing one is replaced.
+
+        Raises:
+            ImageError: the name has the suffix of another format, or the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower().replace(".jpeg", ".jpg") != self.suffix:
+            raise ImageError(f"{path}: the file is {self.suffix}, name it so")
+        atomic_write(path, self.data)
+
+
+def shrink_to(
+    image: Any,
+    *,
+    max_bytes: int | None = None,
+    min_psnr: float | None = None,
+    min_ssimulacra2: float | None = None,
+    formats: Sequence[SmallFormat] = FORMATS,
+    scale: float | None = None,
+    options: Options = Options(),
+    on_trial: Callable[[Trial], None] = lambda _: None,
+) -> SmallFile:
+    """Return the best small file of at most `max_bytes`, or the smallest one that restores well enough.
+
+    It searches for the scale, the format and the quality by shrinking and restoring the picture up to about
+    eight times. SSIMULACRA2 decides which restored picture is best, or PSNR over RGB if the picture has fewer
+    than 8 pixels a side. Give exactly one of the first three settings.
+
+    Args:
+        image: a path, a PIL image or an array, as for `car.downscale`.
+        max_bytes: the size of the file at most, metadata included.
+        min_psnr: the PSNR over RGB of the restored picture at least, in dB.
+        min_ssimulacra2: the SSIMULACRA2 of the restored picture at least, up to 100.
+        formats: those that are allowed.
+        scale: the only scale that is allowed.
+        options: the settings, without effort.
+        on_trial: called after each round trip.
+
+    Raises:
+        UsageError: the settings contradict each other or are impossible.
+        ImageError: the file cannot be read, or no small file keeps to the goal; the message says what is
+            reachable.
+        WeightsError: the weights cannot be loaded.
+
+    >>> import numpy as np
+    >>> small = shrink_to(np.zeros((64, 96, 3), np.uint8), max_bytes=500, formats=["png"])
+    >>> len(small.data) <= 500, small.suffix
+    (True, '.png')
+    """
+    goal = Goal(max_bytes, min_psnr, min_ssimulacra2)
+    if not goal.given:
+        raise UsageError("give max_bytes, min_psnr or min_ssimulacra2")
+    if options.effort or options.coding is not None:
+        raise UsageError("a search for a size or a quality takes no effort and no coding")
+    unknown = [format for format in formats if format not in FORMATS]
+    if unknown or not formats:
+        raise UsageError(f"formats must be some of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
+    picture = as_picture(image, options.max_pixels)
+    trips = Trips(picture, options, on_trial)
+    search = _Search(trips, trips.formats(tuple(formats)), goal, SCALES if scale is None else (scale,))
+    made = search.run()
+    notes = picture.notes
+    if picture.pixels.itemsize > 1 and made.setting.format != "png":
+        notes += (f"{made.setting.format} holds 8 bit: the small picture was rounded from 16 bit",)
+    tried = tuple(trial for trial in trips.trials.values() if trial.setting.scale != 1)
+    full_size = search.full_size(goal.max_bytes or made.bytes, made)
+    return SmallFile(trips.file(made.setting), made, search.measure, tried, full_size, notes)
+
+
+class _Search:
+    """A search for one picture."""
+
+    def __init__(
+        self, trips: Trips, formats: tuple[SmallFormat, ...], goal: Goal, scales: tuple[float, ...]
+    ) -> None:
+        self._trips, self._formats, self._goal, self._scales = trips, formats, goal, scales
+        self.measure: Measure = "psnr_rgb" if goal.min_psnr is not None else trips.measure
+        self._slope = _SLOPES[self.measure]
+
+    def run(self) -> Trial:
+        """Return the file that keeps to the goal, judged by the whole picture."""
+        if self._goal.max_bytes is not None:
+            return self._trips.judge_whole(self._best(self._goal.max_bytes).setting)
+        if self._goal.least(self.measure) is None:
+            raise ImageError("the picture has fewer than 8 pixels a side, too few for SSIMULACRA2")
+        return self._smallest()
+
+    def full_size(self, budget: int, made: Trial) -> Trial | None:
+        """Return a file of the picture itself of at most `budget` bytes that is better than `made`."""
+        lossless = [Setting(1, f, None) for f in self._formats if None in LADDERS[f]]
+        small = [s for s in lossless if self._trips.may_have(s, budget) and self._trips.size(s) <= budget]
+        if small:
+            return self._trips.judge(min(small, key=self._trips.size))
+        setting = self._trips.fit(1, self._formats[0], budget)
+        if setting is None or self._value(self._trips.judge(setting)) <= self._value(
+            self._trips.judge(made.setting)
+        ):
+            return None
+        full = self._trips.judge_whole(setting)
+        return full if self._value(full) > self._value(made) else None
+
+    def _value(self, trial: Trial) -> float:
+        return getattr(trial.score, self.measure)
+
+    def _has_trips(self, most: int = MOST_TRIPS) -> bool:
+        return sum(setting.scale != 1 for setting in self._trips.trials) < most
+
+    def _fitted(self, at: int, format: SmallFormat, budget: int) -> Trial | None:
+        """Return the best file of this scale and format within the budget; None if there is none."""
+        setting = self._trips.fit(self._scales[at], format, budget)
+        return None if setting is None else self._trips.judge(setting)
+
+    # --- the best file of at most so many bytes
+
+    def _best(self, budget: int) -> Trial:
+        best: Trial | None = None
+        for format in self._formats:
+            if best is None:
+                best = self._climbed(format, budget)
+            elif self._has_trips():
+                other = self._fitted(self._scales.index(best.setting.scale), format, budget)
+                best = best if other is None else max(best, other, key=self._value)
+        if best is not None:
+            return best
+        least = min(
+            (self._trips.smallest(self._scales[-1], format) for format in self._formats), key=self._trips.size
+        )
+        raise ImageError(
+            f"no small file has at most {budget:,} bytes; the smallest has "
+            f"{self._trips.size(least):,} ({least})"
+        )
+
+    def _climbed(self, format: SmallFormat, budget: int) -> Trial | None:
+        """Return the best file in one format: from a likely scale on, neighbours are tried while they win."""
+        pixels = self._trips.picture.width * self._trips.picture.height
+        likely = math.sqrt(_BITS[format] * pixels / (8 * budget))
+        at = min(range(len(self._scales)), key=lambda n: abs(math.log(self._scales[n] / likely)))
+        best = self._fitted(at, format, budget)
+        while best is None and at + 1 < len(self._scales):
+            at += 1
+            best = self._fitted(at, format, budget)
+        if best is None:
+            return None
+        quality = best.setting.quality
+        first = 1 if quality is not None and quality < _MIDDLE else -1
+        for step in (first, -first):
+            start = at
+            while 0 <= at + step < len(self._scales) and self._has_trips():
+                other = self._fitted(at + step, format, budget)
+                if other is None or self._value(other) <= self._value(best):
+                    break
+                best, at = other, at + step
+            if at != start:
+                break
+        return best
+
+    # --- the smallest file that restores well enough
+
+    def _smallest(self) -> Trial:
+        at = min(range(len(self._scales)), key=lambda n: abs(self._scales[n] - 2))
+        made = self._reached(at, self._formats[0])
+        while made is None and at > 0:
+            at -= 1
+            made = self._reached(at, self._formats[0])
+        for format in self._formats[1:]:
+            made = made or self._reached(at, format)
+        if made is None:
+            raise self._unreachable()
+        for step in (1, -1):
+            start = at
+            while 0 <= at + step < len(self._scales) and self._has_trips():
+                other = self._fitted(at + step, made.setting.format, made.bytes - 1)
+                if other is None or not self._enough(other):
+                    break
+                made, at = other, at + step
+            if at != start:
+                break
+        for format in self._formats:
+            if format != made.setting.format and self._has_trips():
+                other = self._fitted(at, format, made.bytes - 1)
+                made = other if other is not None and self._enough(other) else made
+        return self._verified(self._reached(at, made.setting.format, made) or made)
+
+    @property
+    def _least(self) -> float:
+        least = self._goal.least(self.measure)
+        assert least is not None
+        return least
+
+    def _enough(self, trial: Trial) -> bool:
+        return self._value(trial) >= self._least
+
+    def _reached(self, at: int, format: SmallFormat, made: Trial | None = None) -> Trial | None:
+        """Return a file of this scale and format that is just good enough; None if there is none.
+
+        Args:
+            at: the place of the scale.
+            format: of the file.
+            made: such a file, if one is known; a smaller one is looked for.
+        """
+        ladder = LADDERS[format]
+        known = {
+            ladder.index(trial.setting.quality): self._value(trial)
+            for trial in self._trips.trials.values()
+            if (trial.setting.scale, trial.setting.format) == (self._scales[at], format)
+        }
+        low = max((n + 1 for n, value in known.items() if value < self._least), default=0)
+        high = min((n - 1 for n, value in known.items() if value >= self._least), default=len(ladder) - 1)
+        place = crossing(known, self._least, self._slope) if known else _MIDDLE
+        while low <= high and self._has_trips(MOST_TRIPS + _MORE):
+            place = max(low, min(high, place))
+            trial = self._trips.judge(Setting(self._scales[at], format, ladder[place]))
+            known[place] = self._value(trial)
+            missing = self._least - known[place]
+            if missing > _HOPELESS * self._slope and made is None and ladder[-1] is not None:
+                return None
+            if missing <= 0:
+                made, high = trial, place - 1
+                if missing > -self._slope / 2:
+                    break
+            else:
+                low = place + 1
+            place = crossing(known, self._least, self._slope)
+        return made
+
+    def _verified(self, made: Trial) -> Trial:
+        """Return `made`, or a file of higher quality if the whole picture restores worse than its pieces."""
+        ladder = LADDERS[made.setting.format]
+        while not self._enough(whole := self._trips.judge_whole(made.setting)):
+            more = max(1, round((self._least - self._value(whole)) / self._slope))
+            place = ladder.index(made.setting.quality)
+            if place == len(ladder) - 1:
+                raise self._unreachable()
+            quality = ladder[min(place + more, len(ladder) - 1)]
+            made = replace(made, setting=replace(made.setting, quality=quality))
+        return whole
+
+    def _unreachable(self) -> ImageError:
+        best = max(self._trips.trials.values(), key=self._value)
+        wanted = replace(best.score, **{self.measure: self._least}).told(self.measure)
+        return ImageError(
+            f"no small file restores with {wanted}; the best that was found has "
+            f"{best.score.told(self.measure)} in {best.bytes:,} bytes "
+            f"({best.setting}); car advise compares files at full size"
+        )
