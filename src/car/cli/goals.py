@@ -37,15 +37,7 @@ def shrink_to_goal(
     options: Options,
 ) -> None:
     """Shrink each picture to the best file that keeps to `goal`."""
-    size = f"--{chosen.wanted.label.rstrip('.0123456789')}"
-    for option, value in (
-        ("--model", chosen.name),
-        ("--quality", quality),
-        ("--effort", options.effort),
-        (size, chosen.wanted.by_size),
-    ):
-        if value:
-            raise UsageError(f"{option} does not go with --max-bytes, --min-psnr and --min-ssimulacra2")
+    _check_options(chosen, quality, options)
     unnamed = output is None or output == "-" or means_folder(output)
     named = None if unnamed else output
     formats: tuple[SmallFormat, ...] = FORMATS
@@ -88,6 +80,18 @@ def shrink_to_goal(
             return _described(job, small)
 
         run_jobs("shrinking", todo, shrink, pipe, overwrite=overwrite)
+
+
+def _check_options(chosen: Shrunk, quality: int | None, options: Options) -> None:
+    size = f"--{chosen.wanted.label.rstrip('.0123456789')}"
+    for option, value in (
+        ("--model", chosen.name),
+        ("--quality", quality),
+        ("--effort", options.effort),
+        (size, chosen.wanted.by_size),
+    ):
+        if value:
+            raise UsageError(f"{option} does not go with --max-bytes, --min-psnr and --min-ssimulacra2")
 
 
 def _made_of(job: Job) -> Path | None:
