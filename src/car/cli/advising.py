@@ -9,9 +9,8 @@ import typer
 from car.cli.common import Showing, app, print_json, progress, stdout
 from car.cli.options import with_options
 from car.codec.options import Options
-from car.measure.advice import Offer, advise, settings_of, verdict
+from car.measure.advice import ADVISED, Offer, advise, settings_of, verdict
 from car.measure.evaluate import finite, told
-from car.measure.trips import SCALES
 
 
 @app.command("advise")
@@ -21,7 +20,7 @@ def advise_command(
     *,
     scale: Annotated[
         list[float] | None,
-        typer.Option("--scale", "-s", help="Scale of the small pictures; repeatable. Default: all."),
+        typer.Option("--scale", "-s", help="Scale of small pictures; repeatable. Default: 1.5, 2, 3 and 4."),
     ] = None,
     showing: Showing,
     options: Options,
@@ -39,7 +38,7 @@ def advise_command(
     car advise drawing.png --scale 2 --json
     ```
     """
-    scales = sorted(set(scale or SCALES))
+    scales = sorted(set(scale or ADVISED))
     with progress(len(settings_of(scales)), "comparing", showing.text) as advance:
         offers = advise(image, scales=scales, options=options, on_trial=lambda _: advance())
     if showing.as_json:

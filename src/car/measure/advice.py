@@ -8,7 +8,10 @@ from typing import Any
 from car.codec.kinds import as_picture
 from car.codec.options import Options
 from car.errors import UsageError
-from car.measure.trips import SCALES, Setting, SmallFormat, Trial, Trips
+from car.measure.trips import Setting, SmallFormat, Trial, Trips
+
+ADVISED: tuple[float, ...] = (1.5, 2, 3, 4)
+"""The scales of the small pictures, unless others are named."""
 
 _SMALL: tuple[tuple[SmallFormat, int | None], ...] = (
     *((f, q) for f in ("avif", "webp", "jpg") for q in (50, 75)),
@@ -70,7 +73,7 @@ def settings_of(scales: Sequence[float]) -> tuple[Setting, ...]:
 def advise(
     image: Any,
     *,
-    scales: Sequence[float] = SCALES,
+    scales: Sequence[float] = ADVISED,
     options: Options = Options(),
     on_trial: Callable[[Trial], None] = lambda _: None,
 ) -> tuple[Offer, ...]:

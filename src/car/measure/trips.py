@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ SmallFormat = Literal["avif", "webp", "jpg", "png"]
 FORMATS: tuple[SmallFormat, ...] = get_args(SmallFormat)
 """The formats of small files that are compared. The first ones usually keep most in the same bytes."""
 
-SCALES: tuple[float, ...] = (2, 4)
+SCALES: tuple[float, ...] = (1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16)
 """The scales that are compared."""
 
 LADDERS: dict[SmallFormat, tuple[int | None, ...]] = {
@@ -230,8 +230,7 @@ class Trips:
         if key not in self._codecs:
             # one codec for all qualities: they matter to effort alone
             some = replace(self._options, coding=coding_of("x.jpg", None) if coded else None)
-            scale: Any = setting.scale
-            self._codecs[key] = open_codec(None, scale, some)
+            self._codecs[key] = open_codec(None, setting.scale, some)
         return self._codecs[key]
 
     def _model(self, setting: Setting) -> str:
