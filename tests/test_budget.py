@@ -126,6 +126,16 @@ def test_the_smallest_file_that_restores_so_well(photo: Path, goal: dict[str, fl
     assert getattr(lower.score, small.measure) < least
 
 
+@pytest.mark.parametrize("goal", [30.0, 32.0, 34.0])
+def test_no_fixed_scale_reaches_a_quality_in_much_fewer_bytes(photo: Path, goal: float) -> None:
+    trips = Trips(as_picture(photo), Options())
+    found = car.shrink_to(photo, min_psnr=goal, formats=["jpg"])
+    for scale in (1.25, 2):
+        fixed = (trips.judge(Setting(scale, "jpg", quality)) for quality in LADDERS["jpg"][59::6])
+        enough = [trial.bytes for trial in fixed if trial.score.psnr_rgb >= goal]
+        assert len(found.data) <= 1.05 * min(enough, default=math.inf)
+
+
 def test_what_cannot_be_reached_is_said(photo: Path) -> None:
     with pytest.raises(ImageError, match=r"restores with SSIMULACRA2 99\.0; the best .* lossless\)"):
         car.shrink_to(photo, min_ssimulacra2=99)

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from car.batch import names
 from car.batch.names import Job, Naming, check_target, plan
+from car.cli import common
 from car.errors import ImageError, UsageError
 from car.models import create
 from car.pictures.info import read_header
@@ -623,3 +624,14 @@ def test_names_and_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         check_target(Job(tmp_path / "a.png", tmp_path / "link.png"), overwrite=True)
     images = names.find_images([str(tmp_path / "a.png")] * 2)
     assert (images.names, images.many) == ({tmp_path / "a.png": "a.png"}, True)
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "PAUSE", 0)
+    for shown in (True, False):
+        with common.progress(3, "measuring", shown) as advance:
+            for _ in range(3):
+                advance()
+    assert capsys.readouterr().err.splitlines() == ["measuring: 1 of 3", "measuring: 2 of 3"]

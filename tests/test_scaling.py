@@ -92,8 +92,8 @@ def test_scales_follow_from_sizes(wanted: Wanted, size: tuple[int, int], scale: 
         ({"height": 2.5}, "height must be a whole number"),
         ({"megapixels": float("inf")}, "megapixels must be"),
         ({"scale": 2, "size": 100}, "only one of scale, size"),
-        ({"size": 250}, "too small for size250"),
-        ({"size": 3}, "too large for size3"),
+        ({"size": 250}, "too small for size 250:"),
+        ({"size": 3}, "too large for size 3:"),
     ],
 )
 def test_impossible_scales_and_sizes_are_told_in_a_line(values: dict[str, Any], said: str) -> None:

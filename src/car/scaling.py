@@ -145,6 +145,12 @@ class Wanted:
         return ""
 
     @property
+    def _told(self) -> str:
+        return next(
+            f"{f.name} {value}" for f in fields(Wanted) if (value := getattr(self, f.name)) is not None
+        )
+
+    @property
     def by_size(self) -> bool:
         """Whether the scale depends on the size of the picture."""
         return self.scale is None and bool(self.label)
@@ -169,13 +175,13 @@ class Wanted:
                 parts = whole * _PARTS
         if parts < _parts(LEAST):
             raise AlreadySmallError(
-                f"a picture of {size[0]}x{size[1]} pixels is too small for {self.label}: "
+                f"a picture of {size[0]}x{size[1]} pixels is too small for {self._told}: "
                 f"it would shrink by {parts / _PARTS:.4g}, and the least is {LEAST}: "
                 f"at most {small_size(size, LEAST)[0]}x{small_size(size, LEAST)[1]} is possible"
             )
         if parts > _parts(MOST):
             raise UsageError(
-                f"a picture of {size[0]}x{size[1]} pixels is too large for {self.label}: "
+                f"a picture of {size[0]}x{size[1]} pixels is too large for {self._told}: "
                 f"it would shrink by {parts / _PARTS:.4g}, and the most is {MOST}: "
                 f"at least {small_size(size, MOST)[0]}x{small_size(size, MOST)[1]} is possible"
             )

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ stdout, stderr = _Terminal(), _Terminal(stderr=True)
 
 FileFormat = Literal["png", "webp", "tiff", "avif", "jpg", "bmp"]
 """Formats that pictures are written in."""
+PAUSE = 10
+"""Seconds between two lines of progress, where there is no terminal for a bar."""
 REPORT = ("matplotlib", "bjontegaard", "torchmetrics")
 """Modules of the extra [report]."""
 
@@ -281,9 +284,9 @@ def shown(text: str) -> str:
 
 @contextmanager
 def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None], None, None]:
-    """Show a progress bar on a terminal; yield the function that advances it by one."""
+    """Show progress, as a bar or elsewhere as lines; yield the function that advances it by one."""
     if not (shown and stderr.is_terminal):
-        yield lambda: None
+        yield _told_now_and_then(total, verb) if shown else lambda: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -291,6 +294,19 @@ def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None]
     with Progress(*columns, console=stderr.console, transient=True) as bar:
         task = bar.add_task(verb, total=total)
         yield lambda: bar.advance(task)
+
+
+def _told_now_and_then(total: int, verb: str) -> Callable[[], None]:
+    done, last = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, last
+        done += 1
+        if done < total and time.monotonic() - last >= PAUSE:
+            stderr.print(f"{verb}: {done} of {total}")
+            last = time.monotonic()
+
+    return advance
 
 
 def print_json(value: Any) -> None:

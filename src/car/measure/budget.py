@@ -34,6 +34,7 @@ _MORE = 4
 _BITS: dict[SmallFormat, float] = {"avif": 0.9, "webp": 1.0, "jpg": 1.1, "png": 11.0}
 _MIDDLE = 60  # the quality that is tried first where a quality is the goal
 _SLOPES: dict[Measure, float] = {"ssimulacra2": 0.8, "psnr_rgb": 0.08}  # by one step of quality, roughly
+_PATIENCE = 3  # round trips at one scale before the search no longer trusts that values grow evenly
 _HOPELESS = 60  # steps of quality that no quality makes up for; a smaller scale is tried at once
 
 
@@ -243,15 +244,11 @@ class _Search:
     # --- the smallest file that restores well enough
 
     def _smallest(self) -> Trial:
-        at = min(range(len(self._scales)), key=lambda n: abs(self._scales[n] - 2))
-        made = self._reached(at, self._formats[0])
-        while made is None and at > 0:
-            at -= 1
-            made = self._reached(at, self._formats[0])
-        for format in self._formats[1:]:
-            made = made or self._reached(at, format)
+        format = self._formats[0]
+        at, made = self._begun(format)
+        made = self._reached(at, format, made)
         if made is None:
-            raise self._unreachable()
+            at, made = self._in_other_ways()
         for step in (1, -1):
             start = at
             while 0 <= at + step < len(self._scales) and self._has_trips():
@@ -266,6 +263,43 @@ class _Search:
                 other = self._fitted(at, format, made.bytes - 1)
                 made = other if other is not None and self._enough(other) else made
         return self._verified(self._reached(at, made.setting.format, made) or made)
+
+    def _begun(self, format: SmallFormat) -> tuple[int, Trial | None]:
+        """Return the place of the largest scale that is good enough at a middle quality, and that file.
+
+        At a larger scale, only the highest qualities can be good enough, and there the model limits what more
+        bytes bring. If no scale is good enough, return the first place, and None.
+        """
+        ladder = LADDERS[format]
+        quality = ladder[min(_MIDDLE, len(ladder) - 1)]
+        low, high, found = 0, len(self._scales) - 1, None
+        at = self._nearest(2)
+        while low <= high:
+            trial = self._trips.judge(Setting(self._scales[at], format, quality))
+            if self._enough(trial):
+                found, low = trial, at + 1
+            else:
+                high = at - 1
+            at = (low + high) // 2
+        return (0, None) if found is None else (self._scales.index(found.setting.scale), found)
+
+    def _in_other_ways(self) -> tuple[int, Trial]:
+        """Return a file that is good enough although the first format is not, and the place of its scale."""
+        places = sorted({0, self._nearest(2)})
+        for at in places:
+            for format in self._formats:
+                if LADDERS[format][-1] is None:
+                    trial = self._trips.judge(Setting(self._scales[at], format, None))
+                    if self._enough(trial):
+                        return at, trial
+        for at in places:
+            for format in self._formats:
+                if made := self._reached(at, format):
+                    return at, made
+        raise self._unreachable()
+
+    def _nearest(self, scale: float) -> int:
+        return min(range(len(self._scales)), key=lambda n: abs(self._scales[n] - scale))
 
     @property
     def _least(self) -> float:
@@ -284,15 +318,10 @@ class _Search:
             format: of the file.
             made: such a file, if one is known; a smaller one is looked for.
         """
-        ladder = LADDERS[format]
-        known = {
-            ladder.index(trial.setting.quality): self._value(trial)
-            for trial in self._trips.trials.values()
-            if (trial.setting.scale, trial.setting.format) == (self._scales[at], format)
-        }
+        ladder, known = LADDERS[format], self._known(at, format)
         low = max((n + 1 for n, value in known.items() if value < self._least), default=0)
         high = min((n - 1 for n, value in known.items() if value >= self._least), default=len(ladder) - 1)
-        place = crossing(known, self._least, self._slope) if known else _MIDDLE
+        place = crossing(known, self._least, self._rise(known)) if known else _MIDDLE
         while low <= high and self._has_trips(MOST_TRIPS + _MORE):
             place = max(low, min(high, place))
             trial = self._trips.judge(Setting(self._scales[at], format, ladder[place]))
@@ -302,21 +331,45 @@ class _Search:
                 return None
             if missing <= 0:
                 made, high = trial, place - 1
-                if missing > -self._slope / 2:
+                if missing > -self._slope:
                     break
             else:
                 low = place + 1
-            place = crossing(known, self._least, self._slope)
+            place = crossing(known, self._least, self._rise(known))
+            if made and low and len(known) > _PATIENCE:
+                # values that jump, as where another model begins, would let it creep from one end
+                place = max(low + (high - low) // 3, min(high - (high - low) // 3, place))
         return made
+
+    def _known(self, at: int, format: SmallFormat) -> dict[int, float]:
+        """Return the values that are known for this scale and format, by their place on the ladder."""
+        ladder = LADDERS[format]
+        return {
+            ladder.index(trial.setting.quality): self._value(trial)
+            for trial in self._trips.trials.values()
+            if (trial.setting.scale, trial.setting.format) == (self._scales[at], format)
+        }
+
+    def _rise(self, known: dict[int, float]) -> float:
+        """Return by how much the value grows from one quality to the next, above the best ones of `known`.
+
+        At high qualities the model limits it, so it grows more slowly than at low ones.
+        """
+        if len(known) < 2:
+            return self._slope
+        below, top = sorted(known)[-2:]
+        return max(self._slope / 4, min(self._slope, (known[top] - known[below]) / (top - below)))
 
     def _verified(self, made: Trial) -> Trial:
         """Return `made`, or a file of higher quality if the whole picture restores worse than its pieces."""
-        ladder = LADDERS[made.setting.format]
+        at, format = self._scales.index(made.setting.scale), made.setting.format
+        ladder = LADDERS[format]
         while not self._enough(whole := self._trips.judge_whole(made.setting)):
-            more = max(1, round((self._least - self._value(whole)) / self._slope))
+            missing = self._least - self._value(whole)
             place = ladder.index(made.setting.quality)
             if place == len(ladder) - 1:
                 raise self._unreachable()
+            more = math.ceil(missing / self._rise(self._known(at, format)))
             quality = ladder[min(place + more, len(ladder) - 1)]
             made = replace(made, setting=replace(made.setting, quality=quality))
         return whole
