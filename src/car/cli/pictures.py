@@ -77,9 +77,10 @@ def downscale_command(
     car downscale - --scale 4 --format webp < photo.jpg > small.webp
     ```
 
-    Instead of a scale you can name a size or a quality. The command then tries scales, formats and qualities,
-    at most about eight, restores each of them, and keeps the best. SSIMULACRA2 decides, unless you name a
-    PSNR. `--format`, or the suffix of `--output`, leaves one format (avif, webp, jpg or png).
+    Instead of a scale you can name a number of bytes or a quality. The command then makes about ten files of
+    different scales, formats and qualities, restores each of them, and keeps the best. That takes minutes for
+    a large photograph. SSIMULACRA2 decides, unless you name a PSNR. `--format`, or the suffix of `--output`,
+    leaves one format (avif, webp, jpg or png).
 
     ```
     car downscale photo.jpg --max-bytes 60kB

@@ -173,14 +173,14 @@ class Codec:
             UsageError: an LR picture of this size cannot restore to `size` at this scale, or the metadata has
                 another scale.
         """
-        self = self.of(picture)
-        (width, height), notes = self.restored_size(picture, size)
-        turned, said = self._turn(picture)
+        codec = self.of(picture)
+        (width, height), notes = codec.restored_size(picture, size)
+        turned, said = codec._turn(picture)
         notes += (said,) if said else ()
         if turned == 1:
-            return self._restored(picture, (width, height), notes)
+            return codec._restored(picture, (width, height), notes)
         as_made = picture.turn(BACK[turned])
-        large = self._restored(as_made, (height, width) if turned >= 5 else (width, height), notes)
+        large = codec._restored(as_made, (height, width) if turned >= 5 else (width, height), notes)
         return large.turn(turned)
 
     def _restored(self, picture: Picture, size: tuple[int, int], notes: tuple[str, ...]) -> Picture:
