@@ -23,7 +23,7 @@ results: $(VENV)/.installed-dev
 	$(BIN)/python tools/results.py $(if $(CAR_DATA),--img-dir $(CAR_DATA))
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py models op startup
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,11 +1,8 @@
 """Small files that keep to a size or a quality: how much of a budget is used, and whether a search pays.
 
-    python benchmarks/budget.py --data photos/    # a quarter of an hour
-
 The middle of each photograph is shrunk to fixed numbers of bytes, in two ways: by the search of
 ``car downscale --max-bytes``, and at one scale in one format, always the same, with the highest quality that
-fits. Then it is shrunk to fixed qualities (``--min-ssimulacra2``, ``--min-psnr``). Results go to
-``benchmarks/budget.json`` and ``docs/budget.md``, between the markers.
+fits. Then it is shrunk to fixed qualities (``--min-ssimulacra2``, ``--min-psnr``).
 """
 
 import argparse
@@ -21,7 +18,9 @@ from car.codec.kinds import as_picture
 from car.codec.options import Options
 from car.errors import ImageError
 from car.measure.trips import FORMATS, SCALES, Trips
-from run import machine, publish
+from common import Results
+
+PAGE = "budget.md"
 
 RATES = (0.25, 0.5, 1.0, 2.0)  # bits per pixel of the original
 GOALS: tuple[dict[str, float], ...] = ({"min_ssimulacra2": 50}, {"min_ssimulacra2": 70}, {"min_psnr": 32})
@@ -137,7 +136,8 @@ def goal_summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def table(means: list[dict[str, Any]], reached: list[dict[str, Any]], count: int) -> str:
+def table(results: Results) -> str:
+    means, reached, count = results["budgets"], results["goals"], results["images"]
     lines = [
         "| bits per pixel | budget used, mean | over budget | under 92 % | SSIMULACRA2 "
         "| best fixed scale and format | round trips, mean and most | full size is better |",
@@ -162,14 +162,13 @@ def table(means: list[dict[str, Any]], reached: list[dict[str, Any]], count: int
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--side", type=int, default=384, help="pixels a side of the middle that is used")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Results:
     rows: list[dict[str, Any]] = []
     reached: list[dict[str, Any]] = []
     for name, pixels in photos(options.data, options.images, options.side):
@@ -178,19 +177,12 @@ def main() -> None:
         print(
             name, [(r["setting"], r["bytes"] / r["budget"], r["ssimulacra2"]) for r in rows[-4:]], flush=True
         )
-    means, goal_means = summary(rows), goal_summary(reached)
-    results = {
-        "machine": machine(),
+    return {
         "images": options.images,
         "side": options.side,
         "scales": SCALES,
-        "budgets": means,
-        "goals": goal_means,
+        "budgets": summary(rows),
+        "goals": goal_summary(reached),
         "rows": rows,
         "goal_rows": reached,
     }
-    publish("budget", "budget.md", results, table(means, goal_means, options.images))
-
-
-if __name__ == "__main__":
-    main()

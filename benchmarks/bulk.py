@@ -1,15 +1,11 @@
 """Throughput and memory of `car bulk` beside a loop that does one image after the other.
 
-    python benchmarks/bulk.py --data photos/    # 200 pictures of mixed sizes and formats, 15 minutes
-
 Both run as processes over the same files: `car downscale FOLDER` and `car upscale FOLDER`, which are such
 loops, and `car bulk`. Three rounds, taking turns; medians. Then a command for each of every tenth picture, as
-a loop in a shell does it. Results go to ``benchmarks/bulk.json`` and ``docs/scale.md``, between the markers.
-``--rounds 0`` measures the commands alone and keeps the rest as recorded.
+a loop in a shell does it.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -22,9 +18,9 @@ from typing import Any
 
 from PIL import Image
 
-from run import machine, publish
+from common import Results
 
-RECORDED = Path(__file__).with_suffix(".json")
+PAGE = "scale.md"
 EVERY = 10  # of the pictures, one gets a command of its own
 FORMATS = (("jpg", {"quality": 92}), ("png", {}), ("webp", {"quality": 90}), ("jpg", {"quality": 85}))
 
@@ -54,9 +50,8 @@ def timed(line: list[str]) -> tuple[float, int]:
 
 
 def table(results: dict[str, Any]) -> str:
-    m = results["machine"]
     lines = [
-        f"{m['cpu']}, {m['cores']} cores, torch {m['torch']}, {m['date']}; {results['images']} pictures, "
+        f"{results['images']} pictures, "
         f"{results['megapixels']:.0f} megapixels, 4x; median of {results['rounds']} rounds (least to most).",
         "",
         "| | one after the other, s | `car bulk`, s | faster by | memory, MB | memory of `car bulk`, MB |",
@@ -84,26 +79,25 @@ def table(results: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        f"With a command for each picture, as a shell has it ({single['images']} of them, {single['date']}): "
+        f"With a command for each picture, as a shell has it ({single['images']} of them): "
         f"{', '.join(told)}.",
     ]
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Results:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         pixels = make(options.data, place / "photos", options.count)
         small = place / "small"
         rows: dict[str, Any] = {}
-        for kind, source in (("downscale", "photos"), ("upscale", "small")) if options.rounds else ():
+        for kind, source in (("downscale", "photos"), ("upscale", "small")):
             rows[kind] = {way: {"seconds": [], "peak": []} for way in ("loop", "bulk")}
             for _ in range(options.rounds):
                 for way in ("loop", "bulk"):
@@ -116,12 +110,8 @@ def main() -> None:
                     rows[kind][way]["peak"].append(peak)
                     print(kind, way, f"{seconds:.1f} s, {peak / 1e6:.0f} MB", flush=True)
             shutil.copytree(place / "downscale-bulk", small, dirs_exist_ok=True)
-        results: dict[str, Any] = {"machine": machine(), "images": options.count, "megapixels": pixels / 1e6}
-        results |= {"rounds": options.rounds, "rows": rows}
-        if not options.rounds:
-            results = json.loads(RECORDED.read_text())
-        results["commands"] = commands(place / "photos", place)
-    publish("bulk", "scale.md", results, table(results))
+        results: Results = {"images": options.count, "megapixels": pixels / 1e6, "rounds": options.rounds}
+        return results | {"rows": rows, "commands": commands(place / "photos", place)}
 
 
 def commands(photos: Path, place: Path) -> dict[str, Any]:
@@ -131,8 +121,4 @@ def commands(photos: Path, place: Path) -> dict[str, Any]:
         small, restored = place / f"{n}.png", place / f"{n}.restored.png"
         seconds["downscale"] += timed(["downscale", str(source), "-o", str(small), "--scale", "4"])[0]
         seconds["upscale"] += timed(["upscale", str(small), "-o", str(restored)])[0]
-    return {"images": len(some), "seconds": seconds, "date": machine()["date"]}
-
-
-if __name__ == "__main__":
-    main()
+    return {"images": len(some), "seconds": seconds}

@@ -1,28 +1,24 @@
 """The adaptive resampling op on a GPU: Triton kernels, plain PyTorch operators, and grid_sample for each tap.
 
-    python benchmarks/gpu.py            # on a machine with an NVIDIA or AMD GPU; a few minutes
-    python benchmarks/gpu.py --cpu      # rehearse it on the CPU at a toy size, with the CPU kernels
-
-Times are medians of `triton.testing.do_bench` (warm-up, flushed cache, synchronised), with the 20th and 80th
-percentiles. The bandwidth is what each pass must move at least (every input read once, every result written
-once) over the median, as a share of what a device-to-device copy of a gigabyte reaches in the same run.
-``grid_sample`` once for each tap is how the op is written without a kernel of its own. Results go to
-``benchmarks/gpu.json``; docs/devices.md has the table.
+Times are medians of `triton.testing.do_bench` (warm-up, flushed cache, synchronised), with the 20th and
+80th percentiles. The bandwidth is what each pass must move at least (every input read once, every result
+written once) over the median, as a share of what a device-to-device copy of a gigabyte reaches in the same
+run. ``grid_sample`` once for each tap is how the op is written without a kernel of its own.
 """
 
 import argparse
 import functools
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from car.ops import adaptive_resample, adaptive_resample_reference
+from common import Results
 
+PAGE = "devices.md"
 SHAPES = {
     # batch, HR height, HR width, scale
     "training, 4x": (16, 192, 192, 4),
@@ -91,12 +87,11 @@ def error(function: Callable[..., torch.Tensor], tensors: list[torch.Tensor], sc
         return (function(*tensors, scale).double() - truth).abs().max().item()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cpu", action="store_true", help="toy size, on the CPU, nothing written")
-    options = parser.parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cpu", action="store_true", help="rehearse at a toy size, on the CPU")
+
+
+def measure(options: argparse.Namespace) -> Results:
     device = "cpu" if options.cpu else "cuda"
     if not options.cpu and not torch.cuda.is_available():
         raise SystemExit("PyTorch sees no GPU here; --cpu rehearses the run")
@@ -146,16 +141,24 @@ def main() -> None:
                     f"{name}, {type_name}, {kind}, {what}: {times['median_s'] * 1e3:.3f} ms{share}",
                     flush=True,
                 )
-    if device == "cuda":
-        machine = {
-            "gpu": torch.cuda.get_device_name(),
-            "copy_bytes_per_second": copied,
-            "torch": torch.__version__,
-            "date": time.strftime("%Y-%m-%d"),
-        }
-        target = Path(__file__).parent / "gpu.json"
-        target.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    if device == "cpu":
+        raise SystemExit("rehearsed on the CPU: nothing is recorded")
+    return {"machine": {"gpu": torch.cuda.get_device_name(), "copy_bytes_per_second": copied}, "rows": rows}
 
 
-if __name__ == "__main__":
-    main()
+def table(results: Results) -> str:
+    m = results["machine"]
+    lines = [
+        f"{m['gpu']}; a copy moves {m['copy_bytes_per_second'] / 1e9:,.0f} GB/s.",
+        "",
+        "| shape | type | implementation | pass | median ms | 20 % - 80 % | bandwidth used | largest error |",
+        "|---" * 8 + "|",
+    ]
+    for r in results["rows"]:
+        times = f"{r['median_s'] * 1e3:.3f} | {r['low_s'] * 1e3:.3f} - {r['high_s'] * 1e3:.3f}"
+        error = "" if r["error"] is None else f"{r['error']:.1e}"
+        lines.append(
+            f"| {r['shape']} | {r['dtype']} | {r['implementation']} | {r['pass']} | {times} "
+            f"| {r['bandwidth_share']:.0%} | {error} |"
+        )
+    return "\n".join(lines)

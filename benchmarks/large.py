@@ -1,12 +1,8 @@
 """Time and memory of pictures up to 400 megapixels, shrunk and restored in strips; a seam test on the way.
 
-    python benchmarks/large.py                     # 4, 16, 64, 256 and 400 megapixels at 4x: half an hour
-    python benchmarks/large.py --megapixels 4 16 --scale 2
-
 Each size is a TIFF that is made here, of waves and noise. `car downscale` and `car upscale` run as processes
 with ``--memory 1GB``; the peak of their resident memory is the kernel's figure. Pieces of both results,
 across the seams of strips and tiles, are compared with what the model makes of the same region without tiles.
-Results go to ``benchmarks/large.json`` and ``docs/scale.md``, between the markers.
 """
 
 import argparse
@@ -21,7 +17,9 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from run import machine, publish
+from common import Results
+
+PAGE = "scale.md"
 
 
 def rows(top: int, bottom: int, width: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
@@ -102,9 +100,8 @@ def check_seams(large: Path, small: Path, restored: Path, scale: int) -> int:
 
 
 def table(results: dict[str, Any]) -> str:
-    m = results["machine"]
     lines = [
-        f"{m['cpu']}, {m['cores']} cores, torch {m['torch']}, {m['date']}; one run each, `--memory 1GB`.",
+        f"One run each, `--memory {results['memory']}`.",
         "",
         "| megapixels | scale | shrink, s | peak, MB | restore, s | peak, MB | s a megapixel | seam levels |",
         "|---|---|---|---|---|---|---|---|",
@@ -118,15 +115,14 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--megapixels", type=int, nargs="+", default=[4, 16, 64, 256, 400])
     parser.add_argument("--scale", type=int, nargs="+", default=[4])
     parser.add_argument("--memory", default="1GB")
-    options = parser.parse_args()
-    results: dict[str, Any] = {"machine": machine(), "rows": []}
+
+
+def measure(options: argparse.Namespace) -> Results:
+    results: Results = {"memory": options.memory, "rows": []}
     for scale in options.scale:
         for megapixels in options.megapixels:
             side = round((megapixels * 1e6) ** 0.5)
@@ -141,8 +137,4 @@ def main() -> None:
             row |= {"down_seconds": down[0], "down_peak": down[1], "up_seconds": up[0], "up_peak": up[1]}
             results["rows"].append(row)
             print(json.dumps(row), flush=True)
-    publish("large", "scale.md", results, table(results))
-
-
-if __name__ == "__main__":
-    main()
+    return results

@@ -1,13 +1,9 @@
 """What planning a run over a million pictures takes, and going on with it: memory and time of the driver.
 
-    python benchmarks/million.py                    # a million, twice: half a GB of disk, some minutes
-    python benchmarks/million.py --count 100000
-
 The pictures are entries that a file system makes up as it is asked for them, in folders of a thousand, and
 the engine only says that each is done: what is measured is the listing, the joining with records of earlier
 runs, and the manifest. Each run is a process of its own. The first finds nothing done. The second goes on
-when all but one in a thousand is. Results go to ``benchmarks/million.json`` and ``docs/scale.md``, between
-the markers.
+when all but one in a thousand is.
 """
 
 import argparse
@@ -26,7 +22,9 @@ from typing import Any
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from run import machine, publish
+import common
+
+PAGE = "scale.md"
 
 FOLDER = 1000  # pictures
 SOURCE_BYTES, TARGET_BYTES = 4_000_000, 100_000
@@ -147,7 +145,7 @@ def measured(count: int) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as disk:
         for name, done in (("first run", count), ("going on", count // FOLDER)):
-            line = [sys.executable, __file__, "--count", str(count), "--disk", disk]
+            line = [sys.executable, __file__, str(count), disk]
             row = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
             if row["done"] != done or row["unchanged"] != count - done:
                 raise SystemExit(f"{name} of {count}: {row}")
@@ -162,9 +160,8 @@ def measured(count: int) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    m = results["machine"]
     lines = [
-        f"{m['cpu']}, {m['cores']} cores, torch {m['torch']}, {m['date']}; one run each.",
+        "One run each.",
         "",
         "| pictures | first run, s | of a core, s | memory, MB | going on, s | of a core, s | memory, MB |",
         "|---|---|---|---|---|---|---|",
@@ -175,23 +172,15 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--disk", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.disk:
-        global DISK
-        DISK = options.disk
-        one_run(options.count)
-        return
+
+
+def measure(options: argparse.Namespace) -> common.Results:
     counts = (options.count // SMALLER, options.count)
-    rows = {str(count): measured(count) for count in counts}
-    results = {"machine": machine(), "rows": rows}
-    publish("million", "scale.md", results, table(results))
+    return {"rows": {str(count): measured(count) for count in counts}}
 
 
 if __name__ == "__main__":
-    main()
+    DISK = sys.argv[2]
+    one_run(int(sys.argv[1]))

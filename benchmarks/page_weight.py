@@ -1,9 +1,6 @@
 """Bytes of a gallery beside the same photographs as full-size JPEG, WebP and AVIF.
 
-    python benchmarks/page_weight.py --data photos/    # the 24 largest pictures of a folder; ten minutes
-
-Quality is the luma PSNR of what is seen in the end: the restored picture, or the decoded file. Results go to
-``benchmarks/page_weight.json`` and ``docs/viewer.md``, between the markers.
+Quality is the luma PSNR of what is seen in the end: the restored picture, or the decoded file.
 """
 
 import argparse
@@ -14,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,8 +18,9 @@ from PIL import Image
 import car
 from car.metrics import psnr
 from car.pictures.formats import INPUT_SUFFIXES
-from run import machine, publish
+from common import Results
 
+PAGE = "viewer.md"
 COUNT = 24
 CODECS = {
     "JPEG, quality 90": ("JPEG", {"quality": 90}),
@@ -49,13 +46,12 @@ def quality(restored: Image.Image, original: Image.Image) -> float:
     return psnr(tensors[0], tensors[1], border=4)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True)
-    data = parser.parse_args().data
-    pictures = [Path(root, name) for root, _, names in os.walk(data) for name in names]
+
+
+def measure(options: argparse.Namespace) -> Results:
+    pictures = [Path(root, name) for root, _, names in os.walk(options.data) for name in names]
     pictures = [path for path in pictures if path.suffix.lower() in INPUT_SUFFIXES]
     pixels = {path: Image.open(path).width * Image.open(path).height for path in pictures}
     chosen = sorted(pictures, key=lambda path: (-pixels[path], path.name))[:COUNT]
@@ -68,9 +64,9 @@ def main() -> None:
             name = f"{number:02}"
             originals[name] = Image.open(path).convert("RGB")
             originals[name].save(photographs / f"{name}.png")
-        for label, options in SITES.items():
+        for label, settings in SITES.items():
             site = Path(folder, label)
-            command = [sys.executable, "-m", "car", "gallery", photographs, "-o", site, "--json", *options]
+            command = [sys.executable, "-m", "car", "gallery", photographs, "-o", site, "--json", *settings]
             made = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
             small = {Path(p["source"]).stem: site / p["file"] for p in made["pictures"]}
             values = [quality(car.upscale(small[name]), original) for name, original in originals.items()]
@@ -80,29 +76,28 @@ def main() -> None:
                 "psnr": float(np.mean(values)),
             }
             print(rows, flush=True)
-        for label, (kind, options) in CODECS.items():
+        for label, (kind, settings) in CODECS.items():
             total, values = 0, []
             for original in originals.values():
                 file = io.BytesIO()
-                original.save(file, kind, **options)
+                original.save(file, kind, **settings)
                 total += file.tell()
                 values.append(quality(Image.open(file), original))
             rows[label] = {"bytes": total, "pictures_bytes": total, "psnr": float(np.mean(values))}
             print(label, rows[label], flush=True)
-    count = sum(pixels[path] for path in chosen) / 1e6
+    return {"megapixels": sum(pixels[path] for path in chosen) / 1e6, "rows": rows}
+
+
+def table(results: Results) -> str:
+    count = results["megapixels"]
     lines = [
-        f"{COUNT} photographs of {count:.1f} megapixels in all, {machine()['date']}:",
+        f"{COUNT} photographs of {count:.1f} megapixels in all:",
         "",
         "| | whole page, MB | pictures alone, MB | bits a pixel | luma PSNR of what is seen, dB |",
         "|---|---|---|---|---|",
     ]
-    for label, row in rows.items():
+    for label, row in results["rows"].items():
         bits = row["pictures_bytes"] * 8 / count / 1e6
         sizes = f"{row['bytes'] / 1e6:.2f} | {row['pictures_bytes'] / 1e6:.2f}"
         lines.append(f"| {label} | {sizes} | {bits:.2f} | {row['psnr']:.2f} |")
-    results: dict[str, Any] = {"machine": machine(), "megapixels": count, "rows": rows}
-    publish("page_weight", "viewer.md", results, "\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+    return "\n".join(lines)

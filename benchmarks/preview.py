@@ -1,11 +1,8 @@
 """Bytes for "a preview now, the full size later": small pictures that are restored beside the usual ways.
 
-    python benchmarks/preview.py --data photos/ --images 20    # a quarter of an hour
-
 Every way ends with at least the luma PSNR that ours restores to, image by image. A progressive JPEG shows its
 preview as soon as what has come, shrunk to the small picture's size, is as near the bicubic small picture as
-ours is. Results go to ``benchmarks/preview.json``, ``docs/images/preview.png`` and ``docs/rate.md``, between
-the markers.
+ours is.
 """
 
 import argparse
@@ -25,9 +22,10 @@ from car.measure.rate import installed_coders
 from car.metrics import psnr
 from car.pictures.read import decode, from_pil
 from car.pictures.write import encode
+from common import ROOT, Results
 from robust import pictures_of
-from run import machine, publish
 
+PAGE = "rate.md"
 THUMBNAIL = {"format": "JPEG", "quality": 75, "optimize": True}
 # scale, model, suffix, quality: what ours are
 OURS: list[tuple[int, str, str, int | None]] = [
@@ -143,13 +141,12 @@ def plot(rows: list[dict[str, Any]], target: Path) -> None:
     figure.savefig(target, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=20)
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Results:
     pictures = [Image.fromarray(pixels) for pixels in pictures_of(options.data, options.images)]
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     rows: list[dict[str, Any]] = []
@@ -173,12 +170,12 @@ def main() -> None:
         decibels = {k: float(np.mean([f[k] for f in found])) for k in ("final_db", "preview_db")}
         rows.append({"ours": name, **decibels, "bpp": bits})
         print(rows[-1], flush=True)
-    root = Path(__file__).parents[1]
-    plot(rows, root / "docs/images/preview.png")
-    publish("preview", "rate.md", {"machine": machine(), "images": len(pictures), "rows": rows}, table(rows))
+    plot(rows, ROOT / "docs" / "images" / "preview.png")
+    return {"images": len(pictures), "rows": rows}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(results: Results) -> str:
+    rows = results["rows"]
     heads = ("our small picture", "final, dB", "ours", *there(rows))
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
@@ -186,7 +183,3 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells += ["{:.3f} / {:.3f}".format(*row["bpp"][way]) for way in there(rows)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

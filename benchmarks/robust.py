@@ -1,9 +1,6 @@
 """What restored pictures lose when small files were changed on the way, but kept their metadata.
 
-    python benchmarks/robust.py --data photos/ --images 20    # a few minutes
-
-Luma PSNR of what is restored, against the part of the original that belongs to it; means over images. Results
-go to ``benchmarks/robust.json`` and ``docs/rate.md``, between the markers.
+Luma PSNR of what is restored, against the part of the original that belongs to it; means over images.
 """
 
 import argparse
@@ -23,7 +20,9 @@ from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture, measured_pixels
 from car.pictures.read import decode, from_pil
 from car.pictures.write import encode
-from run import machine, publish
+from common import Results
+
+PAGE = "rate.md"
 
 # pixels cut off at the top and at the left: no multiple of a coder's blocks
 TOP, LEFT = 13, 5
@@ -79,13 +78,12 @@ def pictures_of(folder: Path, count: int) -> list[Any]:
     return pictures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=20)
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Results:
     pictures = pictures_of(options.data, options.images)
     rows: dict[str, dict[str, float]] = {}
     for scale in (2, 4):
@@ -120,15 +118,13 @@ def main() -> None:
             plain[change] = float(np.mean(found))
         rows[f"{scale}x, bicubic, PNG"] = plain
         print(f"{scale}x, bicubic", plain, flush=True)
+    return {"images": len(pictures), "rows": rows}
+
+
+def table(results: Results) -> str:
     lines = ["| small file | " + " | ".join(CHANGES) + " |", "|---" * (len(CHANGES) + 1) + "|"]
     lines += [
         f"| {name} | " + " | ".join(f"{row[change]:.2f}" for change in CHANGES) + " |"
-        for name, row in rows.items()
+        for name, row in results["rows"].items()
     ]
-    publish(
-        "robust", "rate.md", {"machine": machine(), "images": len(pictures), "rows": rows}, "\n".join(lines)
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return "\n".join(lines)

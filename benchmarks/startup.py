@@ -1,17 +1,12 @@
 """How long commands take to start, in units of the imports that they cannot do without.
 
-    python benchmarks/startup.py              # prints the ratios and the limits
-    python benchmarks/startup.py --record     # writes startup.json beside this file too
-
 Everything runs once to warm the disk's cache, then in turns, on one core where the system allows it. What is
 measured is the CPU time, of the user and of the system, and the least of all runs counts: so the ratios hold
 on a machine with other work too.
 """
 
 import argparse
-import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,9 +16,11 @@ from pathlib import Path
 from PIL import Image
 
 import car
+from common import PHOTO, Results
+
+PAGE = "benchmarks.md"
 
 _CLI, _RUNTIME = "import typer, rich, PIL.Image", "import numpy, PIL.Image, onnxruntime"
-_PHOTO = Path(__file__).parent.parent / "examples" / "street.webp"
 _PIECE = 100, 100, 388, 388  # of the photograph: 288 pixels a side, 72 when shrunk
 
 
@@ -41,7 +38,7 @@ def measured(runs: int) -> dict[str, dict[str, float]]:
     """Return of each command its least time, that of what it is compared with, their ratio and its limit."""
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder, "small.png")
-        with Image.open(_PHOTO) as photo:
+        with Image.open(PHOTO) as photo:
             car.downscale(photo.convert("RGB").crop(_PIECE), 4).save(small)
         python = [sys.executable, "-m", "car"]
         large = str(Path(folder, "large.png"))
@@ -70,25 +67,23 @@ def measured(runs: int) -> dict[str, dict[str, float]]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--record", action="store_true")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Results:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    found = measured(options.runs)
-    for name, row in found.items():
+    rows = measured(options.runs)
+    for name, row in rows.items():
         print(f"{name}: {row['cpu_seconds']} s, {row['ratio']} times {row['base']} s (limit {row['limit']})")
-    if options.record:
-        about = {"python": platform.python_version(), "machine": platform.machine(), "runs": options.runs}
-        about["measured"] = "CPU time on one core, least of all runs, beside other work"
-        text = json.dumps(about | {"commands": found}, indent=1) + "\n"
-        Path(__file__).with_suffix(".json").write_text(text)
-    sys.exit(any(row["ratio"] > row["limit"] for row in found.values()))
+    return {"runs": options.runs, "rows": rows}
 
 
-if __name__ == "__main__":
-    main()
+def table(results: Results) -> str:
+    lines = ["| | CPU seconds | its imports alone, s | ratio | limit |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{name}` | {r['cpu_seconds']:.3f} | {r['base']:.3f} | {r['ratio']:.2f} | {r['limit']} |"
+        for name, r in results["rows"].items()
+    ]
+    return "\n".join(lines)

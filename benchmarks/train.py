@@ -1,14 +1,10 @@
 """Speed of training on this machine's CPU: against a straightforward loop, and against a constant batch.
 
-    python benchmarks/train.py --data photos/      # about ten minutes on two cores; let nothing else run
-
 - `car_plus_x4` by its recipe: steps of the trainer with crops from the cache, alternating with steps on one
   constant batch, several rounds; medians and their ratio say what the data path costs.
 - The same network, loss and optimiser in the loop that one would write first: a DataLoader that decodes a PNG
   file for every crop, default memory layout, float32. Alternating with the above.
 - `car_x4`, batch 16, as published: seconds and peak memory of a step, in a process of its own.
-
-Results go to ``benchmarks/train.json`` and ``docs/training.md``.
 """
 
 import argparse
@@ -36,11 +32,9 @@ from car.train.optim import make_optimizer
 from car.train.recipes import RECIPES, Recipe
 from car.train.run import Run
 from car.train.trainer import Trainer
-from run import machine
+from common import Results
 
-ROOT = Path(__file__).parent.parent
-RESULTS, PAGE = ROOT / "benchmarks" / "train.json", ROOT / "docs" / "training.md"
-BEGIN, END = "<!-- speed: made by benchmarks/train.py -->", "<!-- end of speed -->"
+PAGE = "training.md"
 ROUNDS, STEPS = 7, 10
 
 
@@ -170,13 +164,13 @@ def published() -> dict[str, Any]:
     return {"first_s": times[0], "second_s": times[1], "peak_bytes": peak}
 
 
-def page(results: dict[str, Any]) -> str:
-    info, small, large = results["machine"], results["compact"], results["published"]
+def table(results: Results) -> str:
+    small, large = results["compact"], results["published"]
     steps = small["steps"]
     ours = steps["trainer, crops from the cache"]["median_s"]
     lines = [
-        f"{info['cpu']}, {info['threads']} threads, PyTorch {info['torch']}, {info['date']}. `car_plus_x4`, "
-        f"{small['batch']} crops of {small['crop']} pixels a step, {ROUNDS} rounds of {STEPS} steps each:",
+        f"`car_plus_x4`, {small['batch']} crops of {small['crop']} pixels a step, "
+        f"{ROUNDS} rounds of {STEPS} steps each:",
         "",
         "| loop | seconds a step, median (min - max) | steps a second | relative speed |",
         "|---|---|---|---|",
@@ -196,26 +190,16 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, action="append")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "car-benchmark")
-    parser.add_argument("--published", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.published:
-        print(json.dumps(published()))
-        return
-    if not options.data:
-        parser.error("--data is needed: a folder of photographs")
-    results: dict[str, Any] = {"machine": machine(), "compact": compact(options.data, options.cache)}
-    print(json.dumps(results["compact"], indent=1), flush=True)
-    done = subprocess.run([sys.executable, __file__, "--published"], check=True, capture_output=True)
-    results["published"] = json.loads(done.stdout.splitlines()[-1])
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{page(results)}\n{END}{rest.split(END)[1]}")
-    print(page(results))
+
+
+def measure(options: argparse.Namespace) -> Results:
+    small = compact(options.data, options.cache)
+    done = subprocess.run([sys.executable, __file__], check=True, capture_output=True)
+    return {"compact": small, "published": json.loads(done.stdout.splitlines()[-1])}
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(published()))

@@ -1,19 +1,17 @@
 """Time and memory of <car-image> in Chromium, on the CPU.
 
-    python benchmarks/viewer.py        # two minutes; let nothing else run
     npm install --prefix /tmp/ort onnxruntime-web@1.23.0
-    python benchmarks/viewer.py --onnxruntime-web /tmp/ort/node_modules/onnxruntime-web/dist
 
 A photograph of 2 megapixels is opened and clicked: seconds to the first tile that is painted and to the whole
 picture, with the weights not yet there (a new browser) and there already; medians of five. Memory is what all
 processes of the browser hold together, at most. With onnxruntime-web, the same network is run by it on the
-whole picture, with as many threads. Results go to ``benchmarks/viewer.json`` and
-``docs/viewer.md``, between the markers.
+whole picture, with as many threads.
 """
 
 import argparse
 import contextlib
 import io
+import os
 import statistics
 import sys
 import threading
@@ -24,9 +22,10 @@ from typing import Any
 import psutil
 from PIL import Image
 
-from run import ROOT, machine, publish
+from common import PHOTO, ROOT, Results
 
 sys.path.insert(0, str(ROOT / "tests"))
+PAGE = "viewer.md"
 ROUNDS = 5
 CLICK = """() => new Promise((done) => {
     const picture = document.querySelector("car-image");
@@ -79,18 +78,18 @@ class Memory:
         self._thread.join()
 
 
-def main() -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--onnxruntime-web", type=Path, help="its folder dist, to be measured too")
+
+
+def measure(options: argparse.Namespace) -> Results:
     import car
     from browser import Site, chromium
     from car.export.onnx import to_onnx
     from car.viewer import assets, shipped_web_models
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--onnxruntime-web", type=Path)
-    ort = parser.parse_args().onnxruntime_web
-    photo = Image.open(ROOT / "examples" / "street.webp").convert("RGB").resize((1728, 1160))
+    ort = options.onnxruntime_web
+    photo = Image.open(PHOTO).convert("RGB").resize((1728, 1160))
     site = Site()
     site.headers |= {
         "Cross-Origin-Opener-Policy": "same-origin",
@@ -138,22 +137,24 @@ def main() -> None:
                 browser = launch()
                 page = browser.new_page()
                 page.goto(site.url + "/empty.html")
-                arguments = [machine()["cores"], small.height, small.width]
+                arguments = [os.cpu_count(), small.height, small.width]
                 row["onnxruntime_web_ms"] = statistics.median(page.evaluate(OTHER, arguments))
                 row["isolated"] = page.evaluate("crossOriginIsolated")
                 browser.close()
             rows[f"car_plus_x{scale}"] = row
             print({key: value for key, value in row.items() if key != "runs"}, flush=True)
-    m = machine()
+    return {"megapixels": photo.width * photo.height / 1e6, "rows": rows}
+
+
+def table(results: Results) -> str:
     lines = [
-        f"{photo.width * photo.height / 1e6:.1f} megapixels in Chromium on {m['cpu']}, {m['cores']} cores, "
-        f"no GPU, {m['date']}; medians of {ROUNDS}, from the click.",
+        f"{results['megapixels']:.1f} megapixels in Chromium, no GPU; medians of {ROUNDS}, from the click.",
         "",
         "| | first tile, s | whole picture, s | the same, in a new browser, s | memory of the browser, MB "
         "| onnxruntime-web 1.23.0, the network alone, s |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in rows.items():
+    for name, row in results["rows"].items():
         other = f"{row['onnxruntime_web_ms'] / 1000:.2f}" if "onnxruntime_web_ms" in row else ""
         warm, cold = (
             [row[f"{kind}_{what}_ms"] / 1000 for what in ("first", "whole")] for kind in ("warm", "cold")
@@ -162,8 +163,4 @@ def main() -> None:
             f"| `{name}` | {warm[0]:.2f} | {warm[1]:.2f} | {cold[0]:.2f} and {cold[1]:.2f} "
             f"| {row['memory'] / 1e6:.0f} | {other} |"
         )
-    publish("viewer", "viewer.md", {"machine": m, "rows": rows}, "\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Some hundred hostile files; ``benchmarks/fuzz.py`` tries many thousands, with limits of time and memory."""
+"""Some hundred hostile files; ``tools/fuzz.py`` tries many thousands, with limits of time and memory."""
 
 import warnings
 

@@ -2,11 +2,11 @@
 
     python tools/results.py
 
-Figures of ours come from ``results/`` (accuracy, by tools/measure_results.py) and ``benchmarks/results.json``
+Figures of ours come from ``results/`` (accuracy, by tools/measure_results.py) and ``benchmarks/results/``
 (speed, by `make bench`), those of others from ``src/car/measure/published.json``.
 """
 
-import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -20,6 +20,9 @@ from car.measure.evaluate import DATASETS, told
 from car.measure.model_report import published
 from car.models import create
 from car.weights import ManifestEntry, manifest
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from common import about, recorded
 
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
 SHOWN = {name: {"DIV2KHR": "DIV2K val"}.get(name, name) for name in DATASETS}
@@ -46,7 +49,7 @@ def main() -> None:
 
 def page() -> str:
     """Return docs/results.md."""
-    machine = json.loads((ROOT / "benchmarks" / "results.json").read_text())["machine"]
+    machine = recorded("models")[0]["machine"]
     lines = f"""# Results
 
 `make results` (`tools/results.py`) writes this page; do not edit it. All figures follow the protocol of the
@@ -56,9 +59,9 @@ figures of each image. The other rows are as published. "-" means that nobody pu
 We had no Urban100 and no DIV2K. To measure them, use `car evaluate --img-dir datasets --target-dataset
 Urban100 --scale 4` (or `DIV2KHR`).
 
-Speeds are those of 2040x1356 pixels on {machine["cores"]} cores of {machine["cpu"]}, in float32, with
-PyTorch, last run {machine["date"]} ([benchmarks.md](benchmarks.md)). Multiply-adds are those of the
-convolutions.
+Speeds are those of 2040x1356 pixels in float32 ([benchmarks.md](benchmarks.md#models)), measured on
+{about(machine)}. onnxruntime runs our compact models, PyTorch the paper's. Multiply-adds are
+those of the convolutions.
 
 ## Luma
 
@@ -287,9 +290,8 @@ def costs(model: str | None) -> list[str]:
 
 def speed(model: str, half: str) -> str:
     """Return megapixels a second."""
-    cases = json.loads((ROOT / "benchmarks" / "results.json").read_text())["cases"]
-    found = cases.get(f"{model} {half}")
-    return f"{2040 * 1356 / 1e6 / found['median_s']:.2f}" if found else "-"
+    rows = [r for r in recorded("models")[0]["rows"] if (r["model"], r["step"]) == (model, half)]
+    return f"{rows[0]['megapixels'] / rows[0]['median_s']:.2f}" if rows else "-"
 
 
 def joined(values: dict[str, Any], **forms: str) -> str:

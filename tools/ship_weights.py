@@ -15,9 +15,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import results
 from measure_results import MANIFEST, RESULTS, SETS, record, write_manifest
 
+import results
 from car.codec.codec import Codec
 from car.files.atomic import atomic_write
 from car.train.recipes import RECIPES

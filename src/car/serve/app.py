@@ -132,8 +132,7 @@ def _answers(*kinds: str, work: bool = True) -> dict[int | str, dict[str, Any]]:
         413: "too many bytes or pixels",
         415: "a form was sent instead of the file itself",
         422: "the picture or the request makes no sense",
-        429: "the queue is full; Retry-After says when to try again",
-        503: "the work took too long",
+        503: "the queue is full (Retry-After says when to try again), or the work took too long",
     }
     described: dict[int | str, dict[str, Any]] = (
         {200: {"content": dict.fromkeys(kinds, file)}} if kinds else {}
@@ -219,7 +218,7 @@ def _add_failures(app: FastAPI, settings: Settings) -> None:
         CarError: lambda error: _failure(
             next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500), str(error)
         ),
-        BusyError: lambda _: _failure(429, "the queue is full; try again later", {"Retry-After": "2"}),
+        BusyError: lambda _: _failure(503, "the queue is full; try again later", {"Retry-After": "2"}),
         TooSlowError: lambda _: _failure(503, late, {"Retry-After": "5"}),
         GoneError: lambda _: _failure(499, "the client left"),
         RequestValidationError: _invalid,

@@ -1,7 +1,7 @@
 """Many thousand damaged, lying and hostile pictures, in processes with limits of time and memory.
 
-    python benchmarks/fuzz.py               # 20,000 files
-    python benchmarks/fuzz.py --first 20000 --count 100000
+    python tools/fuzz.py               # 20,000 files
+    python tools/fuzz.py --first 20000 --count 100000
 
 Every file must be worked on or refused with one line, within 10 seconds of processor time and 1 GB of
 memory beyond what the program needs for itself. A process that ends, hangs or grows shows which file it was

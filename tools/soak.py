@@ -1,6 +1,6 @@
 """Thousands of pictures, some broken, through `car bulk` that is killed again and again.
 
-    python benchmarks/soak.py            # 2,000 pictures, one in twenty broken, five kills
+    python tools/soak.py            # 2,000 pictures, one in twenty broken, five kills
 
 At the end every good picture must be done once and restorable, every broken one listed, nothing half-written,
 and memory must not grow with the number of pictures. Prints the figures; leaves with 1 where one is wrong.
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from run import ROOT
+ROOT = Path(__file__).parent.parent
 
 sys.path.insert(0, str(ROOT / "tests"))
 
