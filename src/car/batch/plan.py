@@ -23,6 +23,7 @@ from car.files.places import Passed, Source, counted, open_source
 from car.files.storage import Entry, Place
 from car.pictures.formats import INPUT_SUFFIXES
 from car.scaling import LEAST, MOST
+from car.weights import default_model
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,10 @@ def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) ->
         label = checked_label(work.wanted, work.model, options)
         # a size may need any of the default models
         scales = (LEAST, *range(2, MOST + 1)) if work.wanted.by_size else (work.wanted.scale,)
-        found = {open_codec(work.model, scale, options).loaded.sha256 for scale in scales}
+        codecs = [open_codec(work.model, scale, options) for scale in scales]
+        if work.kind == "upscale" and work.model is None:  # what does not look like ours
+            codecs.append(open_codec(default_model(codecs[0].native, coded=True), options=options))
+        found = {codec.loaded.sha256 for codec in codecs}
         weights = " ".join(sorted(found))
     found = open_source(source, INPUT_SUFFIXES, exclude)
     inner = Place(target).below(found.place)

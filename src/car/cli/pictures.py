@@ -149,9 +149,10 @@ def upscale_command(
 ) -> None:
     """Restore large images from small ones, to the exact size of the original.
 
-    Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale selects
-    `car_codec` if the file is JPEG, AVIF or lossy WebP, and `car_plus` otherwise. If you name neither for a
-    folder, only files made by `car downscale` are restored, and the others are counted.
+    Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale alone
+    restores a picture only if its pixels look like those of `car_plus`; others are enlarged as ordinary
+    thumbnails, and a note says so. If you name neither for a folder, only files made by `car downscale` are
+    restored, and the others are counted.
 
     For example:
 

@@ -12,6 +12,7 @@ from car.pictures.formats import JXL_CODESTREAM
 
 _MOST_HEADER = 2**16  # bytes of a file in which headers are looked for
 _MOST_WEBP_CHUNKS = 1000  # before the pixels; three are usual, but a hostile file could have millions
+_FINE_STEPS = 380  # sum of the steps of luma; quality 95 has 369, and 94 has 441
 _END = b"\xff\xd9"
 _FILLERS = b"", bytes(range(1, 200)), bytes(range(200, 1, -3))
 
@@ -27,6 +28,14 @@ def is_lossy_webp(content: bytes) -> bool:
             return kind == b"VP8 "
         at += 8 + length + length % 2
     return False
+
+
+def is_coarse(image: Image.Image) -> bool:
+    """Return whether an open lossy image is WebP, or JPEG of a quality below about 95; see `Picture`."""
+    steps = getattr(image, "quantization", None)
+    if steps:
+        return sum(steps[min(steps)]) > _FINE_STEPS
+    return image.format == "WEBP"
 
 
 # --- JPEG ------------------------------------------------------------------------------------------------

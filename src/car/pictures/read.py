@@ -157,6 +157,7 @@ def _samples(image: Image.Image, content: bytes) -> Samples:
     if coded.has_gain_map(content, image.info):
         samples.notes.append("its gain map, for screens of high dynamic range, was dropped")
     samples.lossy = image.format in ("JPEG", "MPO", "AVIF") or coded.is_lossy_webp(content)
+    samples.coarse = samples.lossy and coded.is_coarse(image)
     if image.format in ("AVIF", "JPEG2000") and sample_bits(content) > 8:
         samples.bits = sample_bits(content)
     _find_colours(image, content, samples)

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from car.codec.choose import codec_for_original, open_codec, why_unknown
-from car.codec.codec import Codec, check_scale
+from car.codec.choose import codec_for_original, codec_for_picture, open_codec
+from car.codec.codec import Codec
 from car.codec.options import Options
 from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
 from car.files.atomic import atomic_write
@@ -24,7 +24,7 @@ from car.pictures.read import decode
 from car.pictures.write import encode
 from car.scaling import Size, Wanted, full_size
 from car.serve.settings import Settings
-from car.weights import default_model, find, list_models, load
+from car.weights import find, list_models, load
 from car.weights.store import pulled_models
 
 SmallFormat = Literal["png", "webp"]
@@ -79,14 +79,20 @@ class Pictures:
             UsageError: there is no such model, or the scale or size is impossible; that of a picture may turn
                 out later.
         """
-        if model is not None and model not in self.known():
-            raise UsageError(f"no model is called {model!r}{did_you_mean(model, self.known())}")
+        self._check_known(model)
         if model is None and not wanted.label:
             wanted = Wanted(self.settings.scale)
-        options = Options(device="cpu", effort=effort, fast=fast, threads=self.settings.threads)
+        options = self._options(effort=effort, fast=fast)
         if not wanted.by_size:
             open_codec(model, wanted.scale, options)  # fails here, not after the picture was sent
         return lambda size: codec_for_original(size, wanted, model, options)
+
+    def _check_known(self, model: str | None) -> None:
+        if model is not None and model not in self.known():
+            raise UsageError(f"no model is called {model!r}{did_you_mean(model, self.known())}")
+
+    def _options(self, **more: Any) -> Options:
+        return Options(device="cpu", threads=self.settings.threads, **more)
 
     def shrink(self, content: bytes, choose: Callable[[Size], Codec], format: SmallFormat) -> Result:
         """Return the small picture of a photograph.
@@ -119,17 +125,11 @@ class Pictures:
         """
         picture = self._read(content)
         info = picture.info
-        if scale is not None:
-            check_scale(picture, scale)
         if model is None and info is not None:
-            model = find(info.model, info.weights, remedy=_NO_WEIGHTS)
-        elif model is None and scale is not None:
-            model = default_model(scale, coded=picture.lossy)
-        elif model is None:
-            raise UsageError(f"{why_unknown(picture)}; name a model or a scale")
-        small = (picture.width, picture.height)
-        codec = self.chooser(model, Wanted(scale))(small).of(picture)
-        self._check_size(*full_size(small, codec.scale))
+            find(info.model, info.weights, remedy=_NO_WEIGHTS)
+        self._check_known(model)
+        codec = codec_for_picture(picture, model=model, scale=scale, options=self._options())
+        self._check_size(*full_size((picture.width, picture.height), codec.scale))
         large = codec.restore(picture)
         encoded, notes = encode(large, f"picture.{format}", quality=quality)
         kind = "jpeg" if format == "jpg" else format
