@@ -65,7 +65,8 @@ def test_shrink_and_restore_a_file(tmp_path: Path, photo: Path) -> None:
     fails(2, "does not say which model", "upscale", bare)
     assert run("upscale", bare, "--model", "car_plus_x4", "-o", tmp_path / "b.png").returncode == 0
     assert Image.open(tmp_path / "b.png").size == (104, 76)
-    assert run("upscale", bare, "-s", 4, "--size", "101x75", "-o", tmp_path / "c.png").returncode == 0
+    named = ("--model", "car_plus_x4", "--size", "101x75")
+    assert run("upscale", bare, *named, "-o", tmp_path / "c.png").returncode == 0
     assert (read(tmp_path / "c.png").pixels == read(tmp_path / "photo.restored.png").pixels).all()
 
 
