@@ -791,7 +791,6 @@ def test_requests_that_make_no_sense(tmp_path):
         (tmp_path / "none", tmp_path / "dst", DOWN, "no such file or folder"),
         (tmp_path / "src/*.gif", tmp_path / "dst", DOWN, "no images here"),
         ("nowhere://x", tmp_path / "dst", DOWN, "this kind of URL is unknown"),
-        (tmp_path / "src", tmp_path / "dst", replace(DOWN, wanted=Wanted(None)), "give a scale"),
         (
             tmp_path / "src",
             tmp_path / "dst",

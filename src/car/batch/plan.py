@@ -127,10 +127,11 @@ class _Groups:
         if group is None:
             # a restored picture waits for the small picture that may come after it
             stem = original if kind == RESTORED_ONES else naming.stem(image.name)
-            group = _Group(f"{stem}.", result, original)
+            group = _Group(stem if naming.keeps else f"{stem}.", result, original)
             self._open.append(group)
         for other in self._open if kind == SMALL else ():
-            other.small |= other.original == original
+            names = {one.name for one in other.images}  # one of them, if its suffix was kept
+            other.small |= original in {other.original, *names}
         if self._todo.in_place:
             group.made |= self._made_of(image, result)
             for other in self._open:
@@ -162,7 +163,7 @@ class _Groups:
         # if two images share a result, the one that already has it keeps it
         for image in sorted(images, key=lambda image: result not in image.known):
             if taken:
-                yield self._problem(image, same_result(result, taken))
+                yield self._problem(image, same_result(result, taken, todo.naming))
             elif todo.in_place and todo.work.overwrite and group.there and result not in image.known:
                 yield self._problem(
                     image, f"its result would replace {result}, which no run in this place made"

@@ -18,7 +18,7 @@ import typer
 from car.cli.commands import LazyGroup
 from car.errors import UsageError, needs
 from car.errors import reason as reason
-from car.scaling import Wanted
+from car.scaling import DEFAULT, Wanted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,6 +141,18 @@ Quality = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads of the networks.", envvar="CAR_THREADS"),
+]
+KeepExtension = Annotated[
+    bool,
+    typer.Option(
+        "--keep-extension",
+        help="Name results photo.jpg.x4.png, not photo.x4.png, so that those of photo.jpg and photo.png "
+        "differ.",
+    ),
+]
 DeviceId = Annotated[
     int | None, typer.Option("--device-id", min=0, help="Number of the device; the same as --device cuda:1.")
 ]
@@ -201,6 +213,12 @@ class Showing:
     def text(self) -> bool:
         """Whether results and progress are printed as text."""
         return not (self.as_json or self.quiet)
+
+
+def say_default_scale(wanted: Wanted, model: ModelName | None, showing: Showing) -> None:
+    """Say which scale is taken, if the user has named neither a scale nor a size nor a model."""
+    if model is None and not wanted.label and showing.text:
+        stderr.print(f"car: note: no scale was named, so it is {DEFAULT}; see --scale, --size and --model")
 
 
 def chosen_device(device: str, device_id: int | None) -> str:

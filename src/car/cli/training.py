@@ -57,7 +57,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @app.command("train")
-@with_options()
+@with_options("threads")
 @_with_settings
 def train_command(
     model: Annotated[

@@ -11,7 +11,7 @@ from car.codec.origin import looks_made
 from car.errors import UsageError
 from car.pictures.formats import made_for_loss
 from car.pictures.picture import Picture
-from car.scaling import Scale, Size, Wanted, chosen_size, scale_between
+from car.scaling import DEFAULT, Scale, Size, Wanted, chosen_size, scale_between
 from car.weights import ModelName, default_model, find, load
 
 _KEPT = 8
@@ -30,22 +30,20 @@ def open_codec(
 
     Args:
         model: name, tag or ``.safetensors`` file; see `car.load`.
-        scale: 1.25 to 16; with `model`, by default that of the model.
+        scale: 1.25 to 16; by default that of the model, or 4 without `model`.
         options: the settings.
 
     Raises:
-        UsageError: `model` and `scale` are both missing, the scale is impossible, or the device cannot be
-            used.
+        UsageError: the scale is impossible, or the device cannot be used.
         WeightsError: the weights cannot be loaded.
 
-    >>> open_codec(scale=4).loaded.name
+    >>> open_codec().loaded.name
     'car_plus_x4'
     """
     if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"options must be car.Options, got {type(options).__name__}")
     if model is None:
-        if scale is None:
-            raise UsageError("give a scale (1.25 to 16), a size or the name of a model")
+        scale = DEFAULT if scale is None else scale
         model = default_model(scale, coded=options.coding is not None and not options.coding.fine)
     loaded = load(model)
     key = (loaded.name, loaded.sha256, loaded.tag, options)
