@@ -59,6 +59,7 @@ def main() -> None:
         photographs.mkdir()
         (photographs / "street.jpg").write_bytes(jpeg.getvalue())
         command = [sys.executable, "-m", "car", "serve", str(photographs), "--port", "0", "--cache", folder]
+        command.append("--no-access-log")
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
             url = process.stdout.readline().split()[-1]

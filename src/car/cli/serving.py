@@ -62,6 +62,13 @@ def serve_command(
     ] = 8000,
     *,
     settings: Settings,
+    access_log: Annotated[
+        bool,
+        typer.Option(
+            "--access-log/--no-access-log",
+            help="Print a line for each request on standard error: common log format, and the seconds.",
+        ),
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Serve shrinking and restoring over HTTP, with a page to try it.
@@ -96,6 +103,8 @@ def serve_command(
     if not _is_loopback(host):
         error_line(f"note: others can reach {host}, and the service has no users or passwords")
     logging.getLogger("car.serve").addHandler(logging.StreamHandler())
+    if access_log and not quiet:
+        logging.getLogger("car.serve.access").setLevel(logging.INFO)
     config = uvicorn.Config(
         service,
         log_level="error",
