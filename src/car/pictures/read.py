@@ -92,6 +92,8 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
             raise
         if content.startswith(PNG_SIGNATURE) and (fault := png_fault(content)):  # Pillow overlooks some
             picture = replace(picture, notes=(*picture.notes, f"{fault}, but it could be read"))
+        if content.startswith(JPEG_SIGNATURE) and coded.is_damaged_jpeg(content):  # likewise
+            picture = replace(picture, notes=(*picture.notes, coded.DAMAGED))
         return picture
 
 
