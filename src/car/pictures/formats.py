@@ -28,6 +28,11 @@ _HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
 _FOUND = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".mpo"}
 INPUT_SUFFIXES = _FOUND | _HEIC_SUFFIXES if find_spec("pillow_heif") else _FOUND
 """Suffixes of the pictures that are found in folders."""
+_RAW = "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
+_MORE = "ai bpg cin dds djvu dpx emf eps exr fits hdr heic heif hif ico jls jpx j2c jpm jxr pbm pcx"
+_DRAWN = "pdf pfm pgm pict pnm ppm psb psd qoi sgi svg svgz tga wdp wmf xbm xcf xpm"
+UNREAD_SUFFIXES = frozenset(f".{name}" for name in f"{_RAW} {_MORE} {_DRAWN}".split()) - INPUT_SUFFIXES
+"""Suffixes of other pictures, which are left out."""
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
 HEADER = 2**17  # bytes of a file in which its headers are
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
