@@ -575,6 +575,13 @@ PNG = pillow(Image.fromarray(noise(20, 30)), "PNG")
             b"\0\0\x01\0\x01\0",
             "not a picture of a known format: it is an icon (ICO); convert it to PNG or TIFF first",
         ),
+        (
+            b"\0\0\0\x18ftypcrx \0\0\0\1",
+            "not a picture of a known format: it holds raw data of a camera: develop",
+        ),
+        (b"FUJIFILMCCD-RAW 0201", "not a picture of a known format: it holds raw data of a camera: develop"),
+        (b"\0\0\0\x18ftypisom\0\0\0\1", "not a picture of a known format: it is a video"),
+        (b"\x1f\x8b\x08", "not a picture of a known format: it is packed by gzip"),
         (b"P6\n3 2\n255\n", "not a picture of a known format: it is PNM; convert it to PNG or TIFF first"),
         (bytes(1000), "not a picture of a known format: it holds nothing but zeros"),
         (b"hello", "not a picture of a known format, or damaged"),
@@ -705,6 +712,15 @@ def test_a_jpeg_that_is_damaged_inside(mode: str, how: dict[str, Any]) -> None:
             notes = (coded.DAMAGED,)
         seen += coded.DAMAGED in notes
     assert seen >= (6 if "progressive" in how or "restart_marker_rows" in how else 12)
+
+
+def test_a_jpeg_of_much_detail_is_not_taken_for_damaged() -> None:
+    for quality in (1, 50, 95, 100):
+        for mode in ("L", "RGB", "CMYK"):
+            for seed in range(10):
+                picture = Image.fromarray(noise(24, 40, seed=seed)).convert(mode)
+                content = pillow(picture, "JPEG", quality=quality, subsampling=0)
+                assert coded.DAMAGED not in decode(content, "a.jpg").notes
 
 
 def test_bytes_behind_the_pixels_of_a_jpeg_are_no_damage() -> None:
