@@ -411,17 +411,23 @@ def test_a_lossless_model_s_picture_saved_as_jpeg_and_turned_loses_no_pixels(cod
 
 
 def test_of_a_lossless_model_s_picture_in_a_lossy_file_a_note_names_the_other_model(photo: Path) -> None:
-    for name, suffix, noted in (
-        ("car_plus_x4", "png", False),
-        ("car_plus_x4", "jpg", True),
-        ("car_lite_x4", "avif", True),
-        ("car_codec_x4", "jpg", False),
+    for name, suffix, quality, noted in (
+        ("car_plus_x4", "png", None, False),
+        ("car_plus_x4", "jpg", 90, True),
+        ("car_plus_x4", "jpg", 94, True),
+        ("car_plus_x4", "jpg", 95, False),  # from here on, the better model
+        ("car_plus_x4", "jpg", None, False),
+        ("car_plus_x4", "webp", 100, True),
+        ("car_lite_x4", "avif", 89, True),
+        ("car_plus_x4", "avif", 90, False),
+        ("car_codec_x4", "jpg", None, False),
     ):
         codec = open_codec(name)
         small, info = codec.shrink(read(photo))
         file = f"a.{suffix}"
-        back = decode(encode(small, file, info=info)[0], file)
-        (*notes,) = codec.restored_size(back)[1]
+        content, written = encode(small, file, info=info, quality=quality)
+        (*notes,) = codec.restored_size(decode(content, file))[1]
+        assert ["is lossy here" in note for note in written] == [True] * noted
         assert [f"which {name} is not made for" in note for note in notes] == [True] * noted
         assert all("car_codec_x4 may restore it better" in note for note in notes)
 

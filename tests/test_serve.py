@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -149,6 +151,31 @@ def test_folder_cache_and_etag(client: Any, folder: Path) -> None:
     changed = client.get(address, headers={"If-None-Match": tag})
     assert changed.status_code == 200
     assert changed.content != first.content
+
+
+def test_every_listed_picture_can_be_had(client: Any, folder: Path) -> None:
+    deep = "/".join(["d" * 200] * 6)
+    names = [
+        "two\nlines.png",
+        "a%2Fb.png",
+        "c+d&e=f.png",
+        "grüße 山.png",
+        " .png",
+        "ünd\u0301.png",
+        f"{deep}/x.png",
+    ]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((folder / "deeper" / "b.png").read_bytes())
+    try:
+        listed = client.get("/v1/pictures").json()
+        answers = {name: client.get(f"/small/{quote(name)}").status_code for name in listed}
+    finally:  # other tests use the folder
+        for name in names:
+            (folder / name).unlink()
+        shutil.rmtree(folder / deep.partition("/")[0])
+    assert set(names) < set(listed)
+    assert answers == {name: 422 if name == "broken.png" else 200 for name in listed}
 
 
 def test_pages_and_viewer(client: Any) -> None:

@@ -226,7 +226,7 @@ def _run(source: str, target: str, work: Work, how: How, showing: Showing) -> No
             if export is not None:
                 export.add(record)
 
-        told = Told(tell) if export is None else Told(tell, export.add_unchanged)
+        told = Told(tell) if export is None else Told(tell, export.add_unchanged, export.add)
         summary = run(todo, engine=engine, told=told)
     if showing.as_json:
         print_json(asdict(summary))

@@ -249,9 +249,9 @@ class Codec:
             notes = (f"made by {picture.info.model}, but restored by {self.loaded.name}",)
         elif picture.info is not None and not self.loaded.sha256.startswith(picture.info.weights):
             notes = (f"made with other weights of {self.loaded.name} than it is restored with, as asked for",)
-        elif picture.info is not None and picture.lossy and self._lossless:
+        elif picture.info is not None and picture.lossy and not picture.fine and self._lossless:
             notes = (
-                f"the file is lossy, which {self.loaded.name} is not made for: unless its quality is high, "
+                f"the file is lossy, which {self.loaded.name} is not made for: "
                 f"{default_model(s, coded=True)} may restore it better",
             )
         if picture.grey and picture.info is not None and not picture.info.grey:

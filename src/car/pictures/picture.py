@@ -35,7 +35,7 @@ class Picture:
         turned: the EXIF orientation, 1 to 8, that was applied to make it upright.
         damage: why `info` is None, if the metadata is damaged.
         lossy: whether its file is JPEG, AVIF or lossy WebP.
-        coarse: whether its file is lossy WebP, or JPEG of a quality below about 95.
+        fine: whether this lossy file lost little; see `car.pictures.formats.is_fine`.
     """
 
     pixels: Pixels
@@ -47,7 +47,7 @@ class Picture:
     turned: int = 1
     damage: str | None = None
     lossy: bool = False
-    coarse: bool = False
+    fine: bool = False
 
     @property
     def height(self) -> int:

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from car._version import __version__
@@ -170,6 +171,13 @@ async def _known_parameters(request: Request) -> None:
             raise UsageError(f"the parameter {name!r} is given more than once")
 
 
+class _AnyPath(PathConvertor):
+    """A path of any characters; Starlette's has no line ends."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any_path", _AnyPath())
 _CHECKED = [Depends(_known_parameters)]
 
 
@@ -327,7 +335,7 @@ def _add_folder(app: FastAPI, service: _Service) -> None:
         return service.pictures.listing()
 
     described: dict[str, Any] = {
-        "path": "/small/{name:path}",
+        "path": "/small/{name:any_path}",
         "response_class": Response,
         "responses": _answers(*_KINDS) | {304: {"description": "not modified"}},
         "dependencies": _CHECKED,
@@ -338,7 +346,7 @@ def _add_folder(app: FastAPI, service: _Service) -> None:
     @app.head(**described)
     async def small(
         request: Request,
-        name: Annotated[str, Path(description="Name of a picture in the folder.", max_length=1000)],
+        name: Annotated[str, Path(description="Name of a picture in the folder.", max_length=4096)],
         wanted: Shrunk,
         file: FileWanted,
         model: ModelName = None,

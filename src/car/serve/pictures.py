@@ -195,12 +195,17 @@ class Pictures:
             return []
         source = open_source(str(self.root), INPUT_SUFFIXES)
         names = (name for name, _ in source.pictures(Passed()))
-        # neither JSON nor an address can hold a name that is not valid text
-        texts = (name for name in names if name.encode(errors="replace").decode() == name)
-        return list(islice((name for name in texts if self._is_inside(name)), limit))
+        return list(islice((name for name in names if self._is_there(name)), limit))
 
-    def _is_inside(self, name: str) -> bool:
-        return self.root is not None and Path(self.root, name).resolve().is_relative_to(self.root)
+    def _is_there(self, name: str) -> bool:
+        """Return whether `located` finds a picture that the listing found."""
+        if name.encode(errors="replace").decode() != name:  # neither JSON nor an address can hold it
+            return False
+        try:
+            self.located(name)
+        except NotThereError:  # a link that leads out of the folder
+            return False
+        return True
 
     def located(self, name: str) -> Path:
         """Return the path of a picture in the folder.
