@@ -83,9 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "models", nargs="+", choices=["car_plus_x2", "car_plus_x4", "car_plus_large_x4"], metavar="model"
-    )
+    parser.add_argument("models", nargs="+", choices=["car_plus_x4"], metavar="model")
     parser.add_argument("--img-dir", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, metavar="set")
     parser.add_argument("--images", type=int, default=0, help="of each set, evenly spread; 0 for all")
