@@ -24,6 +24,7 @@ import car
 from car.batch import names
 from car.batch.names import Job, Naming, check_target, plan
 from car.cli import common
+from car.codec.watching import Work
 from car.errors import ImageError, UsageError
 from car.models import create
 from car.pictures.info import read_header
@@ -725,3 +726,24 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
             for _ in range(3):
                 advance()
     assert capsys.readouterr().err.splitlines() == ["measuring: 1 of 3", "measuring: 2 of 3"]
+
+
+def test_work_on_one_picture_is_told_with_the_time_that_is_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+    with common.telling(shown=True):
+        for seconds, parts in ((10, 10), (0.5, 8)):  # of these, only the first takes long
+            work = Work("refining", parts)
+            for _ in range(parts - 6):
+                now[0] += seconds
+                work.advance()
+            work.end()
+    assert capsys.readouterr().err.splitlines() == [
+        "refining: 10 % done, about 90 seconds left",
+        "refining: 20 % done, about 80 seconds left",
+        "refining: 30 % done, about 70 seconds left",
+        "refining: 40 % done, about 60 seconds left",
+    ]
+    with common.telling(shown=False):
+        Work("refining", 1).advance()
+    assert not capsys.readouterr().err

@@ -1,11 +1,12 @@
 """What all commands share: the application, its consoles and options, errors, progress, printing."""
 
 import json
+import math
 import re
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -312,6 +313,52 @@ def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None]
     with Progress(*columns, console=stderr.console, transient=True) as bar:
         task = bar.add_task(verb, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def telling(shown: bool) -> Generator[None, None, None]:
+    """Show how far long work on one picture is, and how long it will take, as a bar or elsewhere as lines."""
+    from car.codec.watching import watched
+
+    if not shown:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(watched(_bar(stack) if stderr.is_terminal else _Lines()))
+        yield
+
+
+def _bar(stack: ExitStack) -> Callable[[str, int, int], None]:
+    bar: list[tuple[Any, Any]] = []
+
+    def tell(what: str, done: int, parts: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if not bar:  # most pictures are done before there is anything to tell
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            made = stack.enter_context(Progress(*columns, console=stderr.console, transient=True))
+            bar.append((made, made.add_task(what)))
+        bar[0][0].update(bar[0][1], description=what, completed=done, total=parts)
+
+    return tell
+
+
+class _Lines:
+    """Prints an estimate if work takes long, and then a line now and then."""
+
+    def __init__(self) -> None:
+        self._what, self._begin, self._last = "", 0.0, 0.0
+
+    def __call__(self, what: str, done: int, parts: int) -> None:
+        now = time.monotonic()
+        if what != self._what or done == 0:
+            self._what, self._begin, self._last = what, now, -math.inf
+        left = (now - self._begin) / max(done, 1) * (parts - done)
+        if done == 0 or done == parts or (self._last < 0 and left < PAUSE):
+            return
+        if now - self._last >= PAUSE:
+            stderr.print(f"{what}: {100 * done // parts} % done, about {duration(left)} left")
+            self._last = now
 
 
 def _told_now_and_then(total: int, verb: str) -> Callable[[], None]:
