@@ -1,5 +1,7 @@
 # make demo     shrink and restore the example photograph, with numbers and a comparison picture
 # make test     lint, types, import directions, tests
+# make test-installed  build the wheel, and try it in bare environments, with the newest and the lowest dependencies
+# make dist     the wheel and the source archive, in dist/
 # make results  the tables of README.md and docs/results.md; with CAR_DATA=datasets accuracy is measured anew
 # make bench    time and memory of models and op on this machine (let nothing else run)
 PYTHON ?= python3
@@ -7,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test results bench lint format clean
+.PHONY: demo test test-installed dist results bench lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/car compare examples/street.webp --scale 4 --output demo-out --overwrite
@@ -18,6 +20,24 @@ test: $(VENV)/.installed-dev web/node_modules/.package-lock.json
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+	$(BIN)/uvx --quiet twine==7.0.0 check --strict dist/*.whl dist/*.tar.gz
+
+# nothing but the wheel is in these environments; the script runs elsewhere, so that it cannot find the checkout
+test-installed: $(VENV)/.installed-dev
+	rm -rf $(VENV)/wheel
+	$(BIN)/python -m hatchling build --target wheel --directory $(VENV)/wheel
+	set -e; for resolution in highest lowest-direct; do \
+	  $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/bare; \
+	  $(BIN)/uv pip install --quiet --python $(VENV)/bare --resolution $$resolution \
+	    $$([ $$resolution = highest ] && echo --constraint constraints.txt || echo --extra serve --extra formats --extra bulk --extra stream) \
+	    --requirements pyproject.toml; \
+	  $(BIN)/uv pip install --quiet --python $(VENV)/bare --no-deps $(VENV)/wheel/*.whl; \
+	  $(VENV)/bare/bin/python tests/installed.py $$([ $$resolution = highest ] || echo serve formats); \
+	done
 
 results: $(VENV)/.installed-dev
 	$(BIN)/python tools/results.py $(if $(CAR_DATA),--img-dir $(CAR_DATA))
