@@ -2,6 +2,7 @@
 # make test     lint, types, import directions, tests
 # make test-installed  build the wheel, and try it in bare environments, with the newest and the lowest dependencies
 # make dist     the wheel and the source archive, in dist/
+# make docs     the documentation site, in site/
 # make results  the tables of README.md and docs/results.md; with CAR_DATA=datasets accuracy is measured anew
 # make bench    time and memory of models and op on this machine (let nothing else run)
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-installed dist results bench lint format clean
+.PHONY: demo test test-installed dist docs results bench lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/car compare examples/street.webp --scale 4 --output demo-out --overwrite
@@ -39,6 +40,10 @@ test-installed: $(VENV)/.installed-dev
 	  $(VENV)/bare/bin/python tests/installed.py $$([ $$resolution = highest ] || echo serve formats); \
 	done
 
+# the documentation site, in site/; `.venv/bin/mkdocs serve` shows it while you write
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
+
 results: $(VENV)/.installed-dev
 	$(BIN)/python tools/results.py $(if $(CAR_DATA),--img-dir $(CAR_DATA))
 
@@ -67,4 +72,4 @@ web/node_modules/.package-lock.json: web/package-lock.json
 	if command -v npm >/dev/null; then cd web && npm ci --silent --no-audit --no-fund; fi
 
 clean:
-	rm -rf $(VENV) web/node_modules demo-out build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) web/node_modules demo-out build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
