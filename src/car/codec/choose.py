@@ -103,10 +103,10 @@ def codec_for_picture(
     The scale is that of the metadata. Without metadata, it is `scale` if given, else the one by which a
     picture of `size` (width, height) becomes as small as `picture`, else that of the model.
 
-    If the picture was made for a lossless file, but its file lost more than a little, the model for lossy files
-    restores it better, and is chosen. A picture without metadata is restored by the default model for `scale`
-    if its pixels show that this model made it. Otherwise it is enlarged as an ordinary thumbnail: halfway
-    between bicubic and the model for lossy files. A note says so (`Codec.note`).
+    If the picture was made for a lossless file, but its file lost more than a little, the model for lossy
+    files restores it better, and is chosen. A picture without metadata is restored by the default model for
+    `scale` if its pixels show that this model made it. Otherwise it is enlarged as an ordinary thumbnail:
+    halfway between bicubic and the model for lossy files. A note says so (`Codec.note`).
 
     Raises:
         UsageError: neither the picture nor the arguments name a model.
