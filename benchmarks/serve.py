@@ -131,7 +131,7 @@ def measure(options: argparse.Namespace) -> Results:
         photographs = folder / "photographs"
         photographs.mkdir()
         (photographs / "street.jpg").write_bytes(jpeg)
-        command = [sys.executable, "-m", "car", "serve", str(photographs), "--port", "0"]
+        command = [sys.executable, "-m", "car", "serve", str(photographs), "--port", "0", "--no-access-log"]
         with program([*command, "--cache", str(folder / "cache")]) as (url, process):
             small = httpx.post(f"{url}/v1/downscale", content=jpeg, timeout=60).content
             (folder / "small.png").write_bytes(small)

@@ -603,6 +603,24 @@ def test_results_that_would_have_one_name_are_refused(tmp_path):
     assert "its result would be a/photo0.x4.png, as that of a/photo0.jpg" in summary.failures[0].error
 
 
+def test_pictures_of_kinds_that_are_not_read_are_recorded(tmp_path):
+    src, dst, report = tmp_path / "src", tmp_path / "dst", tmp_path / "report.jsonl"
+    photos(src, 2)
+    for name in ("a/IMG_1.CR2", "logo.svg", "notes.txt", "a/IMG_1.xmp", ".hidden.nef"):
+        (src / name).write_bytes(b"x")
+    left = {"a/IMG_1.CR2": ".cr2 is not read", "logo.svg": ".svg is not read"}
+    for done, unchanged in ((2, 0), (0, 2)):
+        result = run_car("bulk", "downscale", src, dst, "--scale", "4", "--manifest", report, "--json")
+        assert result.returncode == 0
+        summary = json.loads(result.stdout)
+        assert (summary["done"], summary["unchanged"], summary["found"]) == (done, unchanged, 2)
+        assert summary["left_out"] == {".cr2": 1, ".svg": 1, ".txt": 1, ".xmp": 1}
+        told = [json.loads(line) for line in report.read_text().splitlines()]
+        assert {r["source"]: r["error"] for r in told if r["status"] == "left out"} == left
+        assert len(told) == 4
+    assert {r.source: r.error for r in recorded(Place(str(dst))) if r.status == "left out"} == left
+
+
 def test_what_a_listing_passes_over_is_counted(tmp_path):
     src = tmp_path / "src"
     photos(src, 2)
@@ -791,7 +809,6 @@ def test_requests_that_make_no_sense(tmp_path):
         (tmp_path / "none", tmp_path / "dst", DOWN, "no such file or folder"),
         (tmp_path / "src/*.gif", tmp_path / "dst", DOWN, "no images here"),
         ("nowhere://x", tmp_path / "dst", DOWN, "this kind of URL is unknown"),
-        (tmp_path / "src", tmp_path / "dst", replace(DOWN, wanted=Wanted(None)), "give a scale"),
         (
             tmp_path / "src",
             tmp_path / "dst",

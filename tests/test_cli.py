@@ -3,6 +3,7 @@
 import errno
 import functools
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -19,9 +20,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import car
 from car.batch import names
 from car.batch.names import Job, Naming, check_target, plan
 from car.cli import common
+from car.codec.watching import Work
 from car.errors import ImageError, UsageError
 from car.models import create
 from car.pictures.info import read_header
@@ -65,7 +68,8 @@ def test_shrink_and_restore_a_file(tmp_path: Path, photo: Path) -> None:
     fails(2, "does not say which model", "upscale", bare)
     assert run("upscale", bare, "--model", "car_plus_x4", "-o", tmp_path / "b.png").returncode == 0
     assert Image.open(tmp_path / "b.png").size == (104, 76)
-    assert run("upscale", bare, "-s", 4, "--size", "101x75", "-o", tmp_path / "c.png").returncode == 0
+    named = ("--model", "car_plus_x4", "--size", "101x75")
+    assert run("upscale", bare, *named, "-o", tmp_path / "c.png").returncode == 0
     assert (read(tmp_path / "c.png").pixels == read(tmp_path / "photo.restored.png").pixels).all()
 
 
@@ -166,6 +170,94 @@ def test_one_file_cannot_hold_several_pictures(folder: Path, tmp_path: Path) -> 
             2, "q4.png is the name of one picture", "downscale", *inputs, "-s", 4, "-o", tmp_path / "q4.png"
         )
     assert not (tmp_path / "q4.png").exists()
+
+
+def test_without_a_scale_pictures_shrink_by_4_and_the_command_says_so(folder: Path, tmp_path: Path) -> None:
+    said = "no scale was named, so it is 4"
+    for arguments, target in (
+        (("downscale", folder / "trip" / "b.jpg", "-o", tmp_path / "one"), tmp_path / "one" / "b.x4.png"),
+        (("bulk", "downscale", folder / "trip", tmp_path / "many"), tmp_path / "many" / "b.x4.png"),
+        (("gallery", folder / "trip", "-o", tmp_path / "site"), tmp_path / "site" / "pictures" / "b.x4.png"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+        info = read(target).info
+        assert info is not None
+        assert (info.model, info.scale) == ("car_plus_x4", 4)
+    for more in (("-s", 2), ("--size", 16), ("-m", "car_plus_x2"), ("--quiet",)):
+        assert (
+            said
+            not in run("downscale", folder / "trip" / "b.jpg", "-o", tmp_path / f"{more[0]}/", *more).stderr
+        )
+
+
+def test_pictures_that_differ_by_their_suffix_can_go_together(tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for name, colour in (("a.jpg", "red"), ("a.png", "blue"), ("a.jpg copy.png", "green")):
+        Image.new("RGB", (40, 32), colour).save(source / name)
+    for arguments in (
+        ("downscale", source, "-o", tmp_path / "without"),
+        ("bulk", "downscale", source, tmp_path / "in bulk"),
+        ("gallery", source, "-o", tmp_path / "site"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "as that of" in done.stderr
+        assert "--keep-extension keeps them apart" in done.stderr
+    expected = {"a.jpg.x4.png", "a.png.x4.png", "a.jpg copy.png.x4.png"}
+    for arguments, out in (
+        (("downscale", source, "-o", tmp_path / "one"), tmp_path / "one"),
+        (("bulk", "downscale", source, tmp_path / "many"), tmp_path / "many"),
+        (("gallery", source, "-o", tmp_path / "kept"), tmp_path / "kept" / "pictures"),
+    ):
+        for _ in range(2):  # and they are known again
+            done = run(*arguments, "--keep-extension")
+            assert done.returncode == 0, done.stderr
+            assert {path.name for path in out.glob("*.png")} == expected
+
+
+@pytest.mark.parametrize("command", [("downscale",), ("bulk", "downscale")])
+def test_a_folder_with_kept_suffixes_serves_both_ways(command: tuple[str, ...], tmp_path: Path) -> None:
+    """Results beside their sources are neither shrunk nor restored again."""
+    for name, colour in (("a.jpg", "red"), ("a.png", "blue")):
+        Image.new("RGB", (40, 32), colour).save(tmp_path / name)
+    place = (tmp_path, tmp_path) if len(command) > 1 else (tmp_path,)
+    restore = (*command[:-1], "upscale", *place)
+    small = {"a.jpg.x4.png", "a.png.x4.png"}
+    restored = {"a.jpg.restored.png", "a.png.restored.png"}
+    for arguments in ((*command, *place, "--keep-extension"), (*restore, "-s", 4)) * 2:
+        done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        "a.jpg",
+        "a.png",
+    } | small | restored
+
+
+def test_threads_may_follow_the_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+    for module in ("car.cli.main", "car.cli.options"):
+        monkeypatch.setattr(importlib.import_module(module), "set_cpu_threads", chosen.append)
+    a = folder / "a.png"
+    assert run("downscale", a, "-s", 4, "-o", tmp_path / "a.png", "--threads", 3).returncode == 0
+    assert run("--threads", 2, "upscale", tmp_path / "a.png", "-o", tmp_path / "b.png").returncode == 0
+    assert chosen == [3, 2]
+    fails(2, "--threads must be at least 1", "upscale", a, "--threads", 0)
+
+
+def test_a_scale_that_the_metadata_contradict_is_refused(folder: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.x4.png"
+    assert run("downscale", folder / "a.png", "-s", 4, "-o", small).returncode == 0
+    said = "the picture was made at scale 4, not 2"
+    fails(2, said, "upscale", small, "--scale", 2)
+    assert said in run("bulk", "upscale", small, tmp_path / "out", "--scale", 2).stderr
+    with pytest.raises(UsageError, match=said):
+        car.upscale(small, 2)
+    assert [path.name for path in tmp_path.glob("*.png")] == [small.name]
 
 
 def test_the_first_cause_is_told_first(folder: Path) -> None:
@@ -355,7 +447,6 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
         "ships without weights": ("downscale", a, "-m", "car_x2"),
         "the scale must be a number from 1.25 to 16, got 17": ("downscale", a, "-s", 17),
         "got 1": ("downscale", a, "-m", "car_plus_x4", "-s", 1),
-        "give a scale": ("downscale", a),
         "No such command": ("shrink", a),
         "No such option": ("downscale", a, "--scael", 4),
         "no device is called": ("downscale", a, "-s", 4, "--device", "tpu"),
@@ -635,3 +726,24 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
             for _ in range(3):
                 advance()
     assert capsys.readouterr().err.splitlines() == ["measuring: 1 of 3", "measuring: 2 of 3"]
+
+
+def test_work_on_one_picture_is_told_with_the_time_that_is_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+    with common.telling(shown=True):
+        for seconds, parts in ((10, 10), (0.5, 8)):  # of these, only the first takes long
+            work = Work("refining", parts)
+            for _ in range(parts - 6):
+                now[0] += seconds
+                work.advance()
+            work.end()
+    assert capsys.readouterr().err.splitlines() == [
+        "refining: 10 % done, about 90 seconds left",
+        "refining: 20 % done, about 80 seconds left",
+        "refining: 30 % done, about 70 seconds left",
+        "refining: 40 % done, about 60 seconds left",
+    ]
+    with common.telling(shown=False):
+        Work("refining", 1).advance()
+    assert not capsys.readouterr().err

@@ -5,17 +5,19 @@ import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageDraw
 
 import car
 from car.codec.codec import Codec
 from car.codec.large import shrink_file, why_whole
 from car.errors import ImageError
+from car.pictures import coded
 from car.pictures.formats import png_chunk
 from car.pictures.info import read_header
 from car.pictures.metadata import LRInfo
@@ -172,6 +174,96 @@ def test_fax(compression: str, capfd: pytest.CaptureFixture[str]) -> None:
     picture = decode(content, "a.tif")
     np.testing.assert_array_equal(picture.pixels[:, :, 0], np.asarray(page) * 255)
     assert capfd.readouterr() == ("", "")
+
+
+def subsampled(across: int, down: int, **options: int) -> tuple[bytes, np.ndarray]:
+    """Return a TIFF of YCbCr (TIFF 6.0, section 21) and its RGB; options: `tile`, `compression`, `rows`."""
+    height, width, side = 23, 30, options.get("tile", 0)
+    smooth = Image.fromarray(noise(4, 4) // 2 + 60).resize((width, height), Image.Resampling.BICUBIC)
+    room = [-(-n // unit) * unit for n, unit in ((height, side or down), (width, side or across))]
+    pad = [(0, room[0] - height), (0, room[1] - width)]
+    planes = np.moveaxis(np.asarray(smooth.convert("YCbCr")).astype(float), 2, 0)
+    luma, *colours = (np.pad(plane, pad, mode="edge") for plane in planes)
+    boxes = room[0] // down, down, room[1] // across, across
+    blue, red = (np.round(plane.reshape(boxes).mean(axis=(1, 3))) for plane in colours)
+    cells = luma.reshape(boxes).transpose(0, 2, 1, 3).reshape(boxes[0], boxes[2], down * across)
+    units = np.dstack([cells, blue, red]).astype(np.uint8)
+    b, r = (plane.repeat(down, 0).repeat(across, 1) - 128 for plane in (blue, red))
+    rgb = np.dstack([luma + 1.402 * r, luma - 0.344136 * b - 0.714136 * r, luma + 1.772 * b])
+    rows, columns = side or options.get("rows", room[0]), side or room[1]
+    parts = [
+        units[top // down : (top + rows) // down, left // across : (left + columns) // across].tobytes()
+        for top in range(0, room[0], rows)
+        for left in range(0, room[1], columns)
+    ]
+    parts = [zlib.compress(part) for part in parts] if options.get("compression") == 8 else parts
+    offsets = [8 + sum(map(len, parts[:n])) for n in range(len(parts))]
+    tags = {
+        256: [width],
+        257: [height],
+        258: [8] * 3,
+        259: [options.get("compression", 1)],
+        262: [6],
+        277: [3],
+    }
+    tags |= {322: [side], 323: [side], 324: offsets} if side else {273: offsets, 278: [rows]}
+    tags |= {325 if side else 279: [len(part) for part in parts], 530: [across, down]}
+    content, where = b"".join(parts), {}
+    for tag, values in tags.items():
+        where[tag] = 8 + len(content)
+        packed = struct.pack(f"<{len(values)}I" if tag not in (258, 530) else f"<{len(values)}H", *values)
+        content += packed if len(packed) > 4 else b""
+        where[tag] = where[tag] if len(packed) > 4 else int.from_bytes(packed, "little")
+    entries = (
+        struct.pack("<HHII", tag, 3 if tag in (258, 530) else 4, len(tags[tag]), where[tag])
+        for tag in sorted(tags)
+    )
+    directory = struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+    head = b"II*\0" + struct.pack("<I", 8 + len(content))
+    return head + content + directory, rgb[:height, :width].clip(0, 255)
+
+
+@pytest.mark.parametrize("layout", [{}, {"rows": 8}, {"tile": 16}, {"compression": 8}], ids=str)
+@pytest.mark.parametrize(("across", "down"), [(1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (4, 4)])
+def test_ycbcr_of_reduced_resolution(
+    across: int, down: int, layout: dict[str, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    content, expected = subsampled(across, down, **layout)
+    picture = decode(content, "a.tif")
+    assert np.abs(picture.pixels - expected).max() <= 2
+    assert picture.notes == ()
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(ImageError, match=r"^a\.tif: "):
+        decode(content[:200], "a.tif")
+
+
+def text_page() -> Image.Image:
+    """Return a black-and-white page with lines of text."""
+    page = Image.new("1", (160, 120), 1)
+    for y in range(10, 110, 12):
+        ImageDraw.Draw(page).text((10, y), "The quick brown fox jumps", fill=0)
+    return page
+
+
+EARLY = "a strip or tile is damaged, or ends too soon: its last rows are not in the file"
+
+
+@pytest.mark.parametrize("page", [text_page(), Image.new("1", (160, 3000), 1)], ids=["text", "blank"])
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "jpeg"])
+def test_strips_that_end_too_soon_are_said(compression: str, page: Image.Image) -> None:
+    """Decoders of fax and JPEG make up the rows that are missing, without a word."""
+    content = pillow(page.convert("L" if compression == "jpeg" else "1"), "TIFF", compression=compression)
+    assert not decode(content, "a.tif").notes
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        start, length = file.pages.first.dataoffsets[0], file.pages.first.databytecounts[0]
+        tag = file.pages.first.tags["StripByteCounts"]
+    half, data = length // 2, bytearray(content)
+    struct.pack_into({3: "<H", 4: "<I"}[tag.dtype], data, tag.valueoffset, half)
+    zeros = content[: start + half] + bytes(length - half) + content[start + length :]
+    for damaged in (bytes(data), zeros):
+        picture = decode(damaged, "a.tif")
+        assert EARLY in picture.notes
+        assert (picture.width, picture.height) == page.size
 
 
 def test_palettes_cmyk_and_lab_of_tiff() -> None:
@@ -483,6 +575,13 @@ PNG = pillow(Image.fromarray(noise(20, 30)), "PNG")
             b"\0\0\x01\0\x01\0",
             "not a picture of a known format: it is an icon (ICO); convert it to PNG or TIFF first",
         ),
+        (
+            b"\0\0\0\x18ftypcrx \0\0\0\1",
+            "not a picture of a known format: it holds raw data of a camera: develop",
+        ),
+        (b"FUJIFILMCCD-RAW 0201", "not a picture of a known format: it holds raw data of a camera: develop"),
+        (b"\0\0\0\x18ftypisom\0\0\0\1", "not a picture of a known format: it is a video"),
+        (b"\x1f\x8b\x08", "not a picture of a known format: it is packed by gzip"),
         (b"P6\n3 2\n255\n", "not a picture of a known format: it is PNM; convert it to PNG or TIFF first"),
         (bytes(1000), "not a picture of a known format: it holds nothing but zeros"),
         (b"hello", "not a picture of a known format, or damaged"),
@@ -595,6 +694,39 @@ def test_a_jpeg_that_lacks_only_its_end(progressive: bool) -> None:
     for cut in (whole[: len(whole) // 2], whole[:-40]):
         with pytest.raises(ImageError, match=r"^a\.jpg: a JPEG that is damaged or ends too soon$"):
             decode(cut, "a.jpg")
+
+
+@pytest.mark.parametrize("how", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_is_damaged_inside(mode: str, how: dict[str, Any]) -> None:
+    """libjpeg shows what it can, and Pillow does not pass on its warnings."""
+    picture = Image.fromarray(noise(20, 24)).resize((240, 200), Image.Resampling.BICUBIC).convert(mode)
+    whole = pillow(picture, "JPEG", quality=85, **how)
+    assert coded.DAMAGED not in decode(whole, "a.jpg").notes
+    rng, seen = np.random.default_rng(0), 0
+    for _ in range(30):
+        at = int(rng.integers(whole.find(b"\xff\xda") + 20, len(whole) - 300))
+        try:
+            notes = decode(whole[:at] + bytes(128) + whole[at + 128 :], "a.jpg").notes
+        except ImageError:
+            notes = (coded.DAMAGED,)
+        seen += coded.DAMAGED in notes
+    assert seen >= (6 if "progressive" in how or "restart_marker_rows" in how else 12)
+
+
+def test_a_jpeg_of_much_detail_is_not_taken_for_damaged() -> None:
+    for quality in (1, 50, 95, 100):
+        for mode in ("L", "RGB", "CMYK"):
+            for seed in range(10):
+                picture = Image.fromarray(noise(24, 40, seed=seed)).convert(mode)
+                content = pillow(picture, "JPEG", quality=quality, subsampling=0)
+                assert coded.DAMAGED not in decode(content, "a.jpg").notes
+
+
+def test_bytes_behind_the_pixels_of_a_jpeg_are_no_damage() -> None:
+    whole = pillow(Image.fromarray(noise(20, 24)), "JPEG")
+    for more in (b"", bytes(40), b"\xff" * 9):
+        assert not decode(whole[:-2] + more + whole[-2:] + bytes(100), "a.jpg").notes
 
 
 @pytest.mark.parametrize(

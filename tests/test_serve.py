@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -31,7 +34,10 @@ pytest.importorskip("fastapi")
 
 @contextmanager
 def serving(*arguments: object, cache: Path) -> Generator[tuple[str, Process], None, None]:
-    with start_car("serve", *arguments, "--port", 0, env={"CAR_CACHE": str(cache)}) as process:
+    # a pipe that nobody reads holds little, so no line for each request by default
+    with start_car(
+        "serve", "--no-access-log", *arguments, "--port", 0, env={"CAR_CACHE": str(cache)}
+    ) as process:
         line = process.line()
         assert line.startswith("listening on "), process.stderr.read()
         yield line.split()[-1], process
@@ -147,6 +153,31 @@ def test_folder_cache_and_etag(client: Any, folder: Path) -> None:
     assert changed.content != first.content
 
 
+def test_every_listed_picture_can_be_had(client: Any, folder: Path) -> None:
+    deep = "/".join(["d" * 200] * 6)
+    names = [
+        "two\nlines.png",
+        "a%2Fb.png",
+        "c+d&e=f.png",
+        "grüße 山.png",
+        " .png",
+        "ünd\u0301.png",
+        f"{deep}/x.png",
+    ]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((folder / "deeper" / "b.png").read_bytes())
+    try:
+        listed = client.get("/v1/pictures").json()
+        answers = {name: client.get(f"/small/{quote(name)}").status_code for name in listed}
+    finally:  # other tests use the folder
+        for name in names:
+            (folder / name).unlink()
+        shutil.rmtree(folder / deep.partition("/")[0])
+    assert set(names) < set(listed)
+    assert answers == {name: 422 if name == "broken.png" else 200 for name in listed}
+
+
 def test_pages_and_viewer(client: Any) -> None:
     page = client.get("/")
     assert page.status_code == 200
@@ -253,10 +284,68 @@ def test_what_a_small_picture_says_is_not_contradicted(client: Any, photo: Path)
     other = client.post("/v1/upscale?model=car_codec_x4", content=small)
     assert pixels(other.content).shape == pixels(plain.content).shape
     assert "restored by car_codec_x4" in other.headers["car-notes"]
-    # of what has no quality, a note says so
-    answer = client.post("/v1/upscale?format=png&quality=5", content=small)
-    assert answer.content == plain.content
-    assert "PNG has no quality" in answer.headers["car-notes"]
+
+
+@pytest.mark.parametrize("format", ["jpg", "webp", "avif", "tiff"])
+def test_small_files_are_those_of_the_command(
+    client: Any, folder: Path, photo: Path, tmp_path: Path, format: str
+) -> None:
+    quality = None if format == "tiff" else 60
+    query = f"format={format}" + (f"&quality={quality}" if quality else "")
+    answer = client.post(f"/v1/downscale?{query}", content=photo.read_bytes())
+    assert answer.headers["content-type"] == f"image/{format.replace('jpg', 'jpeg')}"
+    target = tmp_path / f"small.{format}"
+    more = ("--quality", quality) if quality else ()
+    assert run_car("downscale", photo, "-o", target, *more).returncode == 0
+    info = read_header(answer.content).info
+    assert info == read_header(target).info
+    assert info is not None
+    assert info.model == ("car_codec_x4" if quality else "car_plus_x4")
+    assert abs(len(answer.content) / target.stat().st_size - 1) < 0.01  # other threads, other last bits
+    kept = client.get(f"/small/deeper/b.png?{query}")
+    assert kept.headers["content-type"] == answer.headers["content-type"]
+    assert client.get(f"/small/deeper/b.png?{query}").content == kept.content
+    if quality:
+        finer = client.get(f"/small/deeper/b.png?format={format}&quality=85")
+        assert finer.headers["etag"] != kept.headers["etag"]
+        assert len(finer.content) > len(kept.content)
+
+
+def test_a_quality_needs_a_format_that_has_one(client: Any, photo: Path) -> None:
+    small = client.post("/v1/downscale", content=photo.read_bytes()).content
+    for query in ("format=png&quality=5", "quality=5", "format=tiff&quality=90"):
+        for answer in (
+            client.post(f"/v1/upscale?{query}", content=small),
+            client.post(f"/v1/downscale?{query}", content=photo.read_bytes()),
+            client.get(f"/small/deeper/b.png?{query}"),
+        ):
+            assert "quality needs the format jpg, webp or avif" in one_line(answer, 422)
+    low, high = (
+        client.post(f"/v1/upscale?format=jpg&quality={quality}", content=small) for quality in (20, 90)
+    )
+    assert len(low.content) < len(high.content) / 2
+
+
+def test_each_request_is_a_line_of_the_access_log(photo: Path, tmp_path: Path) -> None:
+    line = re.compile(
+        r"127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "
+        r'"(.*) HTTP/1\.1" (\d+) (\d+) (\d+\.\d{3})'
+    )
+    for switch in ("--access-log", "--no-access-log"):
+        with serving(switch, cache=tmp_path) as (url, process):
+            small = httpx.post(f"{url}/v1/downscale?scale=4", content=photo.read_bytes(), timeout=LIMIT)
+            httpx.get(f"{url}/nothing%0Ahere%22?%22", timeout=LIMIT)
+            process.send_signal(signal.SIGTERM)
+            process.wait(LIMIT)
+            logged = process.stderr.read().splitlines()
+        if switch == "--no-access-log":
+            assert logged == []
+            continue
+        first, second = (line.fullmatch(entry) for entry in logged)
+        assert first is not None
+        assert second is not None
+        assert first.groups()[:3] == ("POST /v1/downscale?scale=4", "200", str(len(small.content)))
+        assert second.groups()[:2] == ("GET /nothing%0Ahere%22?%22", "404")
 
 
 def test_any_scale_and_size_is_that_of_the_library(client: Any, photo: Path) -> None:
@@ -274,17 +363,18 @@ def test_any_scale_and_size_is_that_of_the_library(client: Any, photo: Path) -> 
     assert "at most 128x154 is possible" in too_small
 
 
-def test_a_scale_stands_for_what_suits_the_file(client: Any, photo: Path) -> None:
+def test_a_scale_alone_enlarges_a_thumbnail_as_such(client: Any, photo: Path) -> None:
     small = Image.open(photo).resize((40, 48))
-    for kind, model in (("JPEG", "car_codec_x2"), ("PNG", "car_plus_x2")):
+    for kind in ("JPEG", "PNG"):
         content = io.BytesIO()
         small.save(content, kind)
-        by_scale, by_name = (
-            client.post(f"/v1/upscale?{query}", content=content.getvalue())
-            for query in ("scale=2", f"model={model}")
-        )
-        assert by_scale.status_code == 200
-        assert by_scale.content == by_name.content
+        answer = client.post("/v1/upscale?scale=2", content=content.getvalue())
+        assert answer.status_code == 200
+        assert "enlarged as an ordinary thumbnail" in answer.headers["car-notes"]
+        content.seek(0)
+        with pytest.warns(UserWarning, match="ordinary thumbnail"):
+            expected = np.asarray(car.upscale(Image.open(content), scale=2)).astype(int)
+        assert np.abs(pixels(answer.content) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("change", [("160,192", "-5,10"), (",4,", ',"4",'), ("]", "")])
@@ -536,6 +626,10 @@ def test_front_page(browser: Any, service: str, photo: Path) -> None:
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the restored picture").click()
     assert Image.open(download.value.path()).size == Image.open(photo).size
+    page.get_by_role("spinbutton", name="Longer side in pixels").fill("64")
+    page.keyboard.press("Tab")
+    page.locator("#numbers", has_text="54 × 64").wait_for()
+    assert page.locator("#small").get_attribute("download") == f"{photo.stem}.size64.png"
     page.locator("#pictures car-image[alt='deeper/b.png']").click()
     page.locator("#pictures car-image[alt='deeper/b.png'][data-state='restored']").wait_for()
     # neither is the page as long as a long picture, nor does a small one take no bytes

@@ -23,12 +23,14 @@ from safetensors.torch import load_file
 
 import car
 from car import families
+from car.cli import training
 from car.codec.coding import Coding, encoded
 from car.errors import ImageError, TrainingError, UsageError
 from car.metrics import psnr
 from car.models import create
 from car.ops import bicubic_downscale
 from car.pictures.read import read
+from car.train import data as data_module
 from car.train import trainer as trainer_module
 from car.train import validation
 from car.train.data import ImageStore, load_store
@@ -805,6 +807,65 @@ def test_the_command_takes_the_published_options(folder: Path, tmp_path: Path) -
     assert found["plan"]["images"] == 6
     assert found["plan"]["validation_images"] == 3
     assert found["plan"]["steps"] == 3 * (6 * 4 // 2)
+
+
+def test_a_plan_decodes_few_images_and_writes_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(7):
+        Image.new("RGB", (100, 80 + number)).save(photos / f"{number}.png")
+    monkeypatch.setattr(data_module, "_SAMPLED", 2)
+    opened: list[Path] = []
+    monkeypatch.setattr(data_module, "read", lambda path: opened.append(path) or read(path))
+    store = data_module.sampled_store([photos], min_size=64)
+    assert len(opened) == 2
+    assert store.names == load_store([photos], tmp_path / "cache", min_size=64).names
+    found = Run(replace(TINY, steps=8), [photos], tmp_path / "run").plan()
+    assert (found.images + found.validation_images, found.steps) == (7, 8)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_of_slow_steps_is_made_from_few_crops(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    used: list[int | None] = []
+    clock = [0.0]
+
+    def step(self: Trainer, progress: float, crops: int | None = None) -> torch.Tensor:
+        used.append(crops)
+        clock[0] += 1 + 2 * (crops or self.recipe.batch)
+        return torch.zeros(())
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "_mean_loss", lambda _: 0.0)
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: clock[0])
+    found = Run(replace(TINY, batch=8, steps=10), [folder], tmp_path / "run").plan()
+    assert used == [1, 1, 3]
+    assert found.step_seconds == 1 + 2 * 8
+    assert found.seconds == 10 * found.step_seconds
+
+
+def test_the_command_plans_without_the_training_set(tmp_path: Path) -> None:
+    done = run_car(
+        *("train", "car_small_x4", "--image-path", tmp_path, "--crop", 64, "--batch", 4, "--epochs", 2),
+        *("--out", tmp_path / "run", "--dry-run", "--json", "--device", "cpu"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["plan"]
+    assert (found["images"], found["validation_images"]) == (800, 100)
+    assert "DIV2K_train_HR does not exist" in done.stderr
+    assert "assumes its 900 images" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_progress_of_a_training_is_told_in_lines(capsys: Any, monkeypatch: Any) -> None:
+    now = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    show = training._Show(shown=True)
+    for seconds in (2, 11, 14, 22):
+        now[0] = seconds
+        show.progress(Progress(seconds, float(seconds), seconds / 44, 0.5, 3.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["training: 25 %", "training: 50 %"]
+    assert lines[0].endswith("step 11, loss 0.5000, 3.0 images/s, about 33 seconds left")
 
 
 def test_the_command_explains_what_is_missing(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from car.errors import UsageError, whole_number
 LEAST, MOST = 1.25, 16
 """The scales that pictures are shrunk by. Closer to 1, a small picture saves little."""
 
+DEFAULT = 4
+"""The scale if nothing is named: neither a scale nor a size nor a model."""
+
 REACH = 1.02
 """A model serves scales up to this multiple of its own; docs/research/scales.md has the measurements."""
 

@@ -8,7 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from car.batch.records import record_lines, values_of
+from car.batch.records import LEFT_OUT, record_lines, values_of
 from car.files.storage import Place
 
 _CACHE = 32_000  # KB
@@ -83,7 +83,7 @@ class Index:
 def _rows(target: Place) -> Iterator[tuple[Any, ...]]:
     for line in record_lines(target):
         values = values_of(line)
-        if values is not None and values["status"] != "failed":
+        if values is not None and values["status"] not in ("failed", LEFT_OUT):
             yield (
                 _key(values["source"]),
                 _key(values["target"]),

@@ -36,11 +36,13 @@ class Naming:
         suffix: of the results, with its dot.
         add: text before the suffix, such as ``.x4``.
         restores: whether an ending of the stem such as ``.x4`` is removed first.
+        keeps: whether the suffix of the source stays: ``a/photo.jpg.x4.png``.
     """
 
     suffix: str
     add: str = ""
     restores: bool = False
+    keeps: bool = False
 
     def __call__(self, name: str) -> str:
         """Return the name of the result, given that of the source."""
@@ -50,7 +52,7 @@ class Naming:
         """Return the common beginning of the names of a source, its result, and all its sources."""
         folder, slash, last = name.rpartition("/")
         before, dot, _ = last.rpartition(".")
-        stem = before if before and dot else last
+        stem = before if before and dot and not self.keeps else last
         shrunk = _SHRUNK.fullmatch(stem) if self.restores else None
         return folder + slash + (shrunk[1] if shrunk else stem)
 
@@ -159,7 +161,7 @@ def plan(
     for source, name in images.names.items():
         target = source.with_name(naming(source.name)) if output is None else Path(output, naming(name))
         if target in taken:
-            problems.append(f"{source}: {same_result(str(target), str(taken[target]))}")
+            problems.append(f"{source}: {same_result(str(target), str(taken[target]), naming)}")
             continue
         taken[target] = source
         jobs.append(Job(source, target))
@@ -181,12 +183,12 @@ def belongs_to(name: str) -> tuple[str, str]:
     return restored, RESTORED_ONES if restored != stem else ""
 
 
-def same_result(result: str, other: str) -> str:
+def same_result(result: str, other: str, naming: Naming | None) -> str:
     """Say that a picture would have the same `result` as the picture `other`, and what to do."""
-    return (
-        f"its result would be {result}, as that of {other}; "
-        "rename one of them, or --exclude it and name its result with --output"
-    )
+    remedy = "rename one of them, or --exclude it and name its result with --output"
+    if naming and not (naming.keeps or naming.restores):
+        remedy = "--keep-extension keeps them apart"
+    return f"its result would be {result}, as that of {other}; {remedy}"
 
 
 def _sieved(images: Images, naming: Naming, wanted: Wanted, *, foreign: bool) -> Images:
@@ -203,7 +205,7 @@ def _sieved(images: Images, naming: Naming, wanted: Wanted, *, foreign: bool) ->
             kind = SMALL if file in ours else RESTORED_ONES if stem in restored else ""
             header = headers[file]
             return kind or (too_small(header, wanted) if header else "")
-        if file in ours or (foreign and stem not in originals | restored):
+        if file in ours or (foreign and not {file, stem} & (originals | restored)):
             return ""
         return FOREIGN
 

@@ -23,6 +23,7 @@ from car.files.places import Passed, Source, counted, open_source
 from car.files.storage import Entry, Place
 from car.pictures.formats import INPUT_SUFFIXES
 from car.scaling import LEAST, MOST
+from car.weights import default_model
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,11 @@ class _Groups:
         if group is None:
             # a restored picture waits for the small picture that may come after it
             stem = original if kind == RESTORED_ONES else naming.stem(image.name)
-            group = _Group(f"{stem}.", result, original)
+            group = _Group(stem if naming.keeps else f"{stem}.", result, original)
             self._open.append(group)
         for other in self._open if kind == SMALL else ():
-            other.small |= other.original == original
+            names = {one.name for one in other.images}  # one of them, if its suffix was kept
+            other.small |= original in {other.original, *names}
         if self._todo.in_place:
             group.made |= self._made_of(image, result)
             for other in self._open:
@@ -161,7 +163,7 @@ class _Groups:
         # if two images share a result, the one that already has it keeps it
         for image in sorted(images, key=lambda image: result not in image.known):
             if taken:
-                yield self._problem(image, same_result(result, taken))
+                yield self._problem(image, same_result(result, taken, todo.naming))
             elif todo.in_place and todo.work.overwrite and group.there and result not in image.known:
                 yield self._problem(
                     image, f"its result would replace {result}, which no run in this place made"
@@ -234,7 +236,10 @@ def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) ->
         label = checked_label(work.wanted, work.model, options)
         # a size may need any of the default models
         scales = (LEAST, *range(2, MOST + 1)) if work.wanted.by_size else (work.wanted.scale,)
-        found = {open_codec(work.model, scale, options).loaded.sha256 for scale in scales}
+        codecs = [open_codec(work.model, scale, options) for scale in scales]
+        if work.kind == "upscale" and work.model is None:  # what does not look like ours
+            codecs.append(open_codec(default_model(codecs[0].native, coded=True), options=options))
+        found = {codec.loaded.sha256 for codec in codecs}
         weights = " ".join(sorted(found))
     found = open_source(source, INPUT_SUFFIXES, exclude)
     inner = Place(target).below(found.place)

@@ -21,7 +21,7 @@ MANIFEST = "_manifest"
 """Folder below the target with the parts of the manifest."""
 
 LEFT_OUT = "left out"
-"""Status of a picture that is none to work on, as its content shows; no manifest has it."""
+"""Status of a picture that is not worked on. Manifests have it for pictures of kinds that are not read."""
 
 _FLUSH = (2.0, 60.0)  # seconds between parts: at first, at most
 _MOST_WAITING = 10_000  # records
@@ -52,7 +52,7 @@ class Record:
         lr_psnr: of the small picture against the bicubic one, where measured.
         seconds: of work.
         notes: notes for the user.
-        error: why the work failed, or what kind of picture was left out.
+        error: why the work failed, or why the picture was left out.
         finished: time of day, UTC.
     """
 

@@ -15,6 +15,7 @@ from car.batch.work import Item
 from car.errors import StorageError
 from car.files.places import Passed
 from car.files.storage import Place
+from car.pictures.formats import UNREAD_SUFFIXES
 
 _TOLD = 1000  # failures, and kinds of notes, that a summary holds; the manifest has them all
 
@@ -102,10 +103,12 @@ class Told:
     Attributes:
         record: called with the record of an image that was done or failed.
         unchanged: called with the manifest line of an image that an earlier run finished.
+        left: called with the record of a picture of a kind that is not read.
     """
 
     record: Callable[[Record], None] = lambda _: None
     unchanged: Callable[[bytes], None] = lambda _: None
+    left: Callable[[Record], None] = lambda _: None
 
 
 def run(todo: Plan, *, engine: Engine, told: Told | None = None) -> Summary:
@@ -145,7 +148,7 @@ class _Run:
 
     def __init__(self, todo: Plan, engine: Engine, told: Told, writer: ManifestWriter) -> None:
         self.todo, self.engine, self.told, self.writer = todo, engine, told, writer
-        self.summary, self.passed = Summary(), Passed()
+        self.summary, self.passed = Summary(), Passed(tell=self._leave)
         self._in_hand: dict[str, Item] = {}  # items that the engine has for the first time
         self._last: dict[str, Record] = {}  # records of the first try of items that the engine has again
         self._again = _Again()
@@ -196,6 +199,13 @@ class _Run:
         self.writer.add(record)
         self.summary.source_bytes += record.source_bytes
         self._count(record)
+
+    def _leave(self, name: str, kind: str) -> None:
+        """Record a picture of a kind that is not read; other files that are left out are only counted."""
+        if kind in UNREAD_SUFFIXES:
+            record = Record(name, LEFT_OUT, error=f"{kind} is not read")
+            self.writer.add(record)
+            self.told.left(record)
 
     def _count(self, record: Record) -> None:
         self.summary.take(record)

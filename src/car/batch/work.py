@@ -22,6 +22,7 @@ class Work:
 
     Attributes:
         wanted: how small pictures become; when restoring, the scale of those without metadata.
+        keep_extension: names of small pictures keep the suffix of their source, as ``photo.jpg.x4.png``.
         alone: the user named one picture, which is worked on whatever it is; see `left_out`.
     """
 
@@ -33,6 +34,7 @@ class Work:
     psnr: bool = False
     overwrite: bool = False
     verify: bool = False
+    keep_extension: bool = False
     alone: bool = False
     options: Options = Options(memory=2 * 10**9)
 
@@ -67,7 +69,7 @@ class Work:
     def naming(self, label: str, *, in_place: bool) -> Naming | None:
         """Return how results are named; None if none are written. In place, restored ones say so."""
         if self.kind == "downscale":
-            return Naming(f".{self.format}", add=f".{label}")
+            return Naming(f".{self.format}", add=f".{label}", keeps=self.keep_extension)
         add = RESTORED if in_place else ""
         return Naming(f".{self.format}", add, restores=True) if self.kind == "upscale" else None
 

@@ -15,7 +15,7 @@ import numpy as np
 from car.batch.plan import failure
 from car.batch.records import LEFT_OUT, Record
 from car.batch.work import Item, Work
-from car.codec.choose import model_for_picture, open_codec
+from car.codec.choose import codec_for_original, codec_for_picture
 from car.codec.codec import Codec
 from car.codec.large import (
     Done,
@@ -246,17 +246,13 @@ class Worker:
 
     def _codec(self, size: Size, picture: Picture | None = None) -> Codec:
         """Return the codec for a picture of this size (width, height), which may be read already."""
-        work, model, scale = self.work, self.work.model, self.work.wanted.scale
-        small = picture if work.kind == "upscale" else None
-        if small is None:
-            scale = work.wanted.scale_of(size)
-        elif model is None:
-            model = model_for_picture(small, scale)
+        work = self.work
         options = replace(work.options, coding=work.coding)
-        codec = open_codec(model, scale, options)
-        if options.tile is None and codec.tile > _TILE:
-            codec = open_codec(model, scale, replace(options, tile=_TILE))
-        return codec if small is None else codec.of(small)
+        if picture is not None and work.kind == "upscale":
+            codec = codec_for_picture(picture, model=work.model, scale=work.wanted.scale, options=options)
+        else:
+            codec = codec_for_original(size, work.wanted, work.model, options)
+        return codec if options.tile else codec.with_tile(_TILE)
 
 
 class Room:

@@ -14,7 +14,7 @@ from car.measure.evaluate import finite, told
 
 
 @app.command("advise")
-@with_options("device", "fast", "tile", "max_pixels")
+@with_options("device", "threads", "fast", "tile", "max_pixels")
 def advise_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     *,

@@ -20,6 +20,7 @@ from car.batch.work import Work
 from car.cli.common import (
     Exclude,
     FileFormat,
+    KeepExtension,
     Model,
     Overwrite,
     Quality,
@@ -31,6 +32,7 @@ from car.cli.common import (
     print_json,
     print_left_out,
     print_notes,
+    say_default_scale,
     stderr,
     stdout,
 )
@@ -114,7 +116,7 @@ class How:
 
 
 @bulk_app.command("downscale")
-@with_options("device", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
 def bulk_downscale_command(
     source: Source,
     target: Target,
@@ -125,6 +127,7 @@ def bulk_downscale_command(
     psnr: Annotated[
         bool, typer.Option("--psnr", help="Also restore each picture, and record its PSNR.")
     ] = False,
+    keep_extension: KeepExtension = False,
     overwrite: Overwrite = False,
     how: How,
     showing: Showing,
@@ -145,12 +148,13 @@ def bulk_downscale_command(
     ```
     """
     made = results.of_work
-    work = Work("downscale", wanted, model, psnr=psnr, overwrite=overwrite, options=options, **made)
+    made |= {"psnr": psnr, "keep_extension": keep_extension, "overwrite": overwrite}
+    work = Work("downscale", wanted, model, options=options, **made)
     _run(source, target, work, how, showing)
 
 
 @bulk_app.command("upscale")
-@with_options("device", "precision", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "memory", "tile", "backend", "max_pixels")
 def bulk_upscale_command(
     source: Source,
     target: Target,
@@ -179,7 +183,7 @@ def bulk_upscale_command(
 
 
 @bulk_app.command("evaluate")
-@with_options("device", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
 def bulk_evaluate_command(
     source: Source,
     target: Target,
@@ -213,6 +217,8 @@ def _run(source: str, target: str, work: Work, how: How, showing: Showing) -> No
             check_no_other_file(how.manifest)
         export = Export(how.manifest)
     todo = plan(source, target, work, tuple(how.exclude or ()))
+    if work.kind != "upscale":
+        say_default_scale(work.wanted, work.model, showing)
     with _progress(work.kind, showing.text) as show:
 
         def tell(record: Record) -> None:
@@ -220,7 +226,7 @@ def _run(source: str, target: str, work: Work, how: How, showing: Showing) -> No
             if export is not None:
                 export.add(record)
 
-        told = Told(tell) if export is None else Told(tell, export.add_unchanged)
+        told = Told(tell) if export is None else Told(tell, export.add_unchanged, export.add)
         summary = run(todo, engine=engine, told=told)
     if showing.as_json:
         print_json(asdict(summary))

@@ -1,11 +1,12 @@
 """What all commands share: the application, its consoles and options, errors, progress, printing."""
 
 import json
+import math
 import re
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ import typer
 from car.cli.commands import LazyGroup
 from car.errors import UsageError, needs
 from car.errors import reason as reason
-from car.scaling import Wanted
+from car.scaling import DEFAULT, Wanted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,6 +142,18 @@ Quality = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads of the networks.", envvar="CAR_THREADS"),
+]
+KeepExtension = Annotated[
+    bool,
+    typer.Option(
+        "--keep-extension",
+        help="Name results photo.jpg.x4.png, not photo.x4.png, so that those of photo.jpg and photo.png "
+        "differ.",
+    ),
+]
 DeviceId = Annotated[
     int | None, typer.Option("--device-id", min=0, help="Number of the device; the same as --device cuda:1.")
 ]
@@ -201,6 +214,12 @@ class Showing:
     def text(self) -> bool:
         """Whether results and progress are printed as text."""
         return not (self.as_json or self.quiet)
+
+
+def say_default_scale(wanted: Wanted, model: ModelName | None, showing: Showing) -> None:
+    """Say which scale is taken, if the user has named neither a scale nor a size nor a model."""
+    if model is None and not wanted.label and showing.text:
+        stderr.print(f"car: note: no scale was named, so it is {DEFAULT}; see --scale, --size and --model")
 
 
 def chosen_device(device: str, device_id: int | None) -> str:
@@ -294,6 +313,52 @@ def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None]
     with Progress(*columns, console=stderr.console, transient=True) as bar:
         task = bar.add_task(verb, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def telling(shown: bool) -> Generator[None, None, None]:
+    """Show how far long work on one picture is, and how long it will take, as a bar or elsewhere as lines."""
+    from car.codec.watching import watched
+
+    if not shown:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(watched(_bar(stack) if stderr.is_terminal else _Lines()))
+        yield
+
+
+def _bar(stack: ExitStack) -> Callable[[str, int, int], None]:
+    bar: list[tuple[Any, Any]] = []
+
+    def tell(what: str, done: int, parts: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if not bar:  # most pictures are done before there is anything to tell
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            made = stack.enter_context(Progress(*columns, console=stderr.console, transient=True))
+            bar.append((made, made.add_task(what)))
+        bar[0][0].update(bar[0][1], description=what, completed=done, total=parts)
+
+    return tell
+
+
+class _Lines:
+    """Prints an estimate if work takes long, and then a line now and then."""
+
+    def __init__(self) -> None:
+        self._what, self._begin, self._last = "", 0.0, 0.0
+
+    def __call__(self, what: str, done: int, parts: int) -> None:
+        now = time.monotonic()
+        if what != self._what or done == 0:
+            self._what, self._begin, self._last = what, now, -math.inf
+        left = (now - self._begin) / max(done, 1) * (parts - done)
+        if done == 0 or done == parts or (self._last < 0 and left < PAUSE):
+            return
+        if now - self._last >= PAUSE:
+            stderr.print(f"{what}: {100 * done // parts} % done, about {duration(left)} left")
+            self._last = now
 
 
 def _told_now_and_then(total: int, verb: str) -> Callable[[], None]:

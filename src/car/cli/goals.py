@@ -32,6 +32,7 @@ def shrink_to_goal(
     format: str | None,
     quality: int | None,
     exclude: list[str],
+    keep_extension: bool,
     overwrite: bool,
     showing: Showing,
     options: Options,
@@ -48,8 +49,9 @@ def shrink_to_goal(
             raise UsageError(f"to keep to a size or a quality, write {', '.join(FORMATS)}, not {wanted}")
         formats = (_SUFFIXES[kind],)
 
-    with piped(inputs, output, f".{formats[0]}", showing) as pipe:
-        todo = plan(pipe.inputs, pipe.output, Naming(f".{formats[0]}", add=".x"), exclude)
+    naming = Naming(f".{formats[0]}", add=".x", keeps=keep_extension)
+    with piped(inputs, output, naming.suffix, showing) as pipe:
+        todo = plan(pipe.inputs, pipe.output, naming, exclude)
         tells = showing.text and not todo.many
 
         def tell(trial: Trial) -> None:
@@ -61,7 +63,7 @@ def shrink_to_goal(
             named_file = named is not None or pipe.to_output
             if named_file:
                 check_target(job, overwrite)
-            elif todo.many and not overwrite and (earlier := _made_of(job)):
+            elif todo.many and not overwrite and (earlier := _made_of(job, naming)):
                 return {"target": str(earlier), "skipped": "exists"}
             _check_memory(job.source, options.memory or 0)
             small = shrink_to(
@@ -73,8 +75,8 @@ def shrink_to_goal(
                 on_trial=tell,
             )
             if not named_file:
-                name = Naming(small.suffix, add=f".x{small.made.setting.scale:g}")(job.source.name)
-                job = replace(job, target=job.target.with_name(name))
+                named_so = replace(naming, suffix=small.suffix, add=f".x{small.made.setting.scale:g}")
+                job = replace(job, target=job.target.with_name(named_so(job.source.name)))
                 check_target(job, overwrite)
             atomic_write(job.target, small.data)
             return _described(job, small)
@@ -94,9 +96,9 @@ def _check_options(chosen: Shrunk, quality: int | None, options: Options) -> Non
             raise UsageError(f"{option} does not go with --max-bytes, --min-psnr and --min-ssimulacra2")
 
 
-def _made_of(job: Job) -> Path | None:
+def _made_of(job: Job, naming: Naming) -> Path | None:
     """Return a small file of the same picture that an earlier run has made; None if there is none."""
-    stem = Naming("").stem(job.source.name)
+    stem = naming.stem(job.source.name)
     ending = re.compile(rf"\.x[0-9.]+\.({'|'.join(FORMATS)})")
     found = job.target.parent.glob(f"{escape(stem)}.x*")
     return next((path for path in sorted(found) if ending.fullmatch(path.name[len(stem) :])), None)

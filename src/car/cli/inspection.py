@@ -27,7 +27,7 @@ def _inspect() -> None:
 
 
 @inspect_app.command("kernels")
-@with_options("max_pixels")
+@with_options("threads", "max_pixels")
 def inspect_kernels_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     *,

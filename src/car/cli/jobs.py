@@ -25,6 +25,7 @@ from car.cli.common import (
     print_notes,
     progress,
     stdout,
+    telling,
 )
 from car.errors import CarError, UsageError
 from car.files.atomic import MAX_FILE_BYTES
@@ -109,7 +110,8 @@ def run_jobs(
     if todo.many and pipe.output is not None:
         Place(pipe.output).prepare()
     try:
-        with progress(len(todo.jobs), verb, todo.many and pipe.showing.text) as advance:
+        text = pipe.showing.text
+        with progress(len(todo.jobs), verb, todo.many and text) as advance, telling(not todo.many and text):
 
             def one(job: Job) -> dict[str, Any]:
                 try:

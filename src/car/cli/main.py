@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from car._version import __version__
-from car.cli.common import app, error_line, reason, stdout
+from car.cli.common import Threads, app, error_line, reason, stdout
 from car.devices import set_cpu_threads
 from car.errors import CarError, UsageError, needs
 
@@ -29,10 +29,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="CPU threads of the networks.", envvar="CAR_THREADS"),
-    ] = None,
+    threads: Threads = None,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),

@@ -26,6 +26,7 @@ from car.cli.common import (
     print_json,
     print_left_out,
     progress,
+    say_default_scale,
     shown,
     stdout,
 )
@@ -42,6 +43,7 @@ from car.pictures.info import read_header
 from car.pictures.picture import Picture
 from car.pictures.read import from_pil
 from car.pictures.write import write
+from car.scaling import Wanted
 
 _ROWS = (
     ("PSNR, luma, dB", "psnr", ".2f"),
@@ -62,7 +64,7 @@ _ROWS = (
 
 
 @app.command("compare")
-@with_options("device", "precision", "effort", "fast", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "effort", "fast", "tile", "backend", "max_pixels")
 def compare_command(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     output: Annotated[
@@ -91,6 +93,7 @@ def compare_command(
     ```
     """
     label = checked_label(chosen.wanted, chosen.name, options)
+    say_default_scale(chosen.wanted, chosen.name, showing)
     if not image.is_file():
         raise UsageError(
             f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
@@ -143,7 +146,7 @@ def _comparison(trip: evaluation.RoundTrip, codec: Codec) -> Picture:
 
 
 @app.command("evaluate")
-@with_options("device", "precision", "effort", "fast", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "effort", "fast", "tile", "backend", "max_pixels")
 def evaluate_command(
     *,
     pictures: ToMeasure,
@@ -179,6 +182,7 @@ def evaluate_command(
         check_target(Job(Path(inputs[0]), output), overwrite)
     options = replace(options, device=chosen_device(options.device, device_id))
     codec = open_codec(chosen.name, chosen.scale, options)
+    say_default_scale(Wanted(chosen.scale), chosen.name, showing)
     images = find_images(inputs, pictures.exclude or ())
     failures = [Failure("", problem) for problem in images.problems]
     how: dict[str, Any] = {"perceptual": not no_ssimulacra2, "max_pixels": options.max_pixels}

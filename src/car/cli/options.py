@@ -8,8 +8,9 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from car.cli.common import chosen_bytes, chosen_memory
+from car.cli.common import Threads, chosen_bytes, chosen_memory
 from car.codec.options import Options
+from car.devices import set_cpu_threads
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -19,12 +20,14 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
     (`car.codec.options.setting`). Other fields keep their defaults.
 
     Args:
-        names: the fields of `Options` that are options.
+        names: the fields of `Options` that are options. ``threads`` is the global option, which may then
+            follow the command too.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         added: list[inspect.Parameter] = []
         groups: dict[str, Any] = {}
+        own_threads = "threads" in names
         of_group: dict[str, list[str]] = {}
         for p in inspect.signature(command).parameters.values():
             own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
@@ -33,9 +36,14 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
                 own = list(_options(p.annotation, names))
                 of_group[p.name] = [option.name for option in own]
             added += own
+        if own_threads:
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            added.append(inspect.Parameter("threads", keyword, default=None, annotation=Threads))
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
+            if own_threads and (threads := values.pop("threads")):
+                set_cpu_threads(threads)
             for group, kind in groups.items():
                 values[group] = kind(**_chosen(kind, {name: values.pop(name) for name in of_group[group]}))
             command(**values)
@@ -50,7 +58,8 @@ def _options(kind: Any, names: tuple[str, ...]) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         about, hint = field.metadata, hints[field.name]
-        if field.name in names if kind is Options else about or get_origin(hint) is Annotated:
+        named = field.name in names and field.name != "threads"
+        if named if kind is Options else about or get_origin(hint) is Annotated:
             default = inspect.Parameter.empty if field.default is MISSING else field.default
             if "size" in about:
                 hint, default = str | None, about["size"]

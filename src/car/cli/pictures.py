@@ -13,12 +13,14 @@ from car.cli.common import (
     FileFormat,
     Format,
     Inputs,
+    KeepExtension,
     Output,
     Overwrite,
     Quality,
     Showing,
     Shrunk,
     app,
+    say_default_scale,
 )
 from car.cli.jobs import piped, run_jobs
 from car.cli.options import with_options
@@ -48,7 +50,7 @@ SmallFormat = Annotated[
 
 
 @app.command("downscale")
-@with_options("device", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
 def downscale_command(
     inputs: Inputs,
     output: Output = None,
@@ -58,6 +60,7 @@ def downscale_command(
     quality: Quality = None,
     goal: Goal,
     exclude: Exclude = None,
+    keep_extension: KeepExtension = False,
     overwrite: Overwrite = False,
     showing: Showing,
     options: Options,
@@ -70,7 +73,7 @@ def downscale_command(
     For example:
 
     ```
-    car downscale photo.jpg --scale 4
+    car downscale photo.jpg                                   # by 4
     car downscale photos/ -o small/ --scale 2 --format webp
     car downscale photos/ -o small/ --size 1024               # the longer side; never enlarges
     car downscale 'shots/*.tif' -o small/ --model car_plus_x4
@@ -99,6 +102,7 @@ def downscale_command(
             format=format,
             quality=quality,
             exclude=exclude or [],
+            keep_extension=keep_extension,
             overwrite=overwrite,
             showing=showing,
             options=options,
@@ -108,7 +112,8 @@ def downscale_command(
     file = f"x.{format}" if unnamed or output is None else output
     options = replace(options, coding=coding_of(file, quality))
     wanted = chosen.wanted
-    naming = Naming(f".{format}", add=f".{checked_label(wanted, chosen.name, options)}")
+    label = checked_label(wanted, chosen.name, options)
+    naming = Naming(f".{format}", add=f".{label}", keeps=keep_extension)
 
     def shrink(job: Job) -> dict[str, Any]:
         check_target(job, overwrite)
@@ -126,11 +131,12 @@ def downscale_command(
 
     with piped(inputs, output, naming.suffix, showing) as pipe:
         todo = plan(pipe.inputs, pipe.output, naming, exclude or (), wanted=wanted)
+        say_default_scale(wanted, chosen.name, showing)
         run_jobs("shrinking", todo, shrink, pipe, overwrite=overwrite)
 
 
 @app.command("upscale")
-@with_options("device", "precision", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "memory", "tile", "backend", "max_pixels")
 def upscale_command(
     inputs: Inputs,
     output: Output = None,
@@ -149,9 +155,10 @@ def upscale_command(
 ) -> None:
     """Restore large images from small ones, to the exact size of the original.
 
-    Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale selects
-    `car_codec` if the file is JPEG, AVIF or lossy WebP, and `car_plus` otherwise. If you name neither for a
-    folder, only files made by `car downscale` are restored, and the others are counted.
+    Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale alone
+    restores a picture only if its pixels look like those of `car_plus`; others are enlarged as ordinary
+    thumbnails, and a note says so. If you name neither for a folder, only files made by `car downscale` are
+    restored, and the others are counted.
 
     For example:
 

@@ -43,7 +43,7 @@ _NAMES = ("index.html", "points.csv", "summary.json", "tables.md", "psnr.png", "
 
 
 @app.command("rate")
-@with_options("device", "tile", "max_pixels")
+@with_options("device", "threads", "tile", "max_pixels")
 def rate_command(
     *,
     pictures: ToMeasure,

@@ -39,7 +39,7 @@ _CODERS = ("JPEG", "AVIF")
 
 
 @app.command("report")
-@with_options("device", "precision", "effort", "fast", "tile", "max_pixels")
+@with_options("device", "threads", "precision", "effort", "fast", "tile", "max_pixels")
 def report_command(
     models: Annotated[
         list[str] | None,

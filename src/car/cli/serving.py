@@ -17,6 +17,7 @@ import typer
 
 from car.cli.common import (
     Exclude,
+    KeepExtension,
     Model,
     Quality,
     Quiet,
@@ -28,6 +29,7 @@ from car.cli.common import (
     print_json,
     print_left_out,
     progress,
+    say_default_scale,
     stdout,
 )
 from car.cli.options import with_options
@@ -60,6 +62,13 @@ def serve_command(
     ] = 8000,
     *,
     settings: Settings,
+    access_log: Annotated[
+        bool,
+        typer.Option(
+            "--access-log/--no-access-log",
+            help="Print a line for each request on standard error: common log format, and the seconds.",
+        ),
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Serve shrinking and restoring over HTTP, with a page to try it.
@@ -94,6 +103,8 @@ def serve_command(
     if not _is_loopback(host):
         error_line(f"note: others can reach {host}, and the service has no users or passwords")
     logging.getLogger("car.serve").addHandler(logging.StreamHandler())
+    if access_log and not quiet:
+        logging.getLogger("car.serve.access").setLevel(logging.INFO)
     config = uvicorn.Config(
         service,
         log_level="error",
@@ -127,7 +138,7 @@ def serve_command(
 
 
 @app.command("gallery")
-@with_options("device", "precision", "effort", "fast", "max_pixels")
+@with_options("device", "threads", "precision", "effort", "fast", "max_pixels")
 def gallery_command(
     folder: Annotated[str, typer.Argument(help="Photographs: a folder (searched recursively) or a glob.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the site.")],
@@ -144,6 +155,7 @@ def gallery_command(
     ] = "png",
     quality: Quality = None,
     exclude: Exclude = None,
+    keep_extension: KeepExtension = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Write into a folder that holds other files; these are kept."),
@@ -174,10 +186,10 @@ def gallery_command(
         raise UsageError("--quality needs --format jpg, webp or avif; png is lossless")
     suffix = f".{format}"
     options = replace(options, coding=coding_of(f"x{suffix}", quality))
-    # by sizes, scales differ; the model does not
-    codec = open_codec(model, wanted.scale or (None if model else 4), options)
-    wanted = wanted if wanted.label else Wanted(codec.scale)
-    todo = plan_gallery(folder, output, wanted, suffix, exclude or ())
+    codec = open_codec(model, wanted.scale, options)  # by sizes, scales differ; the model does not
+    chosen = wanted if wanted.label else Wanted(codec.scale)
+    todo = plan_gallery(folder, output, chosen, suffix, exclude or (), keep_extension=keep_extension)
+    say_default_scale(wanted, model, showing)
     name = title or Path(folder).resolve().name
     with progress(len(todo.jobs), "shrinking", showing.text) as advance:
         built = build(

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from car.cli.common import (
+    PAUSE,
     DeviceId,
     Showing,
     app,
@@ -26,7 +28,7 @@ from car.cli.common import (
 from car.cli.options import with_options
 from car.errors import UsageError
 from car.families import architecture
-from car.train.recipes import RECIPES, Recipe, recipe_for, settings
+from car.train.recipes import DEMO, RECIPES, Recipe, recipe_for, settings
 
 if TYPE_CHECKING:
     from car.train.trainer import Progress as TrainingProgress
@@ -57,7 +59,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @app.command("train")
-@with_options()
+@with_options("threads")
 @_with_settings
 def train_command(
     model: Annotated[
@@ -107,7 +109,7 @@ def train_command(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print the settings and an estimate of the time, and stop. Decodes the images."
+            "--dry-run", help="Print the settings and an estimate of the time, and stop. Writes nothing."
         ),
     ] = False,
     showing: Showing,
@@ -129,17 +131,26 @@ def train_command(
     """
     recipe = _recipe(model, scale, changes)
     check_installed("training", "train", "torch", "accelerate", "tensorboard")
-    from car.train.data import find_training_set
+    from car.train.data import TRAINING_SETS, find_training_set
     from car.train.run import Run
     from car.train.state import STATE
 
+    imagined = None
     if not data:
         if image_path is None:
             raise UsageError("name a folder of images with --data, or the folder of DIV2K/ with --image-path")
-        data, valid = find_training_set(image_path, target_dataset, valid)
+        try:
+            data, valid = find_training_set(image_path, target_dataset, valid)
+        except UsageError as error:
+            if not dry_run or target_dataset not in TRAINING_SETS:
+                raise
+            imagined = target_dataset
+            error_line(f"note: {error}; this assumes its {sum(TRAINING_SETS[imagined].counts)} images")
     show = _Show(showing.text)
-    run = Run(recipe, data, out, valid, cache, chosen_device(device, device_id), workers, save_seconds)
-    run = replace(run, on_progress=show.progress, on_decode=show.decoded, on_note=show.note)
+    run = Run(recipe, data or (), out, valid, cache, chosen_device(device, device_id), workers, save_seconds)
+    run = replace(
+        run, imagined=imagined, on_progress=show.progress, on_decode=show.decoded, on_note=show.note
+    )
     if dry_run:
         with show.bar:
             found = run.plan()
@@ -174,6 +185,8 @@ class _Show:
 
     def __init__(self, shown: bool) -> None:
         self._shown, self._newest = shown, ""
+        self._lines = shown and not stderr.is_terminal
+        self._told = time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -186,6 +199,7 @@ class _Show:
 
     def decoded(self, done: int, total: int) -> None:
         self.bar.update(self._decoding, completed=done, total=total)
+        self._line(f"reading images: {done} of {total}")
 
     def note(self, line: str) -> None:
         self.bar.console.print(f"car: note: {' '.join(line.split())}")
@@ -205,6 +219,14 @@ class _Show:
         speed = f"{state.images_per_second:.1f} images/s"
         text = f"step {state.step}, loss {state.loss:.4f}{self._newest}, {speed}"
         self.bar.update(self._running, visible=True, completed=state.done, description=text)
+        left = state.seconds / state.done * (1 - state.done) if state.done else 0
+        self._line(f"training: {100 * state.done:.0f} %, {text}, about {duration(left)} left")
+
+    def _line(self, text: str) -> None:
+        """Print a line now and then, where there is no terminal for a bar."""
+        if self._lines and time.monotonic() - self._told >= PAUSE:
+            stderr.print(text)
+            self._told = time.monotonic()
 
 
 def _print_result(weights: Path, out: Path, showing: Showing) -> None:
@@ -224,7 +246,10 @@ def _print_plan(recipe: Recipe, found: "RunPlan", as_json: bool) -> None:
         return
     table = Table("setting", "value", title=f"{recipe.model}: the recipe", title_justify="left")
     for name, value in asdict(recipe).items():
-        table.add_row(name, ", ".join(value) if isinstance(value, tuple) else str(value))
+        text = ", ".join(value) if isinstance(value, tuple) else str(value)
+        if name == "hold_out" and value == DEMO:
+            text = "the photograph in the README, if it is among the images"
+        table.add_row(name, text)
     stdout.print(table)
     stdout.print(
         f"{found.images} images to train on, {found.validation_images} to validate on\n"

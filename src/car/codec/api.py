@@ -64,7 +64,7 @@ def downscale(  # noqa: PLR0913 - four of them are sizes
         image: a path, a PIL image, an array ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]``
             (uint8, uint16 or floating in [0, 1]) or a floating RGB tensor ``[3, H, W]`` or
             ``[B, 3, H, W]`` in [0, 1].
-        scale: 1.25 to 16, fractions too; selects the default model.
+        scale: 1.25 to 16, fractions too; selects the default model. Without scale, size and model, it is 4.
         width: instead of a scale, the width of the result in pixels.
         height: the height of the result.
         size: the longer side of the result.
@@ -81,8 +81,7 @@ def downscale(  # noqa: PLR0913 - four of them are sizes
         `upscale` then needs the model and the size, and a grey image is restored as nearly grey RGB.
 
     Raises:
-        UsageError: neither a scale, a size nor a model is given, more than one scale or size is given, or the
-            input is of another kind.
+        UsageError: more than one scale or size is given, or the input is of another kind.
         AlreadySmallError: the picture is too small for the size, which would shrink it by less than 1.25.
         ImageError: the file cannot be read.
         WeightsError: the weights cannot be loaded.

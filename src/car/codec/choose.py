@@ -3,12 +3,15 @@
 import os
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
 from car.codec.codec import Codec, check_scale
 from car.codec.options import Options
+from car.codec.origin import looks_made
 from car.errors import UsageError
+from car.pictures.formats import made_for_loss
 from car.pictures.picture import Picture
-from car.scaling import Scale, Size, Wanted, chosen_size, scale_between
+from car.scaling import DEFAULT, Scale, Size, Wanted, chosen_size, scale_between
 from car.weights import ModelName, default_model, find, load
 
 _KEPT = 8
@@ -27,22 +30,20 @@ def open_codec(
 
     Args:
         model: name, tag or ``.safetensors`` file; see `car.load`.
-        scale: 1.25 to 16; with `model`, by default that of the model.
+        scale: 1.25 to 16; by default that of the model, or 4 without `model`.
         options: the settings.
 
     Raises:
-        UsageError: `model` and `scale` are both missing, the scale is impossible, or the device cannot be
-            used.
+        UsageError: the scale is impossible, or the device cannot be used.
         WeightsError: the weights cannot be loaded.
 
-    >>> open_codec(scale=4).loaded.name
+    >>> open_codec().loaded.name
     'car_plus_x4'
     """
     if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"options must be car.Options, got {type(options).__name__}")
     if model is None:
-        if scale is None:
-            raise UsageError("give a scale (1.25 to 16), a size or the name of a model")
+        scale = DEFAULT if scale is None else scale
         model = default_model(scale, coded=options.coding is not None and not options.coding.fine)
     loaded = load(model)
     key = (loaded.name, loaded.sha256, loaded.tag, options)
@@ -102,6 +103,11 @@ def codec_for_picture(
     The scale is that of the metadata. Without metadata, it is `scale` if given, else the one by which a
     picture of `size` (width, height) becomes as small as `picture`, else that of the model.
 
+    If the picture was made for a lossless file, but its file lost more than a little, the model for lossy
+    files restores it better, and is chosen. A picture without metadata is restored by the default model for
+    `scale` if its pixels show that this model made it. Otherwise it is enlarged as an ordinary thumbnail:
+    halfway between bicubic and the model for lossy files. A note says so (`Codec.note`).
+
     Raises:
         UsageError: neither the picture nor the arguments name a model.
         WeightsError: the weights in the metadata are not available.
@@ -110,7 +116,34 @@ def codec_for_picture(
         scale = scale_between(chosen_size(size), (picture.width, picture.height))
     if scale is not None:
         check_scale(picture, scale)
-    return open_codec(model or model_for_picture(picture, scale), scale, options).of(picture)
+    if model is not None:
+        return open_codec(model, scale, options).of(picture)
+    codec = open_codec(model_for_picture(picture, scale), scale, options).of(picture)
+    if picture.info is not None:
+        return _for_its_file(codec, picture, picture.info.model, options)
+    return codec if picture.damage else _by_its_pixels(codec, picture, options)  # damaged: car made it
+
+
+def _for_its_file(codec: Codec, picture: Picture, maker: str, options: Options) -> Codec:
+    if not picture.lossy or picture.fine or made_for_loss(maker):
+        return codec
+    other = open_codec(default_model(codec.native, coded=True), codec.scale, options)
+    return other.with_note(
+        f"made by {maker}, but it was saved again as a lossy file: restored by {other.loaded.name}, "
+        "which is made for these"
+    )
+
+
+def _by_its_pixels(codec: Codec, picture: Picture, options: Options) -> Codec:
+    name, unsaid = codec.loaded.name, "the picture does not say that car made it"
+    if not picture.lossy:
+        quick = open_codec(name, None, replace(options, fast=True, effort=0, coding=None))
+        if looks_made(picture.pixels, quick.native, quick.upscale_pixels, quick.downscale_pixels):
+            return codec.with_note(f"{unsaid}, but its pixels look like those of {name}")
+        codec = open_codec(default_model(codec.native, coded=True), codec.scale, options)
+    return codec.for_thumbnails(
+        f"{unsaid}: enlarged as an ordinary thumbnail; if car made it, name the model, such as {name}"
+    )
 
 
 def model_for_picture(picture: Picture, scale: Scale | None = None) -> str:
@@ -127,9 +160,7 @@ def model_for_picture(picture: Picture, scale: Scale | None = None) -> str:
     if picture.info is not None:
         return find(picture.info.model, picture.info.weights)
     if scale is None:
-        raise UsageError(
-            f"{why_unknown(picture)}; name a model, for lossy files car_codec_x2 or car_codec_x4, or a scale"
-        )
+        raise UsageError(f"{why_unknown(picture)}; name a model or a scale")
     return default_model(scale, coded=picture.lossy)
 
 

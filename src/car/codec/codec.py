@@ -17,6 +17,7 @@ from PIL import Image
 from car.codec.engine import Engine, Tile, open_engine
 from car.codec.kinds import apply
 from car.codec.options import Options
+from car.codec.origin import ThumbnailEngine
 from car.codec.tiling import TINY, Axis, split
 from car.codec.tiling import Tile as Region
 from car.codec.turns import BACK, found_turn, swapped
@@ -66,8 +67,16 @@ class Codec:
         self.options = replace(options, coding=coding)
         self.tile = options.tile_for(self.loaded.architecture)
         self.engine: Engine = open_engine(self.loaded, options)
+        self.note = ""
+        """What the user is told of the choice of this codec; in place of notes on the model."""
         self.scale: Scale = self.native
         """Original pixels for each small pixel along each axis."""
+
+    def _like(self) -> "Codec":
+        """Return a codec that shares everything with this one; copies would open another engine."""
+        other = object.__new__(Codec)
+        other.__dict__.update(self.__dict__)
+        return other
 
     def at(self, scale: Scale) -> "Codec":
         """Return the same codec at another scale, 1.25 to 16; both share the networks.
@@ -81,8 +90,7 @@ class Codec:
         """
         if scale == self.scale:
             return self
-        other = object.__new__(Codec)  # a copy would open another engine
-        other.__dict__.update(self.__dict__)
+        other = self._like()
         other.scale = self.native if scale == self.native else exact_scale(scale)
         return other
 
@@ -104,9 +112,28 @@ class Codec:
             )
         return self.at(info.scale)
 
+    def with_note(self, note: str) -> "Codec":
+        """Return the same codec with a note on why it was chosen; both share the networks."""
+        other = self._like()
+        other.note = note
+        return other
+
+    def for_thumbnails(self, note: str) -> "Codec":
+        """Return a codec with the same networks, and a note, that enlarges ordinary thumbnails."""
+        other = self.with_note(note)
+        other.engine = ThumbnailEngine(self.engine, self.native)
+        return other
+
+    def with_tile(self, most: int) -> "Codec":
+        """Return the same codec with tiles of at most `most` LR pixels a side; both share the networks."""
+        other = self._like()
+        other.tile = min(self.tile, most)
+        return other
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a codec be copied, and sent to another process, which opens its own engine."""
-        return Codec, (self.loaded, self.options), {"scale": self.scale}
+        thumbnails = isinstance(self.engine, ThumbnailEngine)
+        return _reopened, (self.loaded, self.options, self.scale, self.tile, self.note, thumbnails)
 
     @property
     def device(self) -> str:
@@ -216,15 +243,19 @@ class Codec:
         notes: tuple[str, ...] = ()
         here = (picture.width, picture.height)
         full = full_size(here, s)
-        if picture.info is not None and picture.info.model != self.loaded.name:
+        if self.note:
+            notes = (self.note,)
+        elif picture.info is not None and picture.info.model != self.loaded.name:
             notes = (f"made by {picture.info.model}, but restored by {self.loaded.name}",)
         elif picture.info is not None and not self.loaded.sha256.startswith(picture.info.weights):
             notes = (f"made with other weights of {self.loaded.name} than it is restored with, as asked for",)
-        elif picture.info is not None and picture.lossy and self._lossless:
+        elif picture.info is not None and picture.lossy and not picture.fine and self._lossless:
             notes = (
-                f"the file is lossy, which {self.loaded.name} is not made for: unless its quality is high, "
+                f"the file is lossy, which {self.loaded.name} is not made for: "
                 f"{default_model(s, coded=True)} may restore it better",
             )
+        if picture.grey and picture.info is not None and not picture.info.grey:
+            notes += ("the picture was made grey after it was made: restored in grey",)
         if size is None:
             size = full
             if picture.info is not None:
@@ -348,6 +379,13 @@ class Codec:
         columns, lines = size or full_size((width, height), self.scale)
         strips = _strips(rows, (down, across), tiles, self.engine.upscale, (s, 1), _BETWEEN)
         return _resized(RowBuffer(strips), (height * s, width * s), (lines, columns), dtype, back=True)
+
+
+def _reopened(
+    loaded: LoadedModel, options: Options, scale: Scale, tile: int, note: str, thumbnails: bool
+) -> Codec:
+    codec = Codec(loaded, options).at(scale).with_tile(tile)
+    return codec.for_thumbnails(note) if thumbnails else codec.with_note(note)
 
 
 def _rows_of(pixels: NDArray[Any]) -> Rows:

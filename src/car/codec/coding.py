@@ -7,13 +7,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from car.pictures.formats import coding_options, format_of, is_lossy, made_for_loss
+from car.pictures.formats import coding_options, format_of, is_fine, is_lossy, made_for_loss
 
 CoderName = Literal["JPEG", "WEBP", "AVIF"]
-
-# from these qualities on, small pictures of car_plus restore better for their bytes than those of car_codec,
-# which was trained for less: on photographs held out, 2x, 40.1 and 36.0 dB as JPEG of quality 98
-_FINE: dict[CoderName, int] = {"JPEG": 95, "AVIF": 90}
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Coding:
     @property
     def fine(self) -> bool:
         """Whether it loses so little that a model made for lossless files restores better."""
-        return self.quality is not None and self.quality >= _FINE.get(self.coder, 101)
+        return self.quality is not None and is_fine(self.coder, self.quality)
 
     @property
     def options(self) -> dict[str, Any]:

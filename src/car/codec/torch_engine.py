@@ -39,7 +39,8 @@ class TorchEngine:
         self._precision, self._threads = resolve_precision(precision, self._device), threads
         # whatever mode and default device the caller is in: the networks are kept for others
         with torch.inference_mode(False), torch.device("cpu"):
-            self._rescaler = loaded.build().to(self._device)
+            # effort takes gradients, but none for the weights
+            self._rescaler = loaded.build().to(self._device).requires_grad_(False)
             # channels-last is 1.4 times as fast for these convolutions on a CPU, and no slower on a GPU
             self._rescaler.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in the stubs
 

@@ -58,7 +58,7 @@ def found_turn(
     side = _SMALL_PIECE if as_said else _PIECE
     pieces = [
         Picture(np.ascontiguousarray(pixels), None, False, None, None, ())
-        for pixels in _busiest_pieces(picture.pixels, side, _PIECES if as_said else 1)
+        for pixels in busiest_pieces(picture.pixels, side, _PIECES if as_said else 1)
     ]
 
     def change(piece: Picture, turned: int) -> NDArray[Any]:
@@ -113,7 +113,7 @@ def _cells(change: NDArray[Any]) -> NDArray[Any]:
     return np.array([change[t : t + _CELL, x : x + _CELL].mean() for t in tops for x in lefts])
 
 
-def _busiest_pieces(pixels: NDArray[Any], side: int, count: int) -> list[NDArray[Any]]:
+def busiest_pieces(pixels: NDArray[Any], side: int, count: int) -> list[NDArray[Any]]:
     """Return up to `count` pieces of ``[H, W, 3]`` that have the most texture and do not overlap."""
     tops, lefts = (
         np.linspace(0, max(n - side, 0), min(_PLACES, 2 * -(-n // side)), dtype=int) for n in pixels.shape[:2]

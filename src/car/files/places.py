@@ -8,7 +8,7 @@ read is skipped and reported. A file that the user names is used, whatever its n
 import glob
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
@@ -54,10 +54,12 @@ class Passed:
     Attributes:
         left_out: the number of files of each kind, such as "hidden files" or ".heic".
         problems: a line for each folder that could not be read.
+        tell: called with the name and the kind of each file that the listing left out.
     """
 
     left_out: Counter[str] = field(default_factory=Counter[str])
     problems: list[str] = field(default_factory=list[str])
+    tell: Callable[[str, str], None] = lambda name, kind: None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Source:
                 passed.problems.append(f"{self.place.path_of(found.name)}: cannot be read ({found.why})")
             elif kind:
                 passed.left_out[kind] += 1
+                passed.tell(found.name, kind)
             elif kind is not None and found.entry is not None:
                 yield found.name, found.entry
 

@@ -72,11 +72,14 @@ def plan_gallery(
     wanted: Wanted,
     suffix: str = ".png",
     exclude: Sequence[str] = (),
+    *,
+    keep_extension: bool = False,
 ) -> Plan:
     """Plan which photographs become which small pictures, in files that end with `suffix`.
 
     Photographs that are too small for what is wanted are left out. Small pictures, such as those of other
-    galleries, are not photographs. Neither is what `exclude` leaves out (see `car.files.places.Source`).
+    galleries, are not photographs. Neither is what `exclude` leaves out (see `car.files.places.Source`). With
+    `keep_extension`, names keep the suffixes of the photographs, so that ``a.jpg`` and ``a.png`` go together.
 
     Raises:
         UsageError: there are no photographs.
@@ -84,7 +87,7 @@ def plan_gallery(
     todo = plan(
         [folder],
         f"{site / 'pictures'}{os.sep}",
-        Naming(suffix, add=f".{wanted.label}"),
+        Naming(suffix, add=f".{wanted.label}", keeps=keep_extension),
         exclude,
         wanted=wanted,
     )

@@ -1,6 +1,7 @@
 """JPEG, AVIF, WebP, JPEG 2000 and JPEG XL where Pillow is not enough."""
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,22 @@ from PIL import Image
 
 from car.errors import ImageError
 from car.pictures.colour import Calibration, coded_calibration
+from car.pictures.depth import Pixels
 from car.pictures.formats import JXL_CODESTREAM
+from car.pictures.header import no_pillow_limit
 
+DAMAGED = "the file is damaged: a part of the picture may be wrong"
+"""A note."""
 _MOST_HEADER = 2**16  # bytes of a file in which headers are looked for
 _MOST_WEBP_CHUNKS = 1000  # before the pixels; three are usual, but a hostile file could have millions
 _END = b"\xff\xd9"
-_FILLERS = b"", bytes(range(1, 200)), bytes(range(200, 1, -3))
+_FILLER = bytes(range(1, 200))  # no marker of JPEG is in it
+_FILLERS = b"", _FILLER, bytes(range(200, 1, -3))
+_MARKER = re.compile(rb"\xff+[\x01-\xfe]")
+_ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_RESTARTS, _SCAN, _NO_LENGTH = range(0xD0, 0xD8), 0xDA, (0x01, *range(0xD0, 0xDA))
+_PART = 4  # of the width and height is decoded to see changes, which is faster
+_LAST = 16  # bytes at the end of pixels: a decoder that does not need them stopped too soon
 
 
 def is_lossy_webp(content: bytes) -> bool:
@@ -37,11 +48,72 @@ def completed_jpeg(content: bytes) -> bytes | None:
     if not content.startswith(b"\xff\xd8"):
         return None
     data = content.rstrip(b"\xff")
-    decoded = (
-        np.asarray(Image.open(io.BytesIO(data + filler + _END), formats=["JPEG"])) for filler in _FILLERS
-    )
+    decoded = (_decoded_jpeg(data + filler + _END) for filler in _FILLERS)
     first = next(decoded)
     return data + _END if all(np.array_equal(first, other) for other in decoded) else None
+
+
+def is_damaged_jpeg(content: bytes) -> bool:
+    """Return whether the coded pixels of a readable JPEG are damaged so that its decoder lost its place.
+
+    libjpeg does not say so. But where it lost its place, it needs more bytes than there are before the next
+    marker, or fewer. So the picture changes if bytes are added there, or stays if the last ones are replaced.
+    Damage after which the decoder finds its place again is not noticed.
+    """
+    pieces = _coded_pieces(content)
+    if not pieces:
+        return False
+    try:
+        seen = _decoded_jpeg(content, _PART)
+        longer, done = list[bytes](), 0
+        for _, end in pieces:
+            longer += [content[done:end], _FILLER]
+            done = end
+        if not np.array_equal(seen, _decoded_jpeg(b"".join([*longer, content[done:]]), _PART)):
+            return True
+        begin, end = pieces[0]
+        last = content[end - _LAST : end]
+        if len(pieces) > 1 or end - begin < 4 * _LAST or len(set(last)) == 1:  # some writers add zeros
+            return False
+        other = content[: end - _LAST] + _FILLER + content[end:]
+        # a block of much detail may be so long that only its finest part is in the last bytes
+        return np.array_equal(seen, _decoded_jpeg(other, _PART)) and np.array_equal(
+            _decoded_jpeg(content), _decoded_jpeg(other)
+        )
+    except (OSError, SyntaxError):  # the picture itself could be read
+        return False
+
+
+def _decoded_jpeg(content: bytes, part: int = 1) -> Pixels:
+    """Return the pixels of a JPEG, with its width and height divided by `part`: 1, 2, 4 or 8."""
+    with no_pillow_limit():
+        image: Any = Image.open(io.BytesIO(content), formats=["JPEG"])
+    with image:
+        image.draft(None, (max(1, image.width // part), max(1, image.height // part)))
+        return np.asarray(image)
+
+
+def _coded_pieces(content: bytes) -> list[tuple[int, int]]:
+    """Return begin and end of each piece of coded pixels of a JPEG; none if its codes are arithmetic."""
+    at, pieces = 2, list[tuple[int, int]]()
+    while (found := _MARKER.match(content, at)) is not None:
+        kind, at = content[found.end() - 1], found.end()
+        if kind == _END[1]:
+            break
+        if kind in _ARITHMETIC:  # these codes may lack their last zeros
+            return []
+        if kind not in _NO_LENGTH:
+            at += int.from_bytes(content[at : at + 2], "big")
+        while kind == _SCAN or kind in _RESTARTS:
+            found = _MARKER.search(content, at)
+            if found is None:
+                return pieces
+            pieces.append((at, found.start()))
+            kind, at = content[found.end() - 1], found.end()
+            if kind not in _RESTARTS:
+                at = found.start()
+                break
+    return pieces
 
 
 def has_gain_map(content: bytes, info: dict[Any, Any]) -> bool:

@@ -13,6 +13,9 @@ _STARTS = (
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
 )
 _FIRST = "; convert it to PNG or TIFF first"
+_DEVELOP = "it holds raw data of a camera: develop it first, for example to a TIFF"
+_VIDEO = "it is a video"
+_VIDEOS = (b"isom", b"iso2", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ", b"3gp4", b"3gp5")
 _OTHERS = (
     (b"%PDF", f"it is a PDF{_FIRST}"),
     (b"%!PS", f"it is PostScript{_FIRST}"),
@@ -24,6 +27,16 @@ _OTHERS = (
     (b"#?RADIANCE", f"it is Radiance HDR{_FIRST}"),
     (b"II\xbc", f"it is JPEG XR{_FIRST}"),
     *((b"P%d%c" % (kind, space), f"it is PNM{_FIRST}") for kind in range(1, 7) for space in b" \t\r\n"),
+    (b"icns", f"it is an icon (ICNS){_FIRST}"),
+    (b"\0\0\x02\0", f"it is a cursor, or TGA{_FIRST}"),
+    (b"qoif", f"it is QOI{_FIRST}"),
+    *(
+        (start, _DEVELOP)
+        for start in (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
+    ),
+    (b"II\x1a\0\0\0HEAPCCDR", _DEVELOP),
+    (b"\x1a\x45\xdf\xa3", _VIDEO),
+    (b"\x1f\x8b", "it is packed by gzip"),
     (b"PK\x03\x04", "it is a ZIP archive, or a document stored as one"),
 )
 _TEXTS = (
@@ -47,9 +60,11 @@ def no_picture(content: bytes) -> str:
             return f"a {kind} that is damaged or ends too soon"
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "a WebP that is damaged or ends too soon"
-    if content[4:8] == b"ftyp":
+    brand = content[8:12] if content[4:8] == b"ftyp" else b""
+    found = _DEVELOP if brand == b"crx " else _VIDEO if brand in _VIDEOS else None
+    if brand and not found:
         return "a file like AVIF, HEIC or a video, but of an unknown kind, damaged or ending too soon"
-    found = next((what for start, what in _OTHERS if content.startswith(start)), None)
+    found = found or next((what for start, what in _OTHERS if content.startswith(start)), None)
     text = content[:1024].lower()
     found = found or next((what for part, what in _TEXTS if part in text), None)
     if not content.strip(b"\0"):

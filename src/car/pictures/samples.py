@@ -30,6 +30,7 @@ class Samples:
         orientation: orientation by EXIF or TIFF; an invalid one counts as 1.
         texts: texts that may hold the metadata of a small picture.
         lossy: see `Picture`.
+        fine: see `Picture`.
         notes: notes for the user.
     """
 
@@ -42,6 +43,7 @@ class Samples:
     orientation: Any = 1
     texts: tuple[Any, ...] = ()
     lossy: bool = False
+    fine: bool = False
     notes: list[str] = field(default_factory=list[str])
     _convert: Convert | None = None
     _profile: bytes | None = None
@@ -108,5 +110,6 @@ class Samples:
             1,
             damage,
             self.lossy,
+            self.fine,
         )
         return replace(picture.turn(turned), turned=turned)

@@ -15,7 +15,7 @@ import tifffile
 
 from car.errors import ImageError, reading_errors
 from car.files.atomic import MAX_FILE_BYTES
-from car.pictures import tiff
+from car.pictures import coded, tiff
 from car.pictures.depth import Pixels
 from car.pictures.picture import is_grey
 from car.pictures.read import header_samples
@@ -135,6 +135,8 @@ def _vips_strips(path: Path) -> Strips | str:
         if bad:
             return why
     assert samples is not None
+    if image.get("vips-loader").startswith("jpegload") and coded.is_damaged_jpeg(path.read_bytes()):
+        samples.notes.append(coded.DAMAGED)
     samples.kind = "GRAY" if image.bands == 1 else "RGB"
     dtype = np.uint8 if image.format == "uchar" else np.uint16
 

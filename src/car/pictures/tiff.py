@@ -32,12 +32,10 @@ _KINDS = {
 _RAW = (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _GIVES_RGB = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.WEBP, tifffile.COMPRESSION.JPEGXL)
-_BY_LIBTIFF = (  # Pillow decodes these by libtiff, up to 8 bit, if tifffile has no decoder
-    tifffile.COMPRESSION.JPEG,
-    tifffile.COMPRESSION.CCITTRLE,
-    tifffile.COMPRESSION.CCITT_T4,
-    tifffile.COMPRESSION.CCITT_T6,
-)
+_FAX = (tifffile.COMPRESSION.CCITTRLE, tifffile.COMPRESSION.CCITT_T4, tifffile.COMPRESSION.CCITT_T6)
+_BY_LIBTIFF = (tifffile.COMPRESSION.JPEG, *_FAX)  # Pillow decodes them so, up to 8 bit, where tifffile cannot
+_TAIL = 16  # last bytes of a strip; writers add fewer than that
+_ONES, _NOISE = b"\xff" * 300, np.random.default_rng(1).bytes(300)  # ones: rows like the row above
 _EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 _EXTRAS = 338
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
@@ -206,6 +204,31 @@ def check_page(page: Any, notes: list[str]) -> None:
     if size > MAX_DECODED_BYTES:
         raise ImageError(f"its samples take {size} bytes, over the limit of {MAX_DECODED_BYTES}")
     _find_parts(page, notes)
+    if _stops_early(page):
+        notes.append("a strip or tile is damaged, or ends too soon: its last rows are not in the file")
+
+
+def _stops_early(page: Any) -> bool:
+    """Return whether a decoder that makes up missing rows without a word, that of fax or JPEG, did so."""
+    if page.compression not in _FAX and page.compression != tifffile.COMPRESSION.JPEG:
+        return False
+    file = page.parent.filehandle
+    for number, (place, length) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+        file.seek(place)
+        data = file.read(length)
+        if not data:
+            continue
+        if page.compression == tifffile.COMPRESSION.JPEG:
+            if b"\xff\xd9" not in data[-_TAIL:]:
+                return True
+            continue
+        # a decoder that reads exactly to the end ignores added bytes, but needs the last ones
+        seen, longer, other = (
+            page.decode(given, number)[0] for given in (data, data + _ONES, data[:-_TAIL] + _NOISE)
+        )
+        if not np.array_equal(seen, longer) or (len(data) > 4 * _TAIL and np.array_equal(seen, other)):
+            return True
+    return False
 
 
 def _find_parts(page: Any, notes: list[str]) -> None:

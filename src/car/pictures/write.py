@@ -17,10 +17,12 @@ from car.files.atomic import atomic_write
 from car.pictures import png_file
 from car.pictures.depth import Pixels, eight_bit
 from car.pictures.formats import (
+    DEFAULT_QUALITY,
     DESCRIPTION,
     FORMATS,
     check_suffix,
     coding_options,
+    is_fine,
     is_lossy,
     made_for_loss,
     png_chunk,
@@ -173,7 +175,7 @@ def _encode(
     lossy = kind == "GIF" or is_lossy(f"x.{kind}", quality)
     if info and kind in ("BMP", "GIF"):
         notes.append(f"{kind} cannot carry metadata: name the model and the size to restore this picture")
-    if info and lossy and not trained_for_loss:
+    if info and lossy and not trained_for_loss and not is_fine(kind, quality or DEFAULT_QUALITY):
         notes.append(
             f"{kind} is lossy here; a small picture restores well from a lossless file only (PNG, WebP, TIFF)"
         )

@@ -7,12 +7,11 @@ import logging
 import mimetypes
 import os
 import threading
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import fields
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,13 +19,15 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from car._version import __version__
 from car.errors import CarError, ImageError, UsageError, WeightsError, did_you_mean
 from car.pictures.info import read_header
 from car.scaling import Wanted
-from car.serve.pictures import LargeFormat, NotThereError, Pictures, Result, SmallFormat, TooLargeError
+from car.serve.observed import Observed
+from car.serve.pictures import File, Format, NotThereError, Pictures, Result, TooLargeError
 from car.serve.settings import Settings
 from car.serve.work import BusyError, GoneError, TooSlowError, WorkPool
 from car.viewer import assets, shipped_web_models
@@ -35,10 +36,6 @@ from car.weights import list_models
 _T = TypeVar("_T")
 _log = logging.getLogger("car.serve")
 
-_PAGE_POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:; "
-    "connect-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _STATUS = {TooLargeError: 413, NotThereError: 404, ImageError: 422, WeightsError: 422, UsageError: 422}
 _LINGER = 1.5  # seconds
 _FOR_EVER = "public, max-age=31536000, immutable"
@@ -114,6 +111,20 @@ Shrunk = Annotated[Wanted, Depends(_wanted)]
 ModelName = Annotated[
     str | None, Query(description="Name or tag of a model; see /v1/models.", min_length=1, max_length=64)
 ]
+
+
+def _file_wanted(
+    format: Annotated[Format, Query(description="Format of the answer.")] = "png",
+    quality: Annotated[
+        int | None,
+        Query(ge=1, le=100, description="Quality of JPEG, WebP and AVIF. Without it, WebP is lossless."),
+    ] = None,
+) -> File:
+    return File(format, quality)
+
+
+FileWanted = Annotated[File, Depends(_file_wanted)]
+_KINDS = tuple(File(format).kind for format in get_args(Format))
 _PICTURE = {
     "requestBody": {
         "required": True,
@@ -159,6 +170,13 @@ async def _known_parameters(request: Request) -> None:
             raise UsageError(f"the parameter {name!r} is given more than once")
 
 
+class _AnyPath(PathConvertor):
+    """A path of any characters; Starlette's has no line ends."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any_path", _AnyPath())
 _CHECKED = [Depends(_known_parameters)]
 
 
@@ -251,13 +269,14 @@ def _add_work(app: FastAPI, service: _Service) -> None:
     @app.post(
         "/v1/downscale",
         response_class=Response,
-        responses=_answers("image/png", "image/webp"),
+        responses=_answers(*_KINDS),
         openapi_extra=_PICTURE,
         dependencies=_CHECKED,
     )
     async def downscale(
         request: Request,
         wanted: Shrunk,
+        file: FileWanted,
         model: ModelName = None,
         effort: Annotated[
             int, Query(ge=0, le=9, description="Above 0: shrinks more slowly, restores better.")
@@ -265,38 +284,32 @@ def _add_work(app: FastAPI, service: _Service) -> None:
         fast: Annotated[
             bool, Query(description="Shrink without the corrector of models that have one.")
         ] = False,
-        format: SmallFormat = "png",
     ) -> Response:
         """Shrink a photograph."""
-        choose = service.pictures.chooser(model, wanted, effort, fast=fast)
+        choose = service.pictures.chooser(model, wanted, file, effort, fast=fast)
         content = await service.body(request)
-        result = await service.work(request, lambda: service.pictures.shrink(content, choose, format))
-        return _file(result, f"small.{wanted.label or f'x{choose((1, 1)).scale}'}.{format}")
+        result = await service.work(request, lambda: service.pictures.shrink(content, choose, file))
+        return _file(result, f"small.{wanted.label or f'x{choose((1, 1)).scale}'}.{file.format}")
 
     @app.post(
         "/v1/upscale",
         response_class=Response,
-        responses=_answers("image/png", "image/webp", "image/jpeg", "image/avif"),
+        responses=_answers(*_KINDS),
         openapi_extra=_PICTURE,
         dependencies=_CHECKED,
     )
     async def upscale(
         request: Request,
+        file: FileWanted,
         scale: Scale = None,
         model: ModelName = None,
-        format: LargeFormat = "png",
-        quality: Annotated[
-            int | None, Query(ge=1, le=100, description="Quality of JPEG, WebP, AVIF.")
-        ] = None,
     ) -> Response:
         """Restore a small picture. Files made by this software need no options."""
         if model is not None or scale is not None:
             service.pictures.chooser(model, Wanted(scale))
         content = await service.body(request)
-        result = await service.work(
-            request, lambda: service.pictures.restore(content, model, scale, format, quality)
-        )
-        return _file(result, f"restored.{format}")
+        result = await service.work(request, lambda: service.pictures.restore(content, model, scale, file))
+        return _file(result, f"restored.{file.format}")
 
     @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE, dependencies=_CHECKED)
     async def compare(request: Request, wanted: Shrunk, model: ModelName = None) -> Comparison:
@@ -321,9 +334,9 @@ def _add_folder(app: FastAPI, service: _Service) -> None:
         return service.pictures.listing()
 
     described: dict[str, Any] = {
-        "path": "/small/{name:path}",
+        "path": "/small/{name:any_path}",
         "response_class": Response,
-        "responses": _answers("image/png", "image/webp") | {304: {"description": "not modified"}},
+        "responses": _answers(*_KINDS) | {304: {"description": "not modified"}},
         "dependencies": _CHECKED,
     }
 
@@ -332,21 +345,21 @@ def _add_folder(app: FastAPI, service: _Service) -> None:
     @app.head(**described)
     async def small(
         request: Request,
-        name: Annotated[str, Path(description="Name of a picture in the folder.", max_length=1000)],
+        name: Annotated[str, Path(description="Name of a picture in the folder.", max_length=4096)],
         wanted: Shrunk,
+        file: FileWanted,
         model: ModelName = None,
-        format: SmallFormat = "png",
     ) -> Response:
         """Get the small picture of a photograph in the folder."""
-        choose = service.pictures.chooser(model, wanted)
+        choose = service.pictures.chooser(model, wanted, file)
         path = service.pictures.located(name)
         codec = choose(read_header(path).size if wanted.by_size else (1, 1))
-        tag = f'"{service.pictures.etag(path, codec, format)}"'
+        tag = f'"{service.pictures.etag(path, codec, file)}"'
         headers = {"ETag": tag, "Cache-Control": "public, max-age=0, must-revalidate"}
         known = request.headers.get("if-none-match", "")
         if known == "*" or tag in (part.strip().removeprefix("W/") for part in known.split(",")):
             return Response(status_code=304, headers=headers)
-        result = await service.work(request, lambda: service.pictures.small(path, codec, format))
+        result = await service.work(request, lambda: service.pictures.small(path, codec, file))
         return Response(result.content, media_type=result.kind, headers=headers)
 
 
@@ -360,7 +373,7 @@ def _add_state(app: FastAPI, service: _Service) -> None:
         ("car_cache_hits", "Small pictures from the cache.", lambda: service.pictures.cache_hits),
     ):
         Gauge(name, text, registry=registry).set_function(value)
-    app.add_middleware(_Observed, requests=requests, seconds=seconds)
+    app.add_middleware(Observed, requests=requests, seconds=seconds)
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
@@ -404,43 +417,6 @@ def _add_pages(app: FastAPI) -> None:
     @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     async def static(name: str) -> Response:
         return _static(_page(), name)
-
-
-class _Observed:
-    """Counts and times responses by route, and adds security headers to them."""
-
-    def __init__(self, app: Any, requests: Counter, seconds: Histogram) -> None:
-        self.app, self.requests, self.seconds = app, requests, seconds
-
-    async def __call__(
-        self,
-        scope: dict[str, Any],
-        receive: Callable[[], Awaitable[Any]],
-        send: Callable[[Any], Awaitable[None]],
-    ) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        begin, status = time.perf_counter(), 500
-
-        async def observed(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] += [
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"content-security-policy", _PAGE_POLICY.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, observed)
-        finally:
-            # not the requested address, because there is no limit to the number of these
-            route = getattr(scope.get("route"), "path", "none")
-            self.requests.labels(route, str(status)).inc()
-            self.seconds.labels(route).observe(time.perf_counter() - begin)
 
 
 async def _read(request: Request, limit: int) -> bytes:

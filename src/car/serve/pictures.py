@@ -7,29 +7,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from car.codec.choose import codec_for_original, open_codec, why_unknown
-from car.codec.codec import Codec, check_scale
+from car.codec.choose import codec_for_original, codec_for_picture, open_codec
+from car.codec.codec import Codec
+from car.codec.coding import Coding, coding_of
 from car.codec.options import Options
 from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
 from car.files.atomic import atomic_write
 from car.files.places import Passed, is_hidden, open_source
 from car.files.storage import check_name
 from car.measure.evaluate import round_trip_of
-from car.pictures.formats import INPUT_SUFFIXES
+from car.pictures.formats import INPUT_SUFFIXES, format_of, is_lossy
 from car.pictures.info import read_header
 from car.pictures.picture import check_size
 from car.pictures.read import decode
 from car.pictures.write import encode
 from car.scaling import Size, Wanted, full_size
 from car.serve.settings import Settings
-from car.weights import default_model, find, list_models, load
+from car.weights import find, list_models, load
 from car.weights.store import pulled_models
 
-SmallFormat = Literal["png", "webp"]
-LargeFormat = Literal["png", "webp", "jpg", "avif"]
-
+Format = Literal["png", "webp", "jpg", "avif", "tiff"]
 
 _NO_WEIGHTS = "pull them on the machine of the service, or name another model of the same scale"
 
@@ -49,6 +48,37 @@ class Result:
     content: bytes
     kind: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class File:
+    """The format and the quality of the file that a request asks for.
+
+    Raises:
+        UsageError: the format has no quality.
+    """
+
+    format: Format = "png"
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.quality is not None and not is_lossy(self.name, self.quality):
+            raise UsageError(f"quality needs the format jpg, webp or avif; {self.format} is lossless")
+
+    @property
+    def name(self) -> str:
+        """A name with the suffix of the format."""
+        return f"picture.{self.format}"
+
+    @property
+    def kind(self) -> str:
+        """The media type."""
+        return f"image/{format_of(self.name).lower()}"
+
+    @property
+    def coding(self) -> Coding | None:
+        """How a small picture is coded; None if the file is lossless."""
+        return coding_of(self.name, self.quality)
 
 
 class Pictures:
@@ -71,7 +101,7 @@ class Pictures:
         return names | {record.name: load(record.name).geometry.scale for record in pulled_models()}
 
     def chooser(
-        self, model: str | None, wanted: Wanted, effort: int = 0, *, fast: bool = False
+        self, model: str | None, wanted: Wanted, file: File = File(), effort: int = 0, *, fast: bool = False
     ) -> Callable[[Size], Codec]:
         """Return the function that gives the codec for an original of a size (width, height).
 
@@ -79,16 +109,22 @@ class Pictures:
             UsageError: there is no such model, or the scale or size is impossible; that of a picture may turn
                 out later.
         """
-        if model is not None and model not in self.known():
-            raise UsageError(f"no model is called {model!r}{did_you_mean(model, self.known())}")
+        self._check_known(model)
         if model is None and not wanted.label:
             wanted = Wanted(self.settings.scale)
-        options = Options(device="cpu", effort=effort, fast=fast, threads=self.settings.threads)
+        options = self._options(effort=effort, fast=fast, coding=file.coding)
         if not wanted.by_size:
             open_codec(model, wanted.scale, options)  # fails here, not after the picture was sent
         return lambda size: codec_for_original(size, wanted, model, options)
 
-    def shrink(self, content: bytes, choose: Callable[[Size], Codec], format: SmallFormat) -> Result:
+    def _check_known(self, model: str | None) -> None:
+        if model is not None and model not in self.known():
+            raise UsageError(f"no model is called {model!r}{did_you_mean(model, self.known())}")
+
+    def _options(self, **more: Any) -> Options:
+        return Options(device="cpu", threads=self.settings.threads, **more)
+
+    def shrink(self, content: bytes, choose: Callable[[Size], Codec], file: File) -> Result:
         """Return the small picture of a photograph.
 
         Raises:
@@ -98,16 +134,15 @@ class Pictures:
         """
         picture = self._read(content)
         small, info = choose((picture.width, picture.height)).shrink(picture)
-        encoded, notes = encode(small, f"picture.{format}", info=info)
-        return Result(encoded, f"image/{format}", picture.notes + small.notes + notes)
+        encoded, notes = encode(small, file.name, info=info, quality=file.quality)
+        return Result(encoded, file.kind, picture.notes + small.notes + notes)
 
     def restore(
         self,
         content: bytes,
         model: str | None,
         scale: float | None,
-        format: LargeFormat,
-        quality: int | None,
+        file: File,
     ) -> Result:
         """Restore the large picture, by the given model or else by the one that the small picture names.
 
@@ -119,21 +154,14 @@ class Pictures:
         """
         picture = self._read(content)
         info = picture.info
-        if scale is not None:
-            check_scale(picture, scale)
         if model is None and info is not None:
-            model = find(info.model, info.weights, remedy=_NO_WEIGHTS)
-        elif model is None and scale is not None:
-            model = default_model(scale, coded=picture.lossy)
-        elif model is None:
-            raise UsageError(f"{why_unknown(picture)}; name a model or a scale")
-        small = (picture.width, picture.height)
-        codec = self.chooser(model, Wanted(scale))(small).of(picture)
-        self._check_size(*full_size(small, codec.scale))
+            find(info.model, info.weights, remedy=_NO_WEIGHTS)
+        self._check_known(model)
+        codec = codec_for_picture(picture, model=model, scale=scale, options=self._options())
+        self._check_size(*full_size((picture.width, picture.height), codec.scale))
         large = codec.restore(picture)
-        encoded, notes = encode(large, f"picture.{format}", quality=quality)
-        kind = "jpeg" if format == "jpg" else format
-        return Result(encoded, f"image/{kind}", picture.notes + large.notes + notes)
+        encoded, notes = encode(large, file.name, quality=file.quality)
+        return Result(encoded, file.kind, picture.notes + large.notes + notes)
 
     def measure(self, content: bytes, choose: Callable[[Size], Codec]) -> dict[str, Any]:
         """Measure a round trip of a photograph by the protocol of the papers.
@@ -167,12 +195,17 @@ class Pictures:
             return []
         source = open_source(str(self.root), INPUT_SUFFIXES)
         names = (name for name, _ in source.pictures(Passed()))
-        # neither JSON nor an address can hold a name that is not valid text
-        texts = (name for name in names if name.encode(errors="replace").decode() == name)
-        return list(islice((name for name in texts if self._is_inside(name)), limit))
+        return list(islice((name for name in names if self._is_there(name)), limit))
 
-    def _is_inside(self, name: str) -> bool:
-        return self.root is not None and Path(self.root, name).resolve().is_relative_to(self.root)
+    def _is_there(self, name: str) -> bool:
+        """Return whether `located` finds a picture that the listing found."""
+        if name.encode(errors="replace").decode() != name:  # neither JSON nor an address can hold it
+            return False
+        try:
+            self.located(name)
+        except NotThereError:  # a link that leads out of the folder
+            return False
+        return True
 
     def located(self, name: str) -> Path:
         """Return the path of a picture in the folder.
@@ -194,7 +227,7 @@ class Pictures:
             raise missing
         return path
 
-    def etag(self, path: Path, codec: Codec, format: SmallFormat) -> str:
+    def etag(self, path: Path, codec: Codec, file: File) -> str:
         """Return a tag that changes whenever the small picture of a file would change.
 
         Raises:
@@ -212,32 +245,34 @@ class Pictures:
             codec.options.effort,
             codec.options.fast,
             codec.scale,
-            format,
+            file.format,
+            file.quality,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def small(self, path: Path, codec: Codec, format: SmallFormat) -> Result:
+    def small(self, path: Path, codec: Codec, file: File) -> Result:
         """Return the small picture of a file in the folder, from the cache if it is there.
 
         Raises:
             TooLargeError: it has too many pixels.
             ImageError: it cannot be read.
         """
-        key = self.etag(path, codec, format)
+        key = self.etag(path, codec, file)
+        name = f"{key}.{file.format}"
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         with making:  # only one of several requests for a picture makes it
             try:
-                kept = self._kept(f"{key}.{format}")
+                kept = self._kept(name)
                 if kept is not None:
-                    return Result(kept, f"image/{format}")
+                    return Result(kept, file.kind)
                 if path.stat().st_size > self.settings.max_bytes:
                     raise TooLargeError(f"the picture is larger than {self.settings.max_bytes} bytes")
-                result = self.shrink(path.read_bytes(), lambda _: codec, format)
+                result = self.shrink(path.read_bytes(), lambda _: codec, file)
             except OSError:
                 raise NotThereError("the picture is gone") from None
             else:
-                self._keep(f"{key}.{format}", result.content)
+                self._keep(name, result.content)
                 return result
             finally:
                 with self._lock:
@@ -293,4 +328,4 @@ def _shorten(folder: Path, limit: int) -> None:
 
 def _of_ours(entry: "os.DirEntry[str]") -> bool:
     stem, _, ending = entry.name.partition(".")
-    return ending in ("png", "webp") and len(stem) == 32 and entry.is_file(follow_symlinks=False)
+    return ending in get_args(Format) and len(stem) == 32 and entry.is_file(follow_symlinks=False)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from car.codec.options import setting
+from car.scaling import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Settings:
     """
 
     folder: Path | None = None
-    scale: float = setting(4, "Default scale of small pictures.", flags=("--scale", "-s"))
+    scale: float = setting(DEFAULT, "Default scale of small pictures.", flags=("--scale", "-s"))
     max_bytes: int = setting(64 * 10**6, "Largest size of an upload.", size="64MB")
     max_pixels: int = setting(
         64_000_000, "Largest number of pixels of a picture that is read or restored.", min=1

@@ -3,7 +3,7 @@
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -22,8 +22,20 @@ from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.read import read
 from car.train.recipes import Recipe
 
-TRAINING_SETS = {"DIV2KHR": ("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR")}
-"""The usual training sets, with their folders of images to train and to validate on."""
+
+class TrainingSet(NamedTuple):
+    """A usual training set: its folders, and what they hold."""
+
+    training: str
+    validation: str
+    counts: tuple[int, int]
+    size: tuple[int, int]  # height and width of most images
+
+
+TRAINING_SETS = {
+    "DIV2KHR": TrainingSet("DIV2K/DIV2K_train_HR", "DIV2K/DIV2K_valid_HR", (800, 100), (1356, 2040))
+}
+"""The usual training sets by name."""
 
 
 def find_training_set(image_path: Path, name: str, valid: Path | None) -> tuple[list[Path], Path]:
@@ -34,14 +46,18 @@ def find_training_set(image_path: Path, name: str, valid: Path | None) -> tuple[
     Raises:
         UsageError: the name is unknown or a folder does not exist.
     """
-    if name not in TRAINING_SETS:
-        raise UsageError(f"no training set is called {name!r}{did_you_mean(name, TRAINING_SETS)}")
-    training, validation = (image_path / place for place in TRAINING_SETS[name])
+    training, validation = (image_path / place for place in _training_set(name)[:2])
     folders = (training, valid or validation)
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"{folder} does not exist; {name} must be below {image_path}")
     return [training], folders[1]
+
+
+def _training_set(name: str) -> TrainingSet:
+    if name not in TRAINING_SETS:
+        raise UsageError(f"no training set is called {name!r}{did_you_mean(name, TRAINING_SETS)}")
+    return TRAINING_SETS[name]
 
 
 OnProgress = Callable[[int, int], None]
@@ -60,6 +76,7 @@ class _File(NamedTuple):
 
 
 _PIXELS, _INDEX = "pixels.u8", "index.json"
+_SAMPLED = 16  # images that are decoded for a trial
 
 
 @dataclass(frozen=True)
@@ -216,10 +233,7 @@ def load_store(
     Raises:
         TrainingError: a folder is missing, no usable image is found, or the cache cannot be written.
     """
-    outside = {folder.resolve() for folder in leave_out}
-    files = [found for folder in folders for found in _image_files(folder, outside, on_skip)]
-    if not files:
-        raise TrainingError(f"no images found below {', '.join(str(f) for f in folders)}")
+    files = _files_below(folders, leave_out, on_skip)
     try:
         entries = _kept(cache, files)
         if entries is None:
@@ -231,12 +245,72 @@ def load_store(
         raise TrainingError(f"cannot write the image cache in {cache}: {error.strerror}") from error
     flat = np.memmap(cache / _PIXELS, dtype=np.uint8, mode="r") if entries else np.empty(0, np.uint8)
     ends = itertools.accumulate(height * width * 3 for _, height, width in entries)
+    decoded = (
+        (name, flat[end - height * width * 3 : end].reshape(height, width, 3))
+        for (name, height, width), end in zip(entries, ends, strict=True)
+    )
+    return _usable(decoded, min_size, on_skip)
+
+
+def sampled_store(
+    folders: Sequence[Path], *, min_size: int, leave_out: Sequence[Path] = (), on_skip: OnSkip = ignore
+) -> ImageStore:
+    """Return a store for trials: a few images are decoded, and stand for those between them.
+
+    Args:
+        folders: see `load_store`, as the other arguments.
+        min_size: images smaller than this on either side are skipped, with those that they stand for.
+        leave_out: folders that are not searched.
+        on_skip: called with one line for each skipped image.
+
+    Raises:
+        TrainingError: a folder is missing, or no usable image is found.
+    """
+    files = _files_below(folders, leave_out, on_skip)
+    group = -(-len(files) // _SAMPLED)
+
+    def decoded() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        for first in range(0, len(files), group):
+            pixels = _decoded(files[first])
+            if isinstance(pixels, str):
+                on_skip(pixels)
+            else:
+                yield from ((file.name, pixels) for file in files[first : first + group])
+
+    return _usable(decoded(), min_size, on_skip)
+
+
+def imagined_stores(name: str) -> tuple[ImageStore, ImageStore]:
+    """Return stores of as many noisy images as a usual training set has, to train and to validate on.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    known = _training_set(name)
+    noise = np.random.default_rng(0).integers(0, 256, (*known.size, 3), dtype=np.uint8)
+    training, validation = (
+        ImageStore(tuple(f"{n:04}.png" for n in range(1, count + 1)), (noise,) * count)
+        for count in known.counts
+    )
+    return training, validation
+
+
+def _files_below(folders: Sequence[Path], leave_out: Sequence[Path], on_skip: OnSkip) -> list[_File]:
+    outside = {folder.resolve() for folder in leave_out}
+    files = [found for folder in folders for found in _image_files(folder, outside, on_skip)]
+    if not files:
+        raise TrainingError(f"no images found below {', '.join(str(f) for f in folders)}")
+    return files
+
+
+def _usable(decoded: Iterable[tuple[str, NDArray[np.uint8]]], min_size: int, on_skip: OnSkip) -> ImageStore:
+    """Return a store of the images that are large enough."""
     images: list[tuple[str, NDArray[np.uint8]]] = []
-    for (name, height, width), end in zip(entries, ends, strict=True):
-        if min(height, width) >= min_size:
-            start = end - height * width * 3
-            images.append((name, flat[start:end].reshape(height, width, 3)))
+    for name, pixels in decoded:
+        if min(pixels.shape[:2]) >= min_size:
+            images.append((name, pixels))
         else:
+            height, width = pixels.shape[:2]
             on_skip(f"{name}: {width}x{height} is smaller than the crop of {min_size}")
     if not images:
         raise TrainingError(f"no image is at least {min_size} pixels on each side")
@@ -307,21 +381,12 @@ def _decode(
 ) -> list[tuple[str, int, int]]:
     entries: list[tuple[str, int, int]] = []
 
-    def decode(file: _File) -> NDArray[np.uint8] | str:
-        try:
-            pixels = read(file.path).pixels
-        except ImageError as error:
-            return str(error)
-        if pixels.dtype != np.uint8:
-            pixels = np.round(pixels / 257)
-        return np.ascontiguousarray(pixels, dtype=np.uint8)
-
     def decode_all(out: BinaryIO) -> None:
         threads = max(1, workers)
         with ThreadPoolExecutor(threads) as pool:
             for first in range(0, len(files), 2 * threads):  # a few at a time, because they wait in memory
                 group = files[first : first + 2 * threads]
-                for done, (file, pixels) in enumerate(zip(group, pool.map(decode, group), strict=True), 1):
+                for done, (file, pixels) in enumerate(zip(group, pool.map(_decoded, group), strict=True), 1):
                     if isinstance(pixels, str):
                         on_skip(pixels)
                     else:
@@ -331,3 +396,14 @@ def _decode(
 
     atomic_write(target, decode_all)
     return entries
+
+
+def _decoded(file: _File) -> NDArray[np.uint8] | str:
+    """Return the pixels of an image, or why it cannot be read."""
+    try:
+        pixels = read(file.path).pixels
+    except ImageError as error:
+        return str(error)
+    if pixels.dtype != np.uint8:
+        pixels = np.round(pixels / 257)
+    return np.ascontiguousarray(pixels, dtype=np.uint8)

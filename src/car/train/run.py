@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from car.devices import fast_bf16, resolve_device
 from car.errors import ImageError, TrainingError, UsageError, needs
 from car.models import create
-from car.train.data import ImageStore, OnProgress, OnSkip, ignore, load_store, split_held_out
+from car.train.data import (
+    ImageStore,
+    OnProgress,
+    OnSkip,
+    ignore,
+    imagined_stores,
+    load_store,
+    sampled_store,
+    split_held_out,
+)
 from car.train.recipes import Recipe
 from car.train.trainer import Progress, RunPlan, Trainer
 
@@ -42,6 +51,8 @@ class Run:
         device: see `car.devices.resolve_device`.
         workers: threads that decode and cut crops ahead of the training.
         save_seconds: seconds between saves of the state.
+        imagined: for `plan` only: the usual training set whose numbers of images are assumed, because it is
+            not on this machine; `folders` may then be empty.
         on_progress: called every ten steps and at each validation, in the first process.
         on_decode: called with (images done, total images) while images are decoded, in the first process.
         on_note: called with a line for each skipped image and for other notes, in the first process.
@@ -55,6 +66,7 @@ class Run:
     device: str = "auto"
     workers: int = 1
     save_seconds: float = 60.0
+    imagined: str | None = None
     on_progress: Callable[[Progress], None] = ignore
     on_decode: OnProgress = ignore
     on_note: OnSkip = ignore
@@ -72,19 +84,24 @@ class Run:
             return trainer.run(self.save_seconds, self.on_progress)
 
     def plan(self) -> RunPlan:
-        """Return what `train` would do, timed on a few steps that are discarded.
+        """Return what `train` would do, timed on a few steps or parts of steps that are discarded.
 
-        Images are decoded into the cache, and the real run uses them. Nothing else is written.
+        A few images are decoded, and stand for the others. With `imagined`, none is needed at all. Nothing is
+        written.
 
         Raises:
             UsageError, TrainingError: as `train`.
         """
-        with self.trainer() as trainer:
+        with self.trainer(trial=True) as trainer:
             return trainer.plan()
 
     @contextmanager
-    def trainer(self) -> Generator[Trainer]:
-        """Yield the trainer of this process; meanwhile, the folder of the run is locked."""
+    def trainer(self, *, trial: bool = False) -> Generator[Trainer]:
+        """Yield the trainer of this process; meanwhile, the folder of the run is locked.
+
+        Args:
+            trial: only a few images are decoded, and nothing is written.
+        """
         self.recipe.validate()
         try:
             import tensorboard as _tensorboard
@@ -98,12 +115,12 @@ class Run:
         try:
             accelerator = _accelerator(self.recipe, self.device, self.on_note)
             note = self.on_note if accelerator.is_main_process else ignore
-            out.mkdir(parents=True, exist_ok=True)
-            if accelerator.is_main_process:
+            if accelerator.is_main_process and not trial:
+                out.mkdir(parents=True, exist_ok=True)
                 lock.acquire()
                 for left_over in out.glob(".*.tmp~"):  # of a run that was killed while it wrote
                     left_over.unlink()
-            stores = self._stores(accelerator, note)
+            stores = self._trial_stores(note) if trial else self._stores(accelerator, note)
             with Trainer(self.recipe, *stores, out, accelerator, self.workers, note) as trainer:
                 yield trainer
         except Timeout as error:
@@ -140,9 +157,25 @@ class Run:
             if self.valid is None:
                 return split_held_out(store, recipe.hold_out)
             store, _ = split_held_out(store, recipe.hold_out, 0)
-            # a validation crop needs pixels inside the border that is cut off
-            smallest = max(8 * create(recipe.model).geometry.scale, 32)
-            return store, open_store([self.valid], place / "valid", smallest)
+            return store, open_store([self.valid], place / "valid", self._least_valid)
+
+    def _trial_stores(self, note: OnSkip) -> tuple[ImageStore, ImageStore]:
+        """Return stores for a trial: few images are decoded, or none."""
+        if self.imagined is not None:
+            return imagined_stores(self.imagined)
+        recipe, leave_out = self.recipe, (self.out, self.cache or self.out / "cache")
+        store = sampled_store(self.folders, min_size=recipe.crop, leave_out=leave_out, on_skip=note)
+        if self.valid is None:
+            return split_held_out(store, recipe.hold_out)
+        store, _ = split_held_out(store, recipe.hold_out, 0)
+        return store, sampled_store(
+            [self.valid], min_size=self._least_valid, leave_out=leave_out, on_skip=note
+        )
+
+    @property
+    def _least_valid(self) -> int:
+        # a validation crop needs pixels inside the border that is cut off
+        return max(8 * create(self.recipe.model).geometry.scale, 32)
 
 
 def _accelerator(recipe: Recipe, name: str, note: OnSkip) -> "Accelerator":

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _CHECK_STEPS = 10  # steps between readings of the loss, because a reading makes an accelerator wait
+_CHECK_SECONDS = 10  # the same, where steps are slow
 _MAX_ROLLBACKS = 3
+_TRIAL_SECONDS = 2  # a step that takes longer is not done as a whole for a plan
 _KEPT = ("step", "seconds", "rollbacks", "best", "past_l1")  # attributes that are saved as they are
 _PARTS = ("model", "average", "optimizer")  # attributes with a state of their own
 
@@ -120,14 +122,7 @@ class Trainer:
     def plan(self) -> RunPlan:
         """Time a few steps, and compute the steps and time of the whole budget. This changes the weights."""
         recipe = self.recipe
-        self._train_step(0.5)
-        times: list[float] = []
-        while len(times) < 5 and sum(times) < 60:
-            start = time.monotonic()
-            self._train_step(0.5)
-            self._mean_loss()  # waits for the device
-            times.append(time.monotonic() - start)
-        step_seconds = statistics.median(times)
+        step_seconds = self._step_seconds()
         steps = recipe.steps or recipe.epochs * self.crops.epoch_steps
         steps = steps or max(1, round(60 * recipe.minutes / step_seconds))
 
@@ -146,6 +141,28 @@ class Trainer:
             step_seconds=step_seconds,
             seconds=steps * step_seconds,
         )
+
+    def _step_seconds(self) -> float:
+        """Return how long a step takes, from a few; from steps of fewer crops where they take long."""
+
+        def timed(crops: int | None) -> float:
+            start = time.monotonic()
+            self._train_step(0.5, crops)
+            self._mean_loss()  # waits for the device
+            return time.monotonic() - start
+
+        share, parts = self.recipe.batch // self.accelerator.num_processes, self.recipe.accumulate
+        few, more = parts, min(3 * parts, share)
+        timed(few)  # starts everything
+        least = timed(few)
+        if few == more or least * share / few < _TRIAL_SECONDS:
+            timed(None)  # a batch of another size may need other preparations
+            times: list[float] = []
+            while len(times) < 5 and sum(times) < 2 * _TRIAL_SECONDS:
+                times.append(timed(None))
+            return statistics.median(times)
+        a_crop = max((timed(more) - least) / (more - few), least / few / 4)
+        return least + (share - few) * a_crop
 
     def run(self, save_seconds: float, on_progress: Callable[[Progress], None]) -> Path:
         """Train to the end of the budget; see `car.train.run.Run.train`."""
@@ -178,6 +195,7 @@ class Trainer:
     def _loop(self, save_seconds: float, report: Callable[[Progress], None], log: RunLog | None) -> None:
         last_saved = last_validated = mark = time.monotonic()
         validated_step, mark_step = self.step, self.step
+        alone = self.accelerator.num_processes == 1  # else all must read the loss at the same step
         while True:
             now = time.monotonic()
             done, validate, saving, stop = self._agree(
@@ -187,7 +205,8 @@ class Trainer:
                 self._stop is not None,
             )
             finished = done >= 1
-            if self._losses and (finished or validate or saving or stop or self.step % _CHECK_STEPS == 0):
+            check = self.step % _CHECK_STEPS == 0 or (alone and now - mark >= _CHECK_SECONDS)
+            if self._losses and (finished or validate or saving or stop or check):
                 steps = len(self._losses)
                 loss = self._mean_loss()
                 self.watch.update(loss, steps)
@@ -223,8 +242,13 @@ class Trainer:
         (missing,) = self._agree(0.0, not found, False, False)[1:2]
         return missing
 
-    def _train_step(self, progress: float) -> torch.Tensor:
-        """Do one step on this process's share of the batch; return its loss without waiting for it."""
+    def _train_step(self, progress: float, crops: int | None = None) -> torch.Tensor:
+        """Do one step on this process's share of the batch; return its loss without waiting for it.
+
+        Args:
+            progress: the share of the training that is done.
+            crops: how many crops are used; None for all.
+        """
         recipe, accelerator = self.recipe, self.accelerator
         factor = lr_factor(recipe, progress) * 0.5**self.rollbacks
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
@@ -238,7 +262,7 @@ class Trainer:
         self._inner_objective.restoration = restoration
         self._inner_objective.coding = drawn(recipe.seed, self.step) if recipe.coded else None
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        batch = self.batches.get(self.step)
+        batch = self.batches.get(self.step)[:crops]
         total = torch.zeros((), device=accelerator.device)
         parts = batch.chunk(recipe.accumulate)
         for i, part in enumerate(parts):

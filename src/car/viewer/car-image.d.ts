@@ -27,6 +27,9 @@ export declare class CarImage extends HTMLElement {
   toBlob(type?: string): Promise<Blob>;
 }
 
+/** Where weights are, by their hash, if not in the folder models/ beside the script. */
+export declare const addresses: Map<string, URL>;
+
 declare global {
   interface HTMLElementTagNameMap {
     "car-image": CarImage;

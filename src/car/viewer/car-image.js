@@ -3,11 +3,13 @@
 
 import { Panes } from "./panes.js";
 import { decode, readInfo } from "./picture.js";
-import { forgetWeights, Pool } from "./pool.js";
+import { addressOf, forgetWeights, Pool } from "./pool.js";
 import { fullSize, marginOf, smallSize } from "./resample.js";
 import { fill } from "./template.js";
 import { cropped, grown, moved, overlaps, split, windowOf } from "./tiles.js";
 import { Zoom } from "./zoom.js";
+
+export { addresses } from "./pool.js";
 
 /** @typedef {import("./tiles.js").Region} Region */
 /** @typedef {import("./pool.js").Job} Job */
@@ -218,7 +220,7 @@ export class CarImage extends HTMLElement {
       const info = readInfo(file);
       if (!info) throw new Error("the picture has no metadata that names its model");
       const pool = this.#pool();
-      const address = new URL(`${info.weights}.safetensors`, new URL(this.getAttribute("models") ?? "models/", this.hasAttribute("models") ? document.baseURI : import.meta.url));
+      const address = addressOf(info.weights, this.getAttribute("models"));
       const opening = pool.network(info.weights, address).catch(async (error) => {
         await forgetWeights(address);
         throw error;

@@ -16,11 +16,28 @@
 /**
  * @typedef {object} Hand a worker and what it is at
  * @property {Worker} worker
+ * @property {boolean} gpu
  * @property {Job | null} job
  */
 
 const CACHE = "content-adaptive-resampler-1";
 const MAX_WORKERS = 8;
+
+/**
+ * Where weights are, by their hash, if not in the folder models/ beside this file.
+ * @type {Map<string, URL>}
+ */
+export const addresses = new Map();
+
+/**
+ * @param {string} weights hash
+ * @param {string | null} folder address of a folder of weights, relative to the page
+ */
+export function addressOf(weights, folder) {
+  if (folder !== null) return new URL(`${weights}.safetensors`, new URL(folder, document.baseURI));
+  const models = "models/"; // a variable, so that bundlers leave this address alone
+  return addresses.get(weights) ?? new URL(`${models}${weights}.safetensors`, import.meta.url);
+}
 
 export class Pool {
   /** @param {Device} device */
@@ -103,9 +120,9 @@ export class Pool {
    */
   async #send(weights, file, hands) {
     const answers = await Promise.all(
-      hands.map(({ worker }, number) => {
+      hands.map(({ worker, gpu }, number) => {
         const answer = new Promise((resolve) => this.openings.set(`${number} ${weights}`, resolve));
-        worker.postMessage({ kind: "network", id: weights, file });
+        worker.postMessage({ kind: "network", id: weights, file, gpu });
         return answer;
       }),
     );
@@ -124,8 +141,9 @@ export class Pool {
     this.onGpu = gpu;
     const count = gpu ? 1 : Math.max(1, Math.min(navigator.hardwareConcurrency || 2, MAX_WORKERS));
     return Array.from({ length: count }, (_, number) => {
-      const address = new URL(`worker.js?device=${gpu ? "gpu" : "cpu"}`, import.meta.url);
-      const hand = { worker: new Worker(address, { type: "module" }), job: /** @type {Job | null} */ (null) };
+      // in this form, bundlers find the worker
+      const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+      const hand = { worker, gpu, job: /** @type {Job | null} */ (null) };
       const fail = (/** @type {string} */ error) => {
         for (const [key, answer] of this.openings) if (key.startsWith(`${number} `)) answer({ error });
         hand.job?.failed(new Error(error));

@@ -10,7 +10,7 @@ const MODES = { plain: 0, leakyRelu: 1, add: 2 };
 
 /** Fetch and compile the kernels. */
 export async function compileKernels() {
-  const response = await fetch(new URL("network.wasm", import.meta.url));
+  const response = await fetch(new URL("./network.wasm", import.meta.url));
   if (!response.ok) throw new Error(`network.wasm: ${response.status}`);
   return WebAssembly.compile(await response.arrayBuffer());
 }

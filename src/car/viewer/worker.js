@@ -6,19 +6,21 @@ import { compileKernels, WasmNetwork } from "./wasm.js";
 import { GpuNetwork, openGpu } from "./webgpu.js";
 import { readNetwork } from "./weights.js";
 
-/** @typedef {{ kind: "network", id: string, file: ArrayBuffer }} NetworkMessage */
+/** @typedef {{ kind: "network", id: string, file: ArrayBuffer, gpu: boolean }} NetworkMessage */
 /** @typedef {{ kind: "tile", job: number, id: string, pixels: Uint8Array, height: number, width: number, core: import("./tiles.js").Region, inside: import("./tiles.js").Region, grey: boolean, alpha: boolean, fit: import("./resample.js").Fit | null }} TileMessage */
 
 /** @type {Map<string, Promise<WasmNetwork | GpuNetwork>>} */
 const networks = new Map();
-const wantsGpu = new URL(self.location.href).searchParams.get("device") === "gpu";
 /** @type {Promise<WebAssembly.Module> | undefined} */
 let kernels;
 
-/** @param {ArrayBuffer} file */
-async function open(file) {
+/**
+ * @param {ArrayBuffer} file
+ * @param {boolean} gpu
+ */
+async function open(file, gpu) {
   const network = await readNetwork(file);
-  if (wantsGpu) return new GpuNetwork(await openGpu(), network);
+  if (gpu) return new GpuNetwork(await openGpu(), network);
   kernels ??= compileKernels();
   return new WasmNetwork(await kernels, network);
 }
@@ -26,7 +28,7 @@ async function open(file) {
 self.onmessage = async (/** @type {MessageEvent<NetworkMessage | TileMessage>} */ event) => {
   const message = event.data;
   if (message.kind === "network") {
-    const opened = open(message.file);
+    const opened = open(message.file, message.gpu);
     networks.set(message.id, opened);
     try {
       const network = await opened;

@@ -54,13 +54,15 @@ async function send(route, body) {
 /** @param {File} photograph */
 async function shrink(photograph) {
   const mine = ++turn;
-  const scale = new FormData(form).get("scale");
+  const values = new FormData(form);
+  const scale = values.get("scale");
+  const wanted = scale ? `scale=${scale}` : `size=${values.get("size")}`;
   byId("message").textContent = `Shrinking ${photograph.name} …`;
   byId("result").hidden = true;
   for (const old of addresses) URL.revokeObjectURL(old);
   addresses = [];
   try {
-    const small = await (await send(`v1/downscale?scale=${scale}`, photograph)).blob();
+    const small = await (await send(`v1/downscale?${wanted}`, photograph)).blob();
     const { width, height } = await createImageBitmap(small);
     if (mine !== turn) return;
     const picture = /** @type {CarImage} */ (document.createElement("car-image"));
@@ -82,7 +84,7 @@ async function shrink(photograph) {
     };
     byId("stage").replaceChildren(picture);
     link.href = address(small);
-    link.download = `${photograph.name.replace(/\.\w+$/, "")}.x${scale}.png`;
+    link.download = `${photograph.name.replace(/\.\w+$/, "")}.${scale ? `x${scale}` : `size${values.get("size")}`}.png`;
     /** @type {Array<[string, string]>} */
     const rows = [
       ["Photograph", size(photograph.size)],
@@ -91,7 +93,7 @@ async function shrink(photograph) {
     show(rows);
     byId("result").hidden = false;
     byId("message").textContent = "";
-    const measured = await (await send(`v1/compare?scale=${scale}`, photograph)).json();
+    const measured = await (await send(`v1/compare?${wanted}`, photograph)).json();
     if (mine !== turn) return;
     const decibels = (/** @type {number | null} */ value) => (value === null ? "identical" : `${value.toFixed(2)} dB`);
     rows[0][1] += `, ${measured.width} × ${measured.height}`;
@@ -110,6 +112,12 @@ input.addEventListener("change", () => {
   input.value = ""; // the same file may be chosen again
 });
 form.addEventListener("change", (event) => {
+  const size = /** @type {HTMLInputElement} */ (event.target);
+  if (size.name === "size") {
+    if (!form.reportValidity()) return;
+    const choice = /** @type {HTMLInputElement} */ (form.querySelector('input[name="scale"][value=""]'));
+    choice.checked = true; // who names a size wants it
+  }
   if (event.target !== input && chosen) void shrink(chosen);
 });
 form.addEventListener("submit", (event) => event.preventDefault());
