@@ -36,7 +36,7 @@ Row = tuple[float, list[str]]
 def main() -> None:
     """Write both files."""
     block = [line for scale in (4, 2) for line in (*leading(scale), "")]
-    block += ["The small picture stays a normal thumbnail:", ""]
+    block += ["The small picture of a photograph stays close to a normal thumbnail:", ""]
     block += small_pictures(("car_plus",))
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
