@@ -104,7 +104,9 @@ def try_formats(folder: Path) -> None:
 
 def main(*extras: str) -> None:
     """Try everything in a folder of its own."""
-    assert REPOSITORY not in Path(car.__file__).resolve().parents, "this is the checkout, not an installation"
+    assert REPOSITORY / "src" not in Path(car.__file__).resolve().parents, (
+        "this is the checkout, not an installation"
+    )
     with tempfile.TemporaryDirectory() as name:
         os.environ["CAR_CACHE"] = str(Path(name) / "cache")
         try_pictures(Path(name))

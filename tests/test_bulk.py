@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -601,6 +602,30 @@ def test_results_that_would_have_one_name_are_refused(tmp_path):
     summary = go(tmp_path / "src", tmp_path / "dst")
     assert (summary.done, summary.failed) == (1, 1)
     assert "its result would be a/photo0.x4.png, as that of a/photo0.jpg" in summary.failures[0].error
+
+
+def test_temporary_files_that_cannot_be_written_are_one_line(tmp_path):
+    src = tmp_path / "src"
+    photos(src, 1)
+    # no file may have more than 4 KB, as on a full disk
+    limited = "import resource, runpy, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    limited += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); runpy.run_module('car', run_name='__main__')"
+    line = [
+        sys.executable,
+        "-c",
+        limited,
+        "bulk",
+        "downscale",
+        str(src),
+        str(tmp_path / "dst"),
+        "--scale",
+        "4",
+    ]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert "temporary files cannot be written (" in result.stderr
+    assert not list(tmp_path.glob("dst/*.png"))
 
 
 def test_pictures_of_kinds_that_are_not_read_are_recorded(tmp_path):

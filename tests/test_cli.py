@@ -4,6 +4,7 @@ import errno
 import functools
 import hashlib
 import importlib
+import io
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from car.errors import ImageError, UsageError
 from car.models import create
 from car.pictures.info import read_header
 from car.pictures.read import read
+from car.weights import list_models
 from commandline import run_car as run
 from processes import LIMIT, start_car, wait_until
 
@@ -353,8 +355,22 @@ def test_models_fit_a_terminal() -> None:
     lines = run("models", env={"COLUMNS": "80"}).stdout.splitlines()
     assert max(map(len, lines)) <= 80
     row = next(line for line in lines if "car_plus_x4.v" in line)
-    assert row.count("/") >= 2
+    assert row.count("/") == 2
+    assert "default at 4x" in row
     assert "…" not in "".join(lines)
+    for info in list_models():  # names are whole, and every model says what it is for
+        for name in info.tags or (f"{info.name}: none",):
+            (row,) = (line for line in lines if f" {name} " in line)
+            assert row.split("│")[2].strip()
+
+
+def test_numbers_have_one_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    told = io.StringIO()
+    console = common._Terminal().console
+    console.file = told
+    console.print("12,345,678 bytes, 1.5 s")
+    assert told.getvalue() == "12,345,678 bytes, 1.5 s\n"
 
 
 def test_own_weights_named_in_the_file_are_not_replaced_silently(tmp_path: Path, photo: Path) -> None:

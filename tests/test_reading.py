@@ -21,8 +21,9 @@ from car.pictures import coded
 from car.pictures.formats import png_chunk
 from car.pictures.info import read_header
 from car.pictures.metadata import LRInfo
-from car.pictures.picture import Picture
+from car.pictures.picture import Picture, upright
 from car.pictures.read import decode, from_pil, read
+from car.pictures.strips import open_strips
 from test_images import noise, png_with
 
 RGB = noise(24, 30)
@@ -374,6 +375,71 @@ def test_what_a_tiff_leaves_out_is_black_and_said() -> None:
 def test_a_tiff_that_ends_before_its_picture(content: bytes) -> None:
     with pytest.raises(ImageError, match=r"a\.tif: (a TIFF without a picture, or damaged|cannot be read)"):
         decode(content, "a.tif")
+
+
+ARCHIVE: dict[str, tuple[Any, ...]] = {
+    "colours": (1, 3),
+    "dtype": ("uint8", "uint16", "uint32", "int16", "float16", "float32"),
+    "extra": (None, "unassalpha", "assocalpha", "unspecified"),
+    "planar": (False, True),
+    "coding": (
+        {},
+        {"compression": "zlib", "predictor": True},
+        {"compression": "lzw"},
+        {"compression": "packbits"},
+    ),
+    "parts": ({}, {"tile": (16, 32)}, {"rowsperstrip": 7}),
+    "order": ("<", ">"),
+    "bigtiff": (False, True),
+    "inverted": (False, True),
+    "orientation": tuple(range(1, 9)),
+}
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_tiffs_of_properties_mixed_at_random(seed: int, tmp_path: Path) -> None:
+    """Samples, alpha, layout, coding, byte order and orientation, as a whole, in strips and in the header."""
+    rng = np.random.default_rng(seed)
+    one = {name: values[int(rng.integers(len(values)))] for name, values in ARCHIVE.items()}
+    colours, inverted = one["colours"], one["inverted"] and one["colours"] == 1
+    count = colours + (one["extra"] is not None)
+    most = 1 if one["dtype"].startswith("f") else np.iinfo(one["dtype"]).max
+    smooth = [
+        Image.fromarray(plane).resize((37, 45)) for plane in rng.integers(0, 256, (count, 4, 4), np.uint8)
+    ]
+    unit = np.dstack([np.asarray(plane) for plane in smooth]).reshape(45, 37, count) / 255
+    if one["extra"] == "assocalpha":
+        unit[:, :, :colours] *= unit[:, :, colours:]
+    stored = np.round(unit * most).astype(one["dtype"]) if most > 1 else unit.astype(one["dtype"])
+    values = stored / most
+    options: dict[str, Any] = {
+        "photometric": ("miniswhite" if inverted else "minisblack", "rgb")[colours > 1]
+    }
+    options |= one["coding"] | one["parts"] | {"byteorder": one["order"], "bigtiff": one["bigtiff"]}
+    options |= {"extrasamples": [one["extra"]]} if one["extra"] else {}
+    if count > 1:
+        options["planarconfig"] = "separate" if one["planar"] else "contig"
+        stored = np.ascontiguousarray(np.moveaxis(stored, 2, 0)) if one["planar"] else stored
+    content = tiff(
+        stored if count > 1 else stored[:, :, 0], extratags=[(274, 3, 1, one["orientation"], True)], **options
+    )
+    picture = decode(content, "a.tif")
+    colour = 1 - values[:, :, :colours] if inverted else values[:, :, :colours]
+    opacity = values[:, :, colours:] if one["extra"] in ("unassalpha", "assocalpha") else None
+    if one["extra"] == "assocalpha":
+        colour = colour / np.maximum(opacity, 1e-3)
+    seen = upright(levels(picture), {6: 8, 8: 6}.get(one["orientation"], one["orientation"]))  # back
+    tolerance = (0.03 if one["extra"] == "assocalpha" else 0.006) if most in (1, 255) else 0.001
+    visible = np.ones((45, 37), bool) if opacity is None else opacity[:, :, 0] > 0.3
+    np.testing.assert_allclose(
+        seen[visible], np.broadcast_to(colour, seen.shape)[visible].clip(0, 1), atol=tolerance
+    )
+    assert (picture.alpha is None) == (opacity is None)
+    assert read_header(content, "a.tif").size == (picture.width, picture.height)
+    (tmp_path / "a.tif").write_bytes(content)
+    with open_strips(tmp_path / "a.tif") as strips:
+        if not isinstance(strips, str):
+            np.testing.assert_array_equal(np.concatenate(list(strips.blocks)), picture.pixels)
 
 
 # --- previews ----------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ Row = tuple[float, list[str]]
 def main() -> None:
     """Write both files."""
     block = [line for scale in (4, 2) for line in (*leading(scale), "")]
-    block += ["How near the small picture is to a bicubic thumbnail, and what it costs in bytes and in colour:", ""]
+    block += ["The small picture of a photograph stays close to a normal thumbnail:", ""]
     block += small_pictures(("car_plus",))
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from car.batch.records import LEFT_OUT, record_lines, values_of
+from car.errors import StorageError
 from car.files.storage import Place
 
 _CACHE = 32_000  # KB
@@ -45,12 +46,24 @@ class Index:
         target: where earlier runs wrote their results and records.
 
     Raises:
-        StorageError: the target cannot be read.
+        StorageError: the target cannot be read, or temporary files cannot be written.
     """
 
     def __init__(self, target: Place) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="car-")
         self._data = sqlite3.connect(Path(self._folder.name, "index"), check_same_thread=False)
+        try:
+            self._fill(target)
+        except (sqlite3.Error, StorageError) as error:
+            self.close()
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(
+                f"{tempfile.gettempdir()}: temporary files cannot be written ({error}); "
+                "make room, or name another folder in TMPDIR"
+            ) from error
+
+    def _fill(self, target: Place) -> None:
         # each run makes it anew, so it need not survive a crash
         for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE}", "temp_store=FILE"):
             self._data.execute(f"PRAGMA {setting}")

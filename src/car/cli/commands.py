@@ -37,7 +37,7 @@ COMMANDS = {
         "reporting",
         "Write one HTML page about models: tables with the published rows, crops, error maps, curves, times.",
     ),
-    "models": ("models", "List the models, their weights and their PSNR."),
+    "models": ("models", "List the models: their weights, what they are for, and their PSNR."),
     "pull": (
         "models",
         "Download or copy weights, check them, and keep them in the cache folder under a name.",

@@ -70,8 +70,8 @@ class _Terminal:
         """The console on which rich draws tables and bars."""
         from rich.console import Console
 
-        # file names are no markup
-        return Console(stderr=self._stderr, soft_wrap=True, markup=False, emoji=False)
+        # file names are no markup, and colours would split numbers into their groups of digits
+        return Console(stderr=self._stderr, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
     def print(self, line: Any) -> None:
         """Print a line of text, or a table drawn by rich."""

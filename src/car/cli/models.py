@@ -14,16 +14,23 @@ from car.cli.options import with_options
 from car.devices import needs_torch
 from car.errors import UsageError
 from car.files.atomic import atomic_write_all
-from car.weights import list_models, load, manifest
+from car.weights import ModelInfo, default_model, list_models, load, manifest
 from car.weights.pull import pull
 from car.weights.store import pulled_models
 
 _SETS = ("Set5", "Set14", "BSDS100")
+_WIDE = 100  # columns of a terminal that has room for all sets
+_PURPOSES = {
+    "car_lite": "no colours but means of the original's",
+    "car_plus_large": "better on luma, worse in colours",
+    "car": "the published architecture (of the paper)",
+    "car_small": "that architecture, made smaller",
+}
 
 
 @app.command("models")
 def models_command(as_json: Json = False) -> None:
-    """List the models, their weights and their PSNR."""
+    """List the models: their weights, what they are for, and their PSNR."""
     if as_json:
         print_json(
             {
@@ -33,23 +40,35 @@ def models_command(as_json: Json = False) -> None:
             }
         )
         return
-    table = Table("weights", "parameters", *_SETS, title="PSNR in dB, luma/RGB", title_justify="left")
+    table = Table("weights", "made for", title="PSNR in dB, luma/RGB", title_justify="left")
     table.columns[0].no_wrap = True  # names are copied from here
+    sets = _SETS[:2] if stdout.console.width < _WIDE else _SETS
+    for name in sets:
+        table.add_column(name, no_wrap=True)
     entries = {entry.tag: entry for entry in manifest()}
     own = pulled_models()
     for model in list_models():
         names = [record.name for record in own if record.model == model.name]
+        purpose = _purpose(model)
         if not model.tags and not names:
-            table.add_row(f"{model.name}: none", *[""] * 4)
+            table.add_row(f"{model.name}: none", purpose, *[""] * len(sets))
         for tag in model.tags:
-            entry = entries[tag]
-            means = [entry.metrics[name]["model"] if name in entry.metrics else None for name in _SETS]
+            metrics = entries[tag].metrics
+            means = [metrics[name]["model"] if name in metrics else None for name in sets]
             values = [f"{m['psnr']:.2f}/{m['psnr_rgb']:.2f}" if m else "" for m in means]
-            table.add_row(tag, f"{entry.parameters / 1e6:.2f} M", *values)
+            table.add_row(tag, purpose, *values)
         for name in names:
-            table.add_row(f"{name} (pulled)", *[""] * 4)
+            table.add_row(f"{name} (pulled)", purpose, *[""] * len(sets))
     stdout.print(table)
     stdout.print("Names end with the scale. Without a version, a name means the newest weights.")
+
+
+def _purpose(model: ModelInfo) -> str:
+    """Return what a model is for, in a few words; default models say so."""
+    for coded in (False, True):
+        if model.tags and default_model(model.scale, coded=coded) == model.name:
+            return f"default at {model.scale}x{' for JPEG, AVIF and lossy WebP' * coded}"
+    return _PURPOSES.get(model.family, "")
 
 
 @app.command("pull")

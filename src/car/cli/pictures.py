@@ -70,6 +70,11 @@ def downscale_command(
     The small file says which weights made it and how large the original was. In a folder, the command leaves
     out small pictures and pictures that were restored from them.
 
+    Small pictures of photographs look like ordinary thumbnails. Those of text, line art and black-and-white
+    photographs have coloured fringes, which show when you look at them at twice their size. With
+    `--model car_lite_x4` they have none, and restore less detail. Keep small files as they are: resized,
+    edited or saved again as JPEG, they restore no better than ordinary thumbnails.
+
     For example:
 
     ```
@@ -81,9 +86,9 @@ def downscale_command(
     ```
 
     Instead of a scale you can name a number of bytes or a quality. The command then makes about ten files of
-    different scales, formats and qualities, restores each of them, and keeps the best. That takes minutes for
-    a large photograph. SSIMULACRA2 decides, unless you name a PSNR. `--format`, or the suffix of `--output`,
-    leaves one format (avif, webp, jpg or png).
+    different scales, formats and qualities, restores each of them, and keeps the best. That takes about a
+    minute for a large photograph. SSIMULACRA2 decides, unless you name a PSNR. `--format`, or the suffix of
+    `--output`, leaves one format (avif, webp, jpg or png).
 
     ```
     car downscale photo.jpg --max-bytes 60kB

@@ -1,7 +1,6 @@
 """`car.downscale` and `car.upscale`: one image, of any kind."""
 
-from functools import partial
-from os import PathLike
+from dataclasses import replace
 from types import NoneType
 from typing import Any, overload
 
@@ -9,7 +8,8 @@ from PIL import Image
 
 from car.codec.choose import codec_for_original, codec_for_picture, open_codec
 from car.codec.codec import Codec, ImageLike
-from car.codec.kinds import apply
+from car.codec.coding import Encoding, FileFormat
+from car.codec.kinds import File, apply
 from car.codec.options import Options
 from car.errors import UsageError
 from car.pictures.metadata import LRInfo
@@ -22,7 +22,7 @@ open = open_codec  # as `car.open`
 
 @overload
 def downscale(
-    image: str | PathLike[str],
+    image: File,
     scale: Scale | None = None,
     *,
     width: int | None = None,
@@ -32,6 +32,7 @@ def downscale(
     model: ModelName | None = None,
     options: Options = ...,
     codec: Codec | None = None,
+    format: None = None,
 ) -> Image.Image: ...
 @overload
 def downscale(
@@ -45,7 +46,23 @@ def downscale(
     model: ModelName | None = None,
     options: Options = ...,
     codec: Codec | None = None,
+    format: None = None,
 ) -> ImageLike: ...
+@overload
+def downscale(
+    image: Any,
+    scale: Scale | None = None,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    size: int | None = None,
+    megapixels: float | None = None,
+    model: ModelName | None = None,
+    options: Options = ...,
+    codec: Codec | None = None,
+    format: FileFormat,
+    quality: int | None = None,
+) -> bytes: ...
 def downscale(  # noqa: PLR0913 - four of them are sizes
     image: Any,
     scale: Scale | None = None,
@@ -57,13 +74,16 @@ def downscale(  # noqa: PLR0913 - four of them are sizes
     model: ModelName | None = None,
     options: Options = Options(),
     codec: Codec | None = None,
+    format: FileFormat | None = None,
+    quality: int | None = None,
 ) -> Any:
     """Shrink one image; the result is an ordinary small picture that `upscale` restores.
 
     Args:
-        image: a path, a PIL image, an array ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]``
-            (uint8, uint16 or floating in [0, 1]) or a floating RGB tensor ``[3, H, W]`` or
-            ``[B, 3, H, W]`` in [0, 1].
+        image: a path, the content of a picture file as bytes, a file open in binary mode, a PIL image, an
+            array or a tensor. Arrays have the channels last: ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]``,
+            ``[H, W, 4]`` or a batch ``[B, H, W, C]``, uint8, uint16 or floating in [0, 1]. Tensors have them
+            first: ``[3, H, W]`` or ``[B, 3, H, W]``, uint8 or floating in [0, 1]. The other order is refused.
         scale: 1.25 to 16, fractions too; selects the default model. Without scale, size and model, it is 4.
         width: instead of a scale, the width of the result in pixels.
         height: the height of the result.
@@ -72,16 +92,20 @@ def downscale(  # noqa: PLR0913 - four of them are sizes
         model: name, tag or ``.safetensors`` file; see `car.load`.
         options: the settings.
         codec: a codec from `car.open`, instead of all others.
+        format: png, webp, jpg, avif or tiff: return the content of such a file.
+        quality: 1 to 100, with the format jpg, webp or avif. As in the command, a lossy file is made by
+            `car_codec` unless it is of high quality.
 
     Returns:
-        The same kind as `image` (a PIL image for a path), ``ceil(size / scale)``, on the 8-bit grid
+        The same kind as `image` (a PIL image for a file), ``ceil(size / scale)``, on the 8-bit grid
         (16-bit for an array of uint16), in colour even if `image` is grey. If a file or PIL image has 16
         bits, they are rounded to 8 with a warning, because PIL images in colour have no more. A PIL image
         has metadata, which its ``save`` writes into PNG and other files. An array or tensor has none:
         `upscale` then needs the model and the size, and a grey image is restored as nearly grey RGB.
 
     Raises:
-        UsageError: more than one scale or size is given, or the input is of another kind.
+        UsageError: more than one scale or size is given, the input is of another kind, or the format is
+            unknown or has no quality.
         AlreadySmallError: the picture is too small for the size, which would shrink it by less than 1.25.
         ImageError: the file cannot be read.
         WeightsError: the weights cannot be loaded.
@@ -91,27 +115,36 @@ def downscale(  # noqa: PLR0913 - four of them are sizes
     (16, 24, 3)
     >>> downscale(np.zeros((64, 96, 3), np.uint8), width=60).shape
     (40, 60, 3)
+    >>> content = downscale(np.zeros((64, 96, 3), np.uint8), format="jpg", quality=60)
+    >>> upscale(content).size
+    (96, 64)
     """
     wanted = Wanted(scale, width, height, size, megapixels)
     _one_answer(codec, model, options, scaled=wanted != Wanted())
+    encoding = _encoding(format, quality)
+    if codec is not None:
+        return apply(image, codec.shrink, codec.options.max_pixels, encoding)
+    if encoding is not None:
+        options = replace(options, coding=encoding.coding)
     if not wanted.by_size:
-        return (codec or open_codec(model, wanted.scale, options)).downscale(image)
+        open_codec(model, wanted.scale, options)  # what is wrong with these is told before the image is read
 
     def shrink(picture: Picture) -> tuple[Picture, LRInfo]:
         return codec_for_original((picture.width, picture.height), wanted, model, options).shrink(picture)
 
-    return apply(image, shrink, options.max_pixels)
+    return apply(image, shrink, options.max_pixels, encoding)
 
 
 @overload
 def upscale(
-    image: str | PathLike[str],
+    image: File,
     scale: Scale | None = None,
     *,
     model: ModelName | None = None,
     size: tuple[int, int] | None = None,
     options: Options = ...,
     codec: Codec | None = None,
+    format: None = None,
 ) -> Image.Image: ...
 @overload
 def upscale(
@@ -122,7 +155,20 @@ def upscale(
     size: tuple[int, int] | None = None,
     options: Options = ...,
     codec: Codec | None = None,
+    format: None = None,
 ) -> ImageLike: ...
+@overload
+def upscale(
+    image: Any,
+    scale: Scale | None = None,
+    *,
+    model: ModelName | None = None,
+    size: tuple[int, int] | None = None,
+    options: Options = ...,
+    codec: Codec | None = None,
+    format: FileFormat,
+    quality: int | None = None,
+) -> bytes: ...
 def upscale(
     image: Any,
     scale: Scale | None = None,
@@ -131,6 +177,8 @@ def upscale(
     size: tuple[int, int] | None = None,
     options: Options = Options(),
     codec: Codec | None = None,
+    format: FileFormat | None = None,
+    quality: int | None = None,
 ) -> Any:
     """Restore the large image from a small one.
 
@@ -143,13 +191,15 @@ def upscale(
             metadata, scale and model, it also gives the scale.
         options: the settings.
         codec: a codec from `car.open`; it replaces the model in the metadata.
+        format: png, webp, jpg, avif or tiff: return the content of such a file.
+        quality: 1 to 100, with the format jpg, webp or avif.
 
     Returns:
-        The same kind as `image` (a PIL image for a path).
+        The same kind as `image` (a PIL image for a file).
 
     Raises:
         UsageError: the image has no metadata, and neither `scale`, `model` nor `size` is given; or `size` is
-            impossible.
+            impossible; or the format is unknown or has no quality.
         ImageError: the file cannot be read.
         WeightsError: the weights that made the picture are not available.
 
@@ -158,10 +208,21 @@ def upscale(
     (64, 95, 3)
     """
     _one_answer(codec, model, options, scaled=scale is not None)
-    if codec is not None:
-        return codec.upscale(image, size)
-    choose = partial(codec_for_picture, model=model, scale=scale, size=size, options=options)
-    return apply(image, lambda picture: (choose(picture).restore(picture, size), None), options.max_pixels)
+    encoding = _encoding(format, quality)
+
+    def restore(picture: Picture) -> tuple[Picture, None]:
+        chosen = codec or codec_for_picture(picture, model=model, scale=scale, size=size, options=options)
+        return chosen.restore(picture, size), None
+
+    return apply(image, restore, (codec.options if codec else options).max_pixels, encoding)
+
+
+def _encoding(format: FileFormat | None, quality: int | None) -> Encoding | None:
+    if format is not None:
+        return Encoding(format, quality)
+    if quality is not None:
+        raise UsageError("quality needs a format: jpg, webp or avif")
+    return None
 
 
 def _one_answer(codec: Codec | None, model: ModelName | None, options: Options, *, scaled: bool) -> None:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
-from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from car.codec.engine import Engine, Tile, open_engine
-from car.codec.kinds import apply
+from car.codec.kinds import File, apply
 from car.codec.options import Options
 from car.codec.origin import ThumbnailEngine
 from car.codec.tiling import TINY, Axis, split
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 _BETWEEN = np.uint16  # what a model sees and gives if pictures are resampled: rounding costs nothing there
+_TEXTURED = 32  # levels between the darkest and the brightest pixel
 _CORRECTED_TILE = 256  # LR pixels; tiles of 512 take twice the memory, for a tenth less time
 
 ImageLike = TypeVar("ImageLike", Image.Image, "NDArray[Any]", "torch.Tensor")
@@ -141,7 +141,7 @@ class Codec:
         return self.engine.device
 
     @overload
-    def downscale(self, image: str | PathLike[str]) -> Image.Image: ...
+    def downscale(self, image: File) -> Image.Image: ...
     @overload
     def downscale(self, image: ImageLike) -> ImageLike: ...
     def downscale(self, image: Any) -> Any:
@@ -149,7 +149,7 @@ class Codec:
         return apply(image, self.shrink, self.options.max_pixels)
 
     @overload
-    def upscale(self, image: str | PathLike[str], size: tuple[int, int] | None = None) -> Image.Image: ...
+    def upscale(self, image: File, size: tuple[int, int] | None = None) -> Image.Image: ...
     @overload
     def upscale(self, image: ImageLike, size: tuple[int, int] | None = None) -> ImageLike: ...
     def upscale(self, image: Any, size: tuple[int, int] | None = None) -> Any:
@@ -254,8 +254,8 @@ class Codec:
                 f"the file is lossy, which {self.loaded.name} is not made for: "
                 f"{default_model(s, coded=True)} may restore it better",
             )
-        if picture.grey and picture.info is not None and not picture.info.grey:
-            notes += ("the picture was made grey after it was made: restored in grey",)
+        if _lost_colours(picture):
+            notes += ("the small picture has lost its colours, which carry detail; it is restored in grey",)
         if size is None:
             size = full
             if picture.info is not None:
@@ -462,6 +462,20 @@ def check_scale(picture: Picture, scale: Scale) -> None:
     scale = exact_scale(scale)
     if picture.info is not None and picture.info.scale != scale:
         raise UsageError(f"the picture was made at scale {picture.info.scale}, not {scale}")
+
+
+def _lost_colours(picture: Picture) -> bool:
+    """Return whether a small picture is grey that was in colour when it was made."""
+    info = picture.info
+    if info is None or not picture.grey:
+        return False
+    if not info.grey:
+        return True
+    # that of a grey picture has colours too, unless it is flat, or all colours have one kernel, or a lossy
+    # coder dropped them
+    known = info.model in model_names() and not architecture(info.model).kernels
+    textured = min(picture.pixels.shape[:2]) >= TINY and bool(np.ptp(picture.pixels) > _TEXTURED)
+    return known and textured and not picture.lossy and picture.pixels.dtype == np.uint8
 
 
 _GREY = (19595, 38470, 7471)  # luma of ITU-R BT.601, in parts of 65536

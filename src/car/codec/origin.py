@@ -14,9 +14,9 @@ from car.pictures.resize import bicubic_resize
 
 _PIECE, _PIECES = 96, 3  # LR pixels a side; number
 _LEAST = 24  # LR pixels a side: in smaller pictures there is nothing to tell by
-# Correlations above which `car_plus` is taken for the maker, by scale. Few thumbnails are above them, and
-# only about half of its own pictures; docs/research/thumbnails.md has the measures.
-_SURELY = {2: 0.990, 4: 0.962}
+# Correlations above which `car_plus` is taken for the maker, by scale. About one thumbnail in 100 is above
+# them, and four fifths of its own pictures; docs/research/thumbnails.md has the measures.
+_SURELY = {2: 0.988, 4: 0.953}
 _NETWORK = 0.5  # share of the network in what enlarges a thumbnail; the rest is bicubic
 _YCC = np.array([[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]], np.float32)
 

@@ -23,11 +23,12 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from car._version import __version__
+from car.codec.coding import Encoding, FileFormat
 from car.errors import CarError, ImageError, UsageError, WeightsError, did_you_mean
 from car.pictures.info import read_header
 from car.scaling import Wanted
 from car.serve.observed import Observed
-from car.serve.pictures import File, Format, NotThereError, Pictures, Result, TooLargeError
+from car.serve.pictures import NotThereError, Pictures, Result, TooLargeError
 from car.serve.settings import Settings
 from car.serve.work import BusyError, GoneError, TooSlowError, WorkPool
 from car.viewer import assets, shipped_web_models
@@ -114,17 +115,17 @@ ModelName = Annotated[
 
 
 def _file_wanted(
-    format: Annotated[Format, Query(description="Format of the answer.")] = "png",
+    format: Annotated[FileFormat, Query(description="Format of the answer.")] = "png",
     quality: Annotated[
         int | None,
         Query(ge=1, le=100, description="Quality of JPEG, WebP and AVIF. Without it, WebP is lossless."),
     ] = None,
-) -> File:
-    return File(format, quality)
+) -> Encoding:
+    return Encoding(format, quality)
 
 
-FileWanted = Annotated[File, Depends(_file_wanted)]
-_KINDS = tuple(File(format).kind for format in get_args(Format))
+FileWanted = Annotated[Encoding, Depends(_file_wanted)]
+_KINDS = tuple(Encoding(format).kind for format in get_args(FileFormat))
 _PICTURE = {
     "requestBody": {
         "required": True,

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from car.codec.choose import codec_for_original, codec_for_picture, open_codec
 from car.codec.codec import Codec
-from car.codec.coding import Coding, coding_of
+from car.codec.coding import Encoding, FileFormat
 from car.codec.options import Options
 from car.errors import CarError, ImageError, StorageError, UsageError, did_you_mean
 from car.files.atomic import atomic_write
 from car.files.places import Passed, is_hidden, open_source
 from car.files.storage import check_name
 from car.measure.evaluate import round_trip_of
-from car.pictures.formats import INPUT_SUFFIXES, format_of, is_lossy
+from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.info import read_header
 from car.pictures.picture import check_size
 from car.pictures.read import decode
@@ -27,8 +27,6 @@ from car.scaling import Size, Wanted, full_size
 from car.serve.settings import Settings
 from car.weights import find, list_models, load
 from car.weights.store import pulled_models
-
-Format = Literal["png", "webp", "jpg", "avif", "tiff"]
 
 _NO_WEIGHTS = "pull them on the machine of the service, or name another model of the same scale"
 
@@ -41,6 +39,9 @@ class NotThereError(CarError):
     """There is no such picture in the folder."""
 
 
+_PNG = Encoding()
+
+
 @dataclass(frozen=True)
 class Result:
     """A picture file: its content, its media type, and notes."""
@@ -48,37 +49,6 @@ class Result:
     content: bytes
     kind: str
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class File:
-    """The format and the quality of the file that a request asks for.
-
-    Raises:
-        UsageError: the format has no quality.
-    """
-
-    format: Format = "png"
-    quality: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.quality is not None and not is_lossy(self.name, self.quality):
-            raise UsageError(f"quality needs the format jpg, webp or avif; {self.format} is lossless")
-
-    @property
-    def name(self) -> str:
-        """A name with the suffix of the format."""
-        return f"picture.{self.format}"
-
-    @property
-    def kind(self) -> str:
-        """The media type."""
-        return f"image/{format_of(self.name).lower()}"
-
-    @property
-    def coding(self) -> Coding | None:
-        """How a small picture is coded; None if the file is lossless."""
-        return coding_of(self.name, self.quality)
 
 
 class Pictures:
@@ -101,7 +71,13 @@ class Pictures:
         return names | {record.name: load(record.name).geometry.scale for record in pulled_models()}
 
     def chooser(
-        self, model: str | None, wanted: Wanted, file: File = File(), effort: int = 0, *, fast: bool = False
+        self,
+        model: str | None,
+        wanted: Wanted,
+        file: Encoding = _PNG,
+        effort: int = 0,
+        *,
+        fast: bool = False,
     ) -> Callable[[Size], Codec]:
         """Return the function that gives the codec for an original of a size (width, height).
 
@@ -124,7 +100,7 @@ class Pictures:
     def _options(self, **more: Any) -> Options:
         return Options(device="cpu", threads=self.settings.threads, **more)
 
-    def shrink(self, content: bytes, choose: Callable[[Size], Codec], file: File) -> Result:
+    def shrink(self, content: bytes, choose: Callable[[Size], Codec], file: Encoding) -> Result:
         """Return the small picture of a photograph.
 
         Raises:
@@ -142,7 +118,7 @@ class Pictures:
         content: bytes,
         model: str | None,
         scale: float | None,
-        file: File,
+        file: Encoding,
     ) -> Result:
         """Restore the large picture, by the given model or else by the one that the small picture names.
 
@@ -227,7 +203,7 @@ class Pictures:
             raise missing
         return path
 
-    def etag(self, path: Path, codec: Codec, file: File) -> str:
+    def etag(self, path: Path, codec: Codec, file: Encoding) -> str:
         """Return a tag that changes whenever the small picture of a file would change.
 
         Raises:
@@ -250,7 +226,7 @@ class Pictures:
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def small(self, path: Path, codec: Codec, file: File) -> Result:
+    def small(self, path: Path, codec: Codec, file: Encoding) -> Result:
         """Return the small picture of a file in the folder, from the cache if it is there.
 
         Raises:
@@ -328,4 +304,4 @@ def _shorten(folder: Path, limit: int) -> None:
 
 def _of_ours(entry: "os.DirEntry[str]") -> bool:
     stem, _, ending = entry.name.partition(".")
-    return ending in get_args(Format) and len(stem) == 32 and entry.is_file(follow_symlinks=False)
+    return ending in get_args(FileFormat) and len(stem) == 32 and entry.is_file(follow_symlinks=False)
