@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 import car
+from car.codec.codec import Codec
 from car.codec.kinds import as_picture
 from car.codec.options import Options
 from car.errors import ImageError, UsageError
@@ -224,6 +225,23 @@ def test_large_pictures_are_judged_by_pieces(photo: Path, monkeypatch: pytest.Mo
         assert psnr(back, original, on="rgb") >= goal.get("min_psnr", 0)
         assert ssimulacra2(back, original) >= goal.get("min_ssimulacra2", -math.inf)
         assert small.made.score.psnr_rgb == pytest.approx(psnr(back, original, on="rgb"))
+
+
+def test_a_large_picture_is_shrunk_as_a_whole_at_few_scales(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(round_trips, "_WHOLE", 1000)
+    monkeypatch.setattr(round_trips, "_PIECE", 64)
+    sides: list[tuple[int, int]] = []
+    shrink = Codec.shrink
+    monkeypatch.setattr(
+        Codec, "shrink", lambda self, picture: sides.append(picture.pixels.shape[:2]) or shrink(self, picture)
+    )
+    small = car.shrink_to(photo, max_bytes=2000, formats=["webp"])
+    whole = as_picture(photo).pixels.shape[:2]
+    assert sides.count(whole) <= 2
+    assert sides.count((64, 64)) >= 8
+    assert 0.92 * 2000 <= len(small.data) == small.made.bytes <= 2000
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ def downscale_command(
     ```
 
     Instead of a scale you can name a number of bytes or a quality. The command then makes about ten files of
-    different scales, formats and qualities, restores each of them, and keeps the best. That takes about a
-    minute for a large photograph. SSIMULACRA2 decides, unless you name a PSNR. `--format`, or the suffix of
+    different scales, formats and qualities, restores each of them, and keeps the best. That can take
+    minutes for a large photograph. SSIMULACRA2 decides, unless you name a PSNR. `--format`, or the suffix of
     `--output`, leaves one format (avif, webp, jpg or png).
 
     ```

@@ -34,7 +34,7 @@ class Offer:
         format: suffix of the file, without its dot.
         quality: 1 to 100; None is lossless.
         model: the model that shrinks and restores it; empty at full size.
-        bytes: the size of the whole file, metadata included.
+        bytes: the size of the whole file, metadata included; of a large picture, mostly an estimate.
         psnr: PSNR of the restored picture on luma, dB; infinite if nothing is lost.
         psnr_rgb: likewise, over RGB.
         ssimulacra2: its SSIMULACRA2, 100 if nothing is lost; NaN under 8 pixels a side.
@@ -80,6 +80,7 @@ def advise(
     """Return the sizes and the quality of small files of a picture, beside those of files at full size.
 
     Every file is made and restored. A picture of more than two megapixels is judged by four pieces of it.
+    Most sizes of its files are estimated from those of the pieces.
 
     Args:
         image: a path, a PIL image or an array, as for `car.downscale`.
@@ -104,6 +105,9 @@ def advise(
         raise UsageError("advice takes no effort and no coding")
     trips = Trips(as_picture(image, options.max_pixels), options, on_trial)
     holding = trips.formats(("avif", "webp", "jpg", "png"))
+    for format in holding:  # estimates of small files and of files at full size
+        for scale in (sorted(scales)[len(scales) // 2], 1) if format != "png" else (1,):
+            trips.calibrate(scale, format)
     found: list[Offer] = []
     for setting in settings_of(scales):
         if setting.format in holding:

@@ -163,11 +163,12 @@ class _Search:
         self._trips, self._formats, self._goal, self._scales = trips, formats, goal, scales
         self.measure: Measure = "psnr_rgb" if goal.min_psnr is not None else trips.measure
         self._slope = _SLOPES[self.measure]
+        self._gap = 0.0  # by how much the whole picture restores better than its pieces
 
     def run(self) -> Trial:
         """Return the file that keeps to the goal, judged by the whole picture."""
         if self._goal.max_bytes is not None:
-            return self._trips.judge_whole(self._best(self._goal.max_bytes).setting)
+            return self._trips.judge_whole(self._best(self._goal.max_bytes))
         if self._goal.least(self.measure) is None:
             raise ImageError("the picture has fewer than 8 pixels a side, too few for SSIMULACRA2")
         return self._smallest()
@@ -183,8 +184,9 @@ class _Search:
             self._trips.judge(made.setting)
         ):
             return None
-        full = self._trips.judge_whole(setting)
-        return full if self._value(full) > self._value(made) else None
+        setting = self._trips.fit_whole(setting, budget)
+        full = None if setting is None else self._trips.judge_whole(setting)
+        return full if full is not None and self._value(full) > self._value(made) else None
 
     def _value(self, trial: Trial) -> float:
         return getattr(trial.score, self.measure)
@@ -199,7 +201,7 @@ class _Search:
 
     # --- the best file of at most so many bytes
 
-    def _best(self, budget: int) -> Trial:
+    def _best(self, budget: int) -> Setting:
         best: Trial | None = None
         for format in self._formats:
             if best is None:
@@ -207,14 +209,21 @@ class _Search:
             elif self._has_trips():
                 other = self._fitted(self._scales.index(best.setting.scale), format, budget)
                 best = best if other is None else max(best, other, key=self._value)
-        if best is not None:
-            return best
+        # sizes may have been estimated: smaller pictures follow until a file of the whole one fits
+        first = len(self._scales) - 1 if best is None else self._scales.index(best.setting.scale)
+        for scale in self._scales[first:]:
+            for format in self._formats if best is None else (best.setting.format,):
+                like = self._trips.smallest(scale, format)
+                like = best.setting if best is not None and scale == best.setting.scale else like
+                if fitted := self._trips.fit_whole(like, budget):
+                    return fitted
         least = min(
-            (self._trips.smallest(self._scales[-1], format) for format in self._formats), key=self._trips.size
+            (self._trips.smallest(self._scales[-1], format) for format in self._formats),
+            key=self._trips.size_of_whole,
         )
         raise ImageError(
             f"no small file has at most {budget:,} bytes; the smallest has "
-            f"{self._trips.size(least):,} ({least})"
+            f"{self._trips.size_of_whole(least):,} ({least})"
         )
 
     def _climbed(self, format: SmallFormat, budget: int) -> Trial | None:
@@ -222,6 +231,7 @@ class _Search:
         pixels = self._trips.picture.width * self._trips.picture.height
         likely = math.sqrt(_BITS[format] * pixels / (8 * budget))
         at = min(range(len(self._scales)), key=lambda n: abs(math.log(self._scales[n] / likely)))
+        self._trips.calibrate(self._scales[at], format)
         best = self._fitted(at, format, budget)
         while best is None and at + 1 < len(self._scales):
             at += 1
@@ -262,7 +272,19 @@ class _Search:
             if format != made.setting.format and self._has_trips():
                 other = self._fitted(at, format, made.bytes - 1)
                 made = other if other is not None and self._enough(other) else made
-        return self._verified(self._reached(at, made.setting.format, made) or made)
+        made = self._reached(at, made.setting.format, made) or made
+        if self._trips.whole:
+            return made
+        whole = self._trips.judge_whole(made.setting)
+        self._gap = self._value(whole) - self._value(made)
+        format, ladder = made.setting.format, LADDERS[made.setting.format]
+        known = (
+            t
+            for t in self._trips.trials.values()
+            if (t.setting.scale, t.setting.format) == (self._scales[at], format)
+        )
+        enough = min(filter(self._enough, known), key=lambda t: ladder.index(t.setting.quality), default=None)
+        return self._verified(self._reached(at, format, enough) or made)
 
     def _begun(self, format: SmallFormat) -> tuple[int, Trial | None]:
         """Return the place of the largest scale that is good enough at a middle quality, and that file.
@@ -303,6 +325,11 @@ class _Search:
 
     @property
     def _least(self) -> float:
+        """The value that pieces, or a picture without pieces, must have."""
+        return self._least_of_whole - self._gap
+
+    @property
+    def _least_of_whole(self) -> float:
         least = self._goal.least(self.measure)
         assert least is not None
         return least
@@ -364,8 +391,8 @@ class _Search:
         """Return `made`, or a file of higher quality if the whole picture restores worse than its pieces."""
         at, format = self._scales.index(made.setting.scale), made.setting.format
         ladder = LADDERS[format]
-        while not self._enough(whole := self._trips.judge_whole(made.setting)):
-            missing = self._least - self._value(whole)
+        while self._value(whole := self._trips.judge_whole(made.setting)) < self._least_of_whole:
+            missing = self._least_of_whole - self._value(whole)
             place = ladder.index(made.setting.quality)
             if place == len(ladder) - 1:
                 raise self._unreachable()
@@ -376,7 +403,7 @@ class _Search:
 
     def _unreachable(self) -> ImageError:
         best = max(self._trips.trials.values(), key=self._value)
-        wanted = replace(best.score, **{self.measure: self._least}).told(self.measure)
+        wanted = replace(best.score, **{self.measure: self._least_of_whole}).told(self.measure)
         return ImageError(
             f"no small file restores with {wanted}; the best that was found has "
             f"{best.score.told(self.measure)} in {best.bytes:,} bytes "

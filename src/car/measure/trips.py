@@ -44,7 +44,9 @@ LADDERS: dict[SmallFormat, tuple[int | None, ...]] = {
 _NAMES = {"ssimulacra2": "SSIMULACRA2 {:.1f}", "psnr_rgb": "{:.2f} dB over RGB"}
 _LEAST_SCORED = 8  # pixels a side that SSIMULACRA2 needs
 _WHOLE = 2**21  # pixels; larger pictures are judged by pieces of them
-_PIECE = 512
+_PIECE = 384
+_HEADERS = 400  # bytes of a file that do not grow with the picture, roughly
+_MIDDLE = 50  # quality at which sizes of pieces are compared with that of the whole
 _NEAR = 0.98  # share of a budget at which it counts as used
 _STEP = 0.03  # by which the logarithm of the bytes grows from one quality to the next, roughly
 _FIRST = 40  # quality that is tried first
@@ -111,7 +113,9 @@ class Trips:
     """The files of one picture, and what comes back from them. Each is made once.
 
     A picture of more than two megapixels is judged by four pieces of it, each of which is shrunk, coded and
-    restored. Sizes of files are always those of the whole picture.
+    restored. Sizes of its files are estimated from those of the pieces, because shrinking all of it at every
+    scale would take minutes. `calibrate` makes one file of the whole, which corrects the estimates. The
+    methods whose names end in ``whole``, and `file`, are exact.
 
     Args:
         picture: the original.
@@ -129,6 +133,7 @@ class Trips:
         self._files: dict[Setting, bytes] = {}
         self._codecs: dict[tuple[float, bool], Codec] = {}
         self._small: dict[tuple[str, float, int], tuple[Picture, LRInfo]] = {}
+        self._sizes: dict[Setting, int] = {}  # of all pieces together
 
     @cached_property
     def measure(self) -> Measure:
@@ -172,8 +177,43 @@ class Trips:
         return self._files[setting]
 
     def size(self, setting: Setting) -> int:
+        """Return the bytes of the file of the whole picture; an estimate if only pieces are judged."""
+        if self.whole:
+            return self.size_of_whole(setting)
+        return round(self._of_pieces(setting) * self._share(setting))
+
+    def size_of_whole(self, setting: Setting) -> int:
         """Return the bytes of the file of the whole picture."""
         return len(self.file(setting))
+
+    def calibrate(self, scale: float, format: SmallFormat) -> None:
+        """Make one file of the whole picture, so that sizes of others are estimated well."""
+        ladder = LADDERS[format]
+        setting = Setting(scale, format, ladder[min(_MIDDLE, len(ladder) - 1)])
+        if not self.whole:
+            self.file(setting)
+
+    def _of_pieces(self, setting: Setting) -> float:
+        """Return the bytes of the whole picture if it is like its pieces."""
+        if setting not in self._sizes:
+            self._sizes[setting] = sum(len(self._encoded(setting, piece)) for piece in self._pieces)
+        content = max(self._sizes[setting] - _HEADERS * len(self._pieces), 1)
+        pixels = sum(piece.width * piece.height for piece in self._pieces)
+        return _HEADERS + content * self.picture.width * self.picture.height / pixels
+
+    def _share(self, setting: Setting) -> float:
+        """Return by how much an estimate from pieces is wrong, as the most similar whole file tells."""
+
+        def unlike(known: Setting) -> tuple[bool, bool, float, int]:
+            return (
+                (known.quality is None) != (setting.quality is None),
+                known.format != setting.format,
+                abs(math.log(known.scale / setting.scale)),
+                abs((known.quality or 0) - (setting.quality or 0)),
+            )
+
+        known = min(self._files, key=unlike, default=None)
+        return 1.0 if known is None else len(self._files[known]) / self._of_pieces(known)
 
     def smallest(self, scale: float, format: SmallFormat) -> Setting:
         """Return the setting of the smallest file."""
@@ -185,13 +225,34 @@ class Trips:
 
     def fit(self, scale: float, format: SmallFormat, budget: int) -> Setting | None:
         """Return the setting of the best file of at most `budget` bytes; None if all are larger."""
+        return self._fitted(scale, format, budget, _FIRST, self.size)
+
+    def fit_whole(self, like: Setting, budget: int) -> Setting | None:
+        """Return what `fit` does for the scale and format of `like`, by files of the whole picture.
+
+        Args:
+            like: what `fit` has found; its quality is tried first.
+            budget: in bytes.
+        """
+        ladder = LADDERS[like.format]
+        first = ladder.index(like.quality)
+        return self._fitted(like.scale, like.format, budget, first, self.size_of_whole)
+
+    def _fitted(
+        self,
+        scale: float,
+        format: SmallFormat,
+        budget: int,
+        first: int,
+        size_of: Callable[[Setting], int],
+    ) -> Setting | None:
         ladder = LADDERS[format]
         known: dict[int, float] = {}
-        low, high, at, best = 0, len(ladder) - 1, min(_FIRST, len(ladder) - 1), None
+        low, high, at, best = 0, len(ladder) - 1, min(first, len(ladder) - 1), None
         goal = math.log(budget * (1 + _NEAR) / 2)
         while low <= high:
             setting = Setting(scale, format, ladder[at])
-            size = self.size(setting)
+            size = size_of(setting)
             known[at] = math.log(size)
             if size <= budget:
                 best, low = setting, at + 1
@@ -214,7 +275,9 @@ class Trips:
     def judge_whole(self, setting: Setting) -> Trial:
         """Return how well the file of `setting` restores, judged by the whole of a picture of any size."""
         trial = self.judge(setting)
-        return trial if self.whole else replace(trial, score=self._score(setting, (self.picture,)))
+        if self.whole:
+            return trial
+        return replace(trial, bytes=self.size_of_whole(setting), score=self._score(setting, (self.picture,)))
 
     def _twin(self, setting: Setting) -> Score | None:
         """Return the score of another lossless file of the same pixels, if there is one."""
