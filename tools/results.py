@@ -49,7 +49,8 @@ def main() -> None:
 
 def page() -> str:
     """Return docs/results.md."""
-    machine = recorded("models")[0]["machine"]
+    machine = measured().get("machine")
+    where = f"measured on {about(machine)}" if machine else "not measured yet"
     lines = f"""# Results
 
 `make results` (`tools/results.py`) writes this page; do not edit it. All figures follow the protocol of the
@@ -59,8 +60,8 @@ figures of each image. The other rows are as published. "-" means that nobody pu
 We had no Urban100 and no DIV2K. To measure them, use `car evaluate --img-dir datasets --target-dataset
 Urban100 --scale 4` (or `DIV2KHR`).
 
-Speeds are those of 2040x1356 pixels in float32 ([benchmarks.md](benchmarks.md#models)), measured on
-{about(machine)}. onnxruntime runs our compact models, PyTorch the paper's. Multiply-adds are
+Speeds are those of 2040x1356 pixels in float32 ([benchmarks.md](benchmarks.md#models)), {where}.
+onnxruntime runs our compact models, PyTorch the paper's. Multiply-adds are
 those of the convolutions.
 
 ## Luma
@@ -288,9 +289,14 @@ def costs(model: str | None) -> list[str]:
     return [f"{multiply_adds(model)[1] / 1e3:,.0f} k", speed(model, "upscale")] if model else ["-", "-"]
 
 
+def measured() -> dict[str, Any]:
+    """Return the newest speeds of all models; empty if there are none."""
+    return next(iter(recorded("models")), {})
+
+
 def speed(model: str, half: str) -> str:
     """Return megapixels a second."""
-    rows = [r for r in recorded("models")[0]["rows"] if (r["model"], r["step"]) == (model, half)]
+    rows = [r for r in measured().get("rows", ()) if (r["model"], r["step"]) == (model, half)]
     return f"{rows[0]['megapixels'] / rows[0]['median_s']:.2f}" if rows else "-"
 
 
