@@ -40,7 +40,7 @@ def main() -> None:
     """Write both files."""
     block = [line for scale in (4, 2) for line in (*leading(scale), "")]
     block += ["The small picture of a photograph stays close to a normal thumbnail:", ""]
-    block += small_pictures(("car_plus",))
+    block += [*small_pictures(("car_plus",)), *speeds()]
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(f"{before}{BEGIN}\n" + "\n".join(block) + f"\n{END}{rest.split(END)[1]}")
@@ -287,6 +287,24 @@ def multiply_adds(model: str) -> tuple[float, float]:
 def costs(model: str | None) -> list[str]:
     """Return what restoring by `model` costs: multiply-adds an HR pixel, megapixels a second."""
     return [f"{multiply_adds(model)[1] / 1e3:,.0f} k", speed(model, "upscale")] if model else ["-", "-"]
+
+
+def speeds() -> list[str]:
+    """Return the paragraph of README.md about speed; nothing if none was measured."""
+    if not (machine := measured().get("machine")):
+        return []
+    told = [
+        f"`car_plus_x{scale}` shrinks {speed(f'car_plus_x{scale}', 'downscale')} megapixels a second and "
+        f"restores {speed(f'car_plus_x{scale}', 'upscale')}."
+        for scale in (4, 2)
+    ]
+    return [
+        "",
+        f"Speed in megapixels of the original, on {machine['cores']} cores of {machine['cpu']} "
+        f"({', '.join(machine['features'])}), in float32: {' '.join(told)} `car_plus_x4` shrinks "
+        "slowly because it restores each small picture once, to correct it. `--fast` leaves that out "
+        "([docs/benchmarks.md](docs/benchmarks.md)).",
+    ]
 
 
 def measured() -> dict[str, Any]:
