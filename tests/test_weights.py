@@ -80,6 +80,9 @@ def test_list_models_knows_every_architecture_and_tag() -> None:
     assert models["car_plus_x4"].family == "car_plus"
     assert models["car_plus_x4"].scale == 4
     assert {tag for model in models.values() for tag in model.tags} == {entry.tag for entry in manifest()}
+    for model in models.values():  # the purpose says "default" of those that are, and of no others
+        defaults = (weights.default_model(model.scale, coded=coded) for coded in (False, True))
+        assert model.purpose.startswith("default") == (model.name in defaults)
     for name in ("car_plus_x2", "car_plus_x4"):
         assert car.load(name).tag == models[name].tags[-1]
 

@@ -45,6 +45,7 @@ class Architecture:
         sizes: channels, blocks and the like.
         values: float32 values per LR pixel that two layers of the networks hold at once, at most.
         made_for: the kind of small files for which the model was trained.
+        purpose: what it is for, in a few words.
         viewer: whether the viewer in browsers can restore its small pictures.
         kernels: whether each LR pixel is a weighted mean of HR pixels, so that kernels can be inspected.
         needs_torch: whether it runs only on PyTorch.
@@ -58,6 +59,7 @@ class Architecture:
     sizes: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
     values: int = 0
     made_for: MadeFor = "lossless"
+    purpose: str = ""
     viewer: bool = False
     kernels: bool = False
     needs_torch: bool = True
@@ -198,6 +200,16 @@ def _control(name: str, network: str, model: Architecture) -> Architecture:
     return Architecture(f"{name}_x{model.scale}", geometry, network, sizes, model.values, control=True)
 
 
+_PURPOSES = {
+    "car": "the published architecture (of the paper)",
+    "car_codec": "default for JPEG, AVIF and lossy WebP",
+    "car_lite": "no colours but means of the original's",
+    "car_plus": "default",
+    "car_plus_large": "better on luma, worse in colours",
+    "car_small": "that of the paper, made smaller",
+}
+
+
 def _architectures() -> dict[str, Architecture]:
     # a quarter of the kernel generator's channels, an EDSR of 8 blocks of 48: trains within an hour
     small = [
@@ -221,7 +233,7 @@ def _architectures() -> dict[str, Architecture]:
         *(_control("car_lite_bicubic", "car.models.compact:bicubic_pair", model) for model in lite),
         *(_control("car_small_bicubic", "car.models.published:bicubic_pair", model) for model in small),
     ]
-    return {one.name: one for one in every}
+    return {one.name: replace(one, purpose=_PURPOSES.get(one.family, "")) for one in every}
 
 
 _ARCHITECTURES = _architectures()

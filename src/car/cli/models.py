@@ -14,18 +14,12 @@ from car.cli.options import with_options
 from car.devices import needs_torch
 from car.errors import UsageError
 from car.files.atomic import atomic_write_all
-from car.weights import ModelInfo, default_model, list_models, load, manifest
+from car.weights import list_models, load, manifest
 from car.weights.pull import pull
 from car.weights.store import pulled_models
 
 _SETS = ("Set5", "Set14", "BSDS100")
 _WIDE = 100  # columns of a terminal that has room for all sets
-_PURPOSES = {
-    "car_lite": "no colours but means of the original's",
-    "car_plus_large": "better on luma, worse in colours",
-    "car": "the published architecture (of the paper)",
-    "car_small": "that architecture, made smaller",
-}
 
 
 @app.command("models")
@@ -49,26 +43,17 @@ def models_command(as_json: Json = False) -> None:
     own = pulled_models()
     for model in list_models():
         names = [record.name for record in own if record.model == model.name]
-        purpose = _purpose(model)
         if not model.tags and not names:
-            table.add_row(f"{model.name}: none", purpose, *[""] * len(sets))
+            table.add_row(f"{model.name}: none", model.purpose, *[""] * len(sets))
         for tag in model.tags:
             metrics = entries[tag].metrics
             means = [metrics[name]["model"] if name in metrics else None for name in sets]
             values = [f"{m['psnr']:.2f}/{m['psnr_rgb']:.2f}" if m else "" for m in means]
-            table.add_row(tag, purpose, *values)
+            table.add_row(tag, model.purpose, *values)
         for name in names:
-            table.add_row(f"{name} (pulled)", purpose, *[""] * len(sets))
+            table.add_row(f"{name} (pulled)", model.purpose, *[""] * len(sets))
     stdout.print(table)
     stdout.print("Names end with the scale. Without a version, a name means the newest weights.")
-
-
-def _purpose(model: ModelInfo) -> str:
-    """Return what a model is for, in a few words; default models say so."""
-    for coded in (False, True):
-        if model.tags and default_model(model.scale, coded=coded) == model.name:
-            return f"default at {model.scale}x{' for JPEG, AVIF and lossy WebP' * coded}"
-    return _PURPOSES.get(model.family, "")
 
 
 @app.command("pull")

@@ -76,12 +76,22 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One model, as `list_models` reports it; `tags` are those of the weights in the package, newest last."""
+    """One model, as `list_models` reports it.
+
+    Attributes:
+        name: ``family_xS``.
+        family: the name without the scale.
+        scale: original pixels per small pixel along each axis.
+        made_for: the kind of small files for which it was trained.
+        purpose: what it is for, in a few words.
+        tags: those of its weights in the package, newest last.
+    """
 
     name: str
     family: str
     scale: int
     made_for: MadeFor
+    purpose: str
     tags: tuple[str, ...]
 
 
@@ -173,12 +183,8 @@ def manifest() -> tuple[ManifestEntry, ...]:
 def list_models() -> tuple[ModelInfo, ...]:
     """Return every model that `load` and training know, sorted by name."""
     known = map(architecture, model_names(controls=False))
-    return tuple(
-        ModelInfo(
-            m.name, m.family, m.scale, m.made_for, tuple(e.tag for e in manifest() if e.model == m.name)
-        )
-        for m in known
-    )
+    tags = {m: tuple(e.tag for e in manifest() if e.model == m.name) for m in known}
+    return tuple(ModelInfo(m.name, m.family, m.scale, m.made_for, m.purpose, own) for m, own in tags.items())
 
 
 _DEFAULTS: dict[MadeFor, str] = {"lossless": "car_plus", "lossy": "car_codec"}
