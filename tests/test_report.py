@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from car.measure.model_report import crops, error_map, published
+from car.measure.rate_report import body
 from commandline import run_car
 
 
@@ -77,12 +78,41 @@ def test_published_rows_stand_beside_known_sets(photo: Path, tmp_path: Path) -> 
     (line,) = done.stderr.splitlines()
     assert "broken.png" in line
     text = out.read_text()
+    assert "as published" in text
     for known in published(2):
         # those that tell of other sets alone are left out
         assert (f"<td>{known['system']}</td>" in text) == ("Set5" in known)
         if "Set5" in known:
             assert f"{known['Set5']['psnr']:.2f} / {known['Set5']['ssim']:.4f}" in text
     assert "Set14" not in text
+
+
+def test_a_part_of_a_set_stands_beside_no_published_row(photo: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "Set5").mkdir(parents=True)
+    with Image.open(photo) as image:
+        for n in range(3):
+            image.convert("RGB").crop((n, 0, n + 64, 64)).save(data / "Set5" / f"{n}.png")
+    out = tmp_path / "r.html"
+    fast = ("--curves", 0, "--looks", 0)
+    done = run("car_plus_x2", "--img-dir", data, "-o", out, *fast, "--most", 2)
+    assert done.returncode == 0, done.stderr
+    text = out.read_text()
+    assert "2 of 3 images" in text
+    assert "1.png</td>" in text
+    assert "2.png</td>" not in text
+    assert "published" not in text
+    for known in published(2):
+        assert f"<td>{known['system']}</td>" not in text
+
+
+def test_no_row_without_values() -> None:
+    rows = [{"name": name, "bd_rate": {"JPEG": rate}} for name, rate in (("a", -3.0), ("b", None))]
+    page = "".join(body({"differences": rows, "curves": []}, (), ()))
+    assert "<td>a</td>" in page
+    assert "<td>b</td>" not in page
+    assert "A cell is empty" not in page
+    assert "Bits for the same" not in "".join(body({"differences": rows[1:], "curves": []}, (), ()))
 
 
 def test_what_cannot_be_reported(folder: Path, tmp_path: Path) -> None:

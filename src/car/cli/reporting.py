@@ -73,6 +73,10 @@ def report_command(
         int,
         typer.Option("--curves", min=0, help="Number of images to code for the rate-distortion plots."),
     ] = 2,
+    most: Annotated[
+        int,
+        typer.Option("--most", min=0, help="Images of each set to measure, evenly spread; 0 for all."),
+    ] = 5,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     *,
@@ -81,7 +85,9 @@ def report_command(
     """Write one HTML page about models: tables with the published rows, crops, error maps, curves, times.
 
     The page opens anywhere, also offline. The command measures by the protocol of the published tables, like
-    `car evaluate`. The rate-distortion curves are made as by `car rate`, which measures more of them.
+    `car evaluate`. By default, it measures five images of each set. Published rows stand beside a set only if
+    all of its images are measured (`--most 0`). The rate-distortion curves are made as by `car rate`, which
+    measures more of them.
 
     For example:
 
@@ -96,6 +102,12 @@ def report_command(
     failures: list[str] = []
     sets = _sets(images or (), img_dir, target_dataset or (), failures)
     check_target(Job(next(iter(sets.values()))[0], output), overwrite)
+    sizes = {name: len(files) for name, files in sets.items()}
+    if most:
+        sets = {
+            name: [files[n * len(files) // most] for n in range(most)] if len(files) > most else files
+            for name, files in sets.items()
+        }
     names = models or [info.name for info in list_models() if info.tags]
     codecs = [open_codec(name, options=options) for name in names]
     found: list[Measured] = []
@@ -103,14 +115,20 @@ def report_command(
     with progress(sum(map(len, sets.values())) * len(codecs), "measuring", not quiet) as advance:
         for name, files in sets.items():
             rows, seen = _measured(codecs, files, options.max_pixels, looks, (advance, failures))
-            found += [measured(codec, name, records) for codec, records in rows.items() if records]
+            found += [
+                measured(codec, name, records, whole=len(files) == sizes[name])
+                for codec, records in rows.items()
+                if records
+            ]
             to_see += seen
     if not found:
         raise UsageError(f"nothing could be measured: {failures[0] if failures else 'no images'}")
     every = [path for files in sets.values() for path in files]
     parts = _curves(codecs, every[:rated], options.max_pixels, quiet) if rated else []
     count = len(every)
-    told = f"{len(codecs)} model{'s' if len(codecs) > 1 else ''}, {count} image{'s' if count > 1 else ''}."
+    there = sum(sizes.values())
+    of = f"{count} of {there} images, evenly spread" if count < there else f"{count} image{'s' * (count > 1)}"
+    told = f"{len(codecs)} model{'s' * (len(codecs) > 1)}, {of}."
     threads = options.threads or cpu_threads()
     machine = f"{platform.system()}, {platform.machine()}, {codecs[0].device}, {threads} threads"
     content = pages.page("Measures of models", told, body(found, to_see, parts, machine))

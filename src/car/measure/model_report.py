@@ -33,6 +33,7 @@ class Measured:
         parameters: of both networks.
         images: name of the set.
         records: one for each image.
+        whole: whether all images of the set were measured, as for the published rows.
     """
 
     model: str
@@ -40,11 +41,13 @@ class Measured:
     parameters: int
     images: str
     records: tuple[ImageRecord, ...]
+    whole: bool = True
 
 
-def measured(codec: Codec, images: str, records: Sequence[ImageRecord]) -> Measured:
-    """Return `records` of `codec` on the set called `images`."""
-    return Measured(codec.loaded.label, codec.scale, codec.loaded.parameters, images, tuple(records))
+def measured(codec: Codec, images: str, records: Sequence[ImageRecord], *, whole: bool = True) -> Measured:
+    """Return `records` of `codec` on the set called `images`; see `Measured`."""
+    known = codec.loaded
+    return Measured(known.label, codec.scale, known.parameters, images, tuple(records), whole)
 
 
 def published(scale: float) -> list[dict[str, Any]]:
@@ -65,13 +68,13 @@ def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str
     parts: list[str] = []
     for scale in sorted({one.scale for one in found}):
         at_scale = [one for one in found if one.scale == scale]
+        known = _published_rows(at_scale, scale)
+        told_apart = " Rows in bold type are measured here, the others are as published." if known else ""
         parts += [
             pages.heading(
-                f"{scale}x: restored pictures",
-                "PSNR in dB / SSIM on luma, mean over images. Rows in bold type are measured here, the "
-                "others are as published.",
+                f"{scale}x: restored pictures", f"PSNR in dB / SSIM on luma, mean over images.{told_apart}"
             ),
-            _results(at_scale, scale),
+            _results(at_scale, known),
             pages.heading(
                 f"{scale}x: colour of restored pictures",
                 "What luma does not show: PSNR in dB over RGB and of chroma, and SSIMULACRA2 (90 is visually "
@@ -97,16 +100,29 @@ def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str
     return parts
 
 
-def _results(found: Sequence[Measured], scale: Scale) -> str:
+def _published_rows(found: Sequence[Measured], scale: Scale) -> list[tuple[str, ...]]:
+    """Return the published rows that have a value for a set of which all images were measured."""
+    sets = list(dict.fromkeys(one.images for one in found))
+    comparable = {one.images for one in found if one.whole} & set(DATASETS)
+    return [
+        (
+            row["system"],
+            _millions(row["parameters"]),
+            *(
+                f"{row[n]['psnr']:.2f} / {told(row[n].get('ssim'), '.4f')}"
+                if n in comparable & set(row)
+                else ""
+                for n in sets
+            ),
+        )
+        for row in published(scale)
+        if comparable & set(row)
+    ]
+
+
+def _results(found: Sequence[Measured], rows: Sequence[tuple[str, ...]]) -> str:
     sets = list(dict.fromkeys(one.images for one in found))
     heads = ("", "parameters", *sets)
-    rows: list[tuple[str, ...]] = []
-    if any(name in DATASETS for name in sets):
-        for row in (row for row in published(scale) if any(name in row for name in sets)):
-            known = (
-                f"{row[n]['psnr']:.2f} / {told(row[n].get('ssim'), '.4f')}" if n in row else "" for n in sets
-            )
-            rows.append((row["system"], _millions(row["parameters"]), *known))
     bold: list[tuple[str, ...]] = []
     for name in dict.fromkeys(one.model for one in found):
         own = {one.images: one for one in found if one.model == name}

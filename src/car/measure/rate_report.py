@@ -140,18 +140,12 @@ def body(found: dict[str, Any], plots: Sequence[bytes], looks: Sequence[Crops]) 
     """Return the parts of an HTML page of what `summary_of` returned; see `car.measure.pages`."""
     parts = [pages.heading("Rate and distortion"), *(pages.plot(content, "plot") for content in plots)]
     coders = sorted({coder for row in found["differences"] for coder in row["bd_rate"]})
-    parts.append(
-        pages.heading(
-            "Bits for the same PSNR",
-            "Bjontegaard's difference of rates; less is better. A cell is empty if the curves have too "
-            "little PSNR in common.",
-        )
-    )
-    rows = [
-        (row["name"], *(_percent(row["bd_rate"].get(coder)) for coder in coders))
-        for row in found["differences"]
-    ]
-    parts.append(pages.table(("", *(f"against {coder}" for coder in coders)), rows))
+    if rows := _differences(found, coders):
+        text = "Bjontegaard's difference of rates; less is better."
+        if any(not cell for row in rows for cell in row):
+            text += " A cell is empty if the curves have too little PSNR in common."
+        parts.append(pages.heading("Bits for the same PSNR", text))
+        parts.append(pages.table(("", *(f"against {coder}" for coder in coders)), rows))
     heads = ("", "quality", "bpp", "PSNR", "PSNR, RGB", "SSIM", "MS-SSIM", "encode, s", "decode, s")
     names = ("bpp", "psnr", "psnr_rgb", "ssim", "ms_ssim", "encode_seconds", "decode_seconds")
     points = [
@@ -172,9 +166,7 @@ def tables(found: dict[str, Any]) -> str:
         "| bits for the same PSNR, against | " + " | ".join(coders) + " |",
         "|---|" + "---|" * len(coders),
     ]
-    for row in found["differences"]:
-        cells = (_percent(row["bd_rate"].get(coder)) for coder in coders)
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    lines += [f"| {' | '.join(row)} |" for row in _differences(found, coders)]
     lines.append("")
     lines += [
         f"The better of ours at each rate, {item['least_bpp']} to {item['most_bpp']} bits per pixel, as "
@@ -190,6 +182,15 @@ def tables(found: dict[str, Any]) -> str:
             gain = _gain(differences.get(curve["name"]), quality)
             lines.append("| " + " | ".join(map(str, cells)) + f" | {gain} |")
     return "\n".join(lines) + "\n"
+
+
+def _differences(found: dict[str, Any], coders: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return a name and a cell for each coder; rows without any value are left out."""
+    rows = (
+        (row["name"], *(_percent(row["bd_rate"].get(coder)) for coder in coders))
+        for row in found["differences"]
+    )
+    return [row for row in rows if any(row[1:])]
 
 
 def _gain(row: dict[str, Any] | None, quality: int) -> str:
