@@ -53,7 +53,8 @@ def _table(offers: tuple[Offer, ...], image: Path) -> Any:
     from rich.table import Table
 
     table = Table("front", "scale", "format", "quality", title=f"Files of {image}")
-    for name in ("bytes", "PSNR", "PSNR RGB", "SSIMULACRA2"):
+    table.columns[3].no_wrap = True
+    for name in ("bytes", "PSNR", "RGB", "SSIMULACRA2"):
         table.add_column(name, justify="right", no_wrap=True)
     for offer in sorted(offers, key=lambda offer: offer.bytes):
         table.add_row(

@@ -49,7 +49,8 @@ _HEADERS = 400  # bytes of a file that do not grow with the picture, roughly
 _MIDDLE = 50  # quality at which sizes of pieces are compared with that of the whole
 _NEAR = 0.98  # share of a budget at which it counts as used
 _STEP = 0.03  # by which the logarithm of the bytes grows from one quality to the next, roughly
-_FIRST = 40  # quality that is tried first
+_FIRST = 40  # quality that is tried first if nothing is known
+_GROWTH = 1.2  # power of the scale with which small files shrink at one quality, roughly
 _GREY = np.float32(128)  # on which transparent pictures are compared
 
 
@@ -128,12 +129,13 @@ class Trips:
     ) -> None:
         self.picture = picture
         self.trials: dict[Setting, Trial] = {}
+        self._judged: dict[Setting, Trial] = {}  # by the whole of a picture that has pieces
         self._options = options
         self._on_trial = on_trial
         self._files: dict[Setting, bytes] = {}
         self._codecs: dict[tuple[float, bool], Codec] = {}
         self._small: dict[tuple[str, float, int], tuple[Picture, LRInfo]] = {}
-        self._sizes: dict[Setting, int] = {}  # of all pieces together
+        self._parts: dict[Setting, tuple[bytes, ...]] = {}  # the files of the pieces
 
     @cached_property
     def measure(self) -> Measure:
@@ -193,11 +195,18 @@ class Trips:
         if not self.whole:
             self.file(setting)
 
+    def _files_of_pieces(self, setting: Setting) -> tuple[bytes, ...]:
+        """Return the files of the pieces, or that of the whole picture if there are none."""
+        if self.whole:
+            return (self.file(setting),)
+        if setting not in self._parts:
+            self._parts[setting] = tuple(self._encoded(setting, piece) for piece in self._pieces)
+        return self._parts[setting]
+
     def _of_pieces(self, setting: Setting) -> float:
         """Return the bytes of the whole picture if it is like its pieces."""
-        if setting not in self._sizes:
-            self._sizes[setting] = sum(len(self._encoded(setting, piece)) for piece in self._pieces)
-        content = max(self._sizes[setting] - _HEADERS * len(self._pieces), 1)
+        size = sum(map(len, self._files_of_pieces(setting)))
+        content = max(size - _HEADERS * len(self._pieces), 1)
         pixels = sum(piece.width * piece.height for piece in self._pieces)
         return _HEADERS + content * self.picture.width * self.picture.height / pixels
 
@@ -221,11 +230,20 @@ class Trips:
 
     def may_have(self, setting: Setting, budget: int) -> bool:
         """Return whether the file of `setting` may have at most `budget` bytes, as its pieces tell."""
-        return self.whole or all(len(self._encoded(setting, p)) <= budget for p in self._pieces)
+        return self.whole or all(len(one) <= budget for one in self._files_of_pieces(setting))
 
     def fit(self, scale: float, format: SmallFormat, budget: int) -> Setting | None:
         """Return the setting of the best file of at most `budget` bytes; None if all are larger."""
-        return self._fitted(scale, format, budget, _FIRST, self.size)
+        return self._fitted(scale, format, budget, self._likely(scale, format, budget), self.size)
+
+    def _likely(self, scale: float, format: SmallFormat, budget: int) -> int:
+        """Return the place on the ladder whose file probably has `budget` bytes, as similar ones tell."""
+        known = [s for s in self.trials if s.format == format and s.quality is not None and s.scale != 1]
+        if self.whole or scale == 1 or not known:
+            return _FIRST
+        like = min(known, key=lambda s: abs(math.log(s.scale / scale)))
+        grown = math.log(self.size(like)) + _GROWTH * math.log(like.scale / scale)
+        return max(0, LADDERS[format].index(like.quality) + round((math.log(budget) - grown) / _STEP))
 
     def fit_whole(self, like: Setting, budget: int) -> Setting | None:
         """Return what `fit` does for the scale and format of `like`, by files of the whole picture.
@@ -266,7 +284,7 @@ class Trips:
     def judge(self, setting: Setting) -> Trial:
         """Return how well the file of `setting` restores."""
         if setting not in self.trials:
-            score = self._twin(setting) or self._score(setting, self._pieces)
+            score = self._twin(setting) or self._score(setting, self._files_of_pieces(setting), self._pieces)
             trial = Trial(setting, self._model(setting), self.size(setting), score)
             self.trials[setting] = trial
             self._on_trial(trial)
@@ -274,10 +292,13 @@ class Trips:
 
     def judge_whole(self, setting: Setting) -> Trial:
         """Return how well the file of `setting` restores, judged by the whole of a picture of any size."""
-        trial = self.judge(setting)
         if self.whole:
-            return trial
-        return replace(trial, bytes=self.size_of_whole(setting), score=self._score(setting, (self.picture,)))
+            return self.judge(setting)
+        if setting not in self._judged:
+            file = self.file(setting)
+            score = self._score(setting, (file,), (self.picture,))
+            self._judged[setting] = Trial(setting, self._model(setting), len(file), score)
+        return self._judged[setting]
 
     def _twin(self, setting: Setting) -> Score | None:
         """Return the score of another lossless file of the same pixels, if there is one."""
@@ -309,8 +330,11 @@ class Trips:
             piece, info = self._small[key]
         return encode(piece, name, info=info, quality=setting.quality)[0]
 
-    def _score(self, setting: Setting, pieces: tuple[Picture, ...]) -> Score:
-        pairs = [(_seen(self._back(setting, piece)), _seen(piece)) for piece in pieces]
+    def _score(self, setting: Setting, files: tuple[bytes, ...], pieces: tuple[Picture, ...]) -> Score:
+        pairs = [
+            (_seen(self._back(setting, file)), _seen(piece))
+            for file, piece in zip(files, pieces, strict=True)
+        ]
         restored, original = (np.concatenate(one) for one in zip(*pairs, strict=True))
         scored = min(original.shape[:2]) >= _LEAST_SCORED
         return Score(
@@ -319,9 +343,8 @@ class Trips:
             math.fsum(ssimulacra2(*pair) for pair in pairs) / len(pairs) if scored else math.nan,
         )
 
-    def _back(self, setting: Setting, piece: Picture) -> Picture:
-        data = self.file(setting) if piece is self.picture else self._encoded(setting, piece)
-        decoded = decode(data, f"picture.{setting.format}", max_pixels=self._options.max_pixels)
+    def _back(self, setting: Setting, file: bytes) -> Picture:
+        decoded = decode(file, f"picture.{setting.format}", max_pixels=self._options.max_pixels)
         return decoded if setting.scale == 1 else self._codec(setting).restore(decoded)
 
 
