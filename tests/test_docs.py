@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,10 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         assert (tmp_path / "site" / address).is_file()
     elsewhere = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://[^"]+"', home)
     assert not elsewhere  # pages load nothing from other hosts
+
+
+def test_every_extra_for_users_is_in_the_table() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table = (ROOT / "docs/usage.md").read_text().partition("\n## Extras\n")[2].partition("\n## ")[0]
+    named = {row.split("|")[-2].strip(" `") for row in table.splitlines() if row.startswith("| ")}
+    assert named - {"extra"} == set(project["optional-dependencies"]) - {"dev", "docs"}
