@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +146,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_every_extra_for_users_is_in_the_table() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2]
+    extras = set(re.findall(r"^(\w+) = ", section.partition("\n[")[0], re.M))
     table = (ROOT / "docs/usage.md").read_text().partition("\n## Extras\n")[2].partition("\n## ")[0]
     named = {row.split("|")[-2].strip(" `") for row in table.splitlines() if row.startswith("| ")}
-    assert named - {"extra"} == set(project["optional-dependencies"]) - {"dev", "docs"}
+    assert named - {"extra"} == extras - {"dev", "docs"}
