@@ -637,7 +637,7 @@ def test_models_help_and_version() -> None:
     listed = json.loads(run("models", "--json").stdout)
     assert {m["name"] for m in listed["models"]} >= {"car_plus_x2", "car_plus_x4"}
     assert "car_plus_x4" in run("models").stdout
-    assert "car 0." in run("--version").stdout
+    assert "car 1." in run("--version").stdout
     for command in ("downscale", "upscale", "compare", "evaluate", "train"):
         text = run(command, "--help").stdout
         assert "For example" in text
