@@ -82,7 +82,7 @@ def rate_command(
     picture that is enlarged again, and as a small picture of the `car_codec` models that is restored. Each
     image is also shrunk by `car_plus`, stored as lossless PNG and WebP, and restored. Bits are those of whole
     files.
-    An image of half a megapixel takes a minute or two.
+    A megapixel takes five to six minutes of one CPU core.
 
     For example:
 
