@@ -17,6 +17,8 @@ _MAKE, _MODEL, _DATE, _ARTIST, _COPYRIGHT = 0x010F, 0x0110, 0x0132, 0x013B, 0x82
 _SOFTWARE, _HOST, _RATING, _PERCENT, _WINDOWS = 0x0131, 0x013C, 0x4746, 0x4749, range(0x9C9B, 0x9CA0)
 _KEPT = {_MAKE, _MODEL, _DATE, _ARTIST, _COPYRIGHT}
 _ALL = _KEPT | {DESCRIPTION, _SOFTWARE, _HOST, _RATING, _PERCENT, *_WINDOWS}
+SIGNS = _KEPT | {EXIF, GPS}
+"""Tags of which a file has at least one if a camera wrote into it."""
 _DATES = {*range(0x9003, 0x9005), *range(0x9010, 0x9013), *range(0x9290, 0x9293)}
 _EXPOSURE = {0x829A, 0x829D, 0x8822, 0x8827, *range(0x8830, 0x8833), *range(0x9201, 0x9206)}
 _METERING = {*range(0x9207, 0x920B), 0xA402, 0xA403, 0xA405}

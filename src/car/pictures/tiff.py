@@ -85,7 +85,8 @@ def decode(content: bytes, name: str, max_pixels: int) -> Picture | None:
         check_page(page, notes)
         array = pick(page, page_array(page), notes)
         samples = page_samples(page, notes)
-        samples.exif = exif.of_tiff(io.BytesIO(content))
+        if any(tag in page.tags for tag in exif.SIGNS):  # Pillow warns of damage elsewhere in the file
+            samples.exif = exif.of_tiff(io.BytesIO(content))
         return samples.picture(array)
 
 
