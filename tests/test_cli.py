@@ -622,7 +622,7 @@ def test_evaluate_by_name_and_by_folder(tmp_path: Path, photo: Path) -> None:
     assert f"{record['mean']['model']['psnr']:.2f}" in named.stdout
     by_folder = json.loads(run("evaluate", data / "Set5", "-s", 4, "--json").stdout)
     assert by_folder["mean"]["model"]["psnr"] == record["mean"]["model"]["psnr"]
-    fast = json.loads(run("evaluate", data / "Set5", "-s", 4, "--json", "--fast", "--no-ssimulacra2").stdout)
+    fast = json.loads(run("evaluate", data / "Set5", "-s", 4, "--json", "--fast", "--no-perceptual").stdout)
     assert fast["mean"]["model"]["psnr"] != record["mean"]["model"]["psnr"]
     assert fast["mean"]["model"].get("ssimulacra2") is None
     fails(1, "--overwrite replaces it", "evaluate", data / "Set5", "-s", 4, "-o", tmp_path / "r.json")

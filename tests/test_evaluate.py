@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,8 +119,8 @@ def test_too_small_to_measure_is_said(codec: Codec, tmp_path: Path) -> None:
 
 
 def test_means_and_summary() -> None:
-    qualities = [Quality(*[float(i)] * 13) for i in (1, 2, 6)]
-    assert mean_quality(qualities) == Quality(*[3.0] * 13)
+    qualities = [Quality(*[float(i)] * len(fields(Quality))) for i in (1, 2, 6)]
+    assert mean_quality(qualities) == Quality(*[3.0] * len(fields(Quality)))
     assert summary([], model="m", weights="w", scale=4)["mean"] is None
 
 

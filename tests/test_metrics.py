@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from car.measure.ciede2000 import ciede2000, difference
 from car.measure.ssimulacra2 import ssimulacra2
 from car.metrics import luma, psnr, ssim
 from car.ops import bicubic_downscale, bicubic_resize
@@ -185,3 +187,21 @@ def test_bicubic_refuses_bad_arguments() -> None:
         bicubic_resize(torch.zeros(1, 3, 9, 8, dtype=torch.uint8), (4, 4))
     with pytest.raises(ValueError, match="positive"):
         bicubic_resize(torch.zeros(1, 3, 9, 8), (0, 4))
+
+
+def test_ciede2000_gives_the_published_differences() -> None:
+    rows = np.loadtxt(Path(__file__).parent / "fixtures/ciede2000.csv", delimiter=",")
+    a, b, expected = rows[:, :3], rows[:, 3:6], rows[:, 6]
+    assert len(rows) == 34
+    for pair in ((a, b), (b, a)):  # the difference has no direction
+        assert difference(*pair) == pytest.approx(expected, abs=5e-5)
+
+
+def test_ciede2000_of_pictures_agrees_with_scikit_image() -> None:
+    a, b = images(3, 300, 200)  # several strips
+    expected = deltaE_ciede2000(rgb2lab(a[2:-2, 2:-2]), rgb2lab(b[2:-2, 2:-2])).mean()
+    assert ciede2000(a, b, border=2) == pytest.approx(expected, rel=1e-3)
+    assert ciede2000(a, a) == 0
+    for wrong, border in ((b[:-1], 0), (b, 100)):
+        with pytest.raises(ValueError, match=r"differ in shape|leaves nothing"):
+            ciede2000(a, wrong, border=border)

@@ -16,6 +16,7 @@ from PIL import Image
 from car.codec.choose import open_codec
 from car.codec.codec import Codec
 from car.measure.rate import (
+    FEW,
     QUALITIES,
     bd_rate,
     curves,
@@ -24,11 +25,14 @@ from car.measure.rate import (
     installed_coders,
     point_count,
     points,
+    settings_of,
 )
 from car.measure.rate_report import summary_of, tables
 from car.pictures.formats import coding_options
 from car.pictures.read import from_pil
 from commandline import run_car
+
+DENSE = settings_of(("JPEG",), dense=True)
 
 
 @pytest.fixture
@@ -45,8 +49,8 @@ def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 def test_points_are_those_of_the_files(photo: Path) -> None:
     picture = from_pil(Image.open(photo))
-    found = list(points(picture, "street", [], [], coders=("JPEG",)))
-    assert len(found) == point_count(0, 0, 0, ("JPEG",)) == 2 * len(QUALITIES["JPEG"])
+    found = list(points(picture, "street", [], [], qualities=DENSE))
+    assert len(found) == point_count(0, 0, 0, DENSE) == 2 * len(QUALITIES["JPEG"])
     for one in found:
         buffer = io.BytesIO()
         subsampling = "4:2:0" if one.point.quality < 90 else "4:4:4"
@@ -66,6 +70,34 @@ def test_points_are_those_of_the_files(photo: Path) -> None:
         assert curve.name == name
 
 
+def test_each_model_shrinks_a_picture_once(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = open_codec("car_codec_x2")
+    picture = from_pil(Image.open(photo))
+    qualities = {"JPEG": (20, 60), "WEBP": (30,)}
+    apart = [
+        one.point.bytes
+        for coder, row in qualities.items()
+        for quality in row
+        for one in points(picture, "a", [codec], [], qualities={coder: (quality,)})
+        if one.point.method == codec.loaded.name
+    ]
+    made: list[str] = []
+    shrink = Codec.shrink
+
+    def counted(self: Codec, picture: Any) -> Any:
+        made.append(self.loaded.name)
+        return shrink(self, picture)
+
+    monkeypatch.setattr(Codec, "shrink", counted)
+    found = [one.point for one in points(picture, "a", [codec], [codec], qualities=qualities)]
+    assert len(found) == point_count(1, 1, 1, qualities)
+    assert made == [codec.loaded.name] * 2  # for lossy and for lossless files
+    ours = [p.bytes for p in found if p.method == codec.loaded.name and p.quality]
+    assert ours == apart
+    assert settings_of(("AVIF",)).items() <= FEW.items()
+    assert all(set(FEW[coder]) <= set(QUALITIES[coder]) for coder in QUALITIES)
+
+
 def test_half_the_bytes_are_minus_fifty_per_cent() -> None:
     anchor = [(0.1 * 2**n, 25.0 + 3 * n + 0.1 * n**2) for n in range(6)]
     half = [(rate / 2, quality) for rate, quality in anchor]
@@ -76,7 +108,7 @@ def test_half_the_bytes_are_minus_fifty_per_cent() -> None:
 
 
 def test_gains_are_read_off_in_log_rate(photo: Path) -> None:
-    found = [one.point for one in points(from_pil(Image.open(photo)), "a", [], [], coders=("JPEG",))]
+    found = [one.point for one in points(from_pil(Image.open(photo)), "a", [], [], qualities=DENSE)]
     curve, _ = curves(found)
     assert gain_at_equal_bytes(curve, curve) == pytest.approx([0] * len(curve.bpp), abs=1e-9)
     rates = list(curve.bpp)
@@ -102,7 +134,7 @@ def test_the_command_and_its_page(photo: Path, tmp_path: Path, browser: Any) -> 
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     rows = list(csv.DictReader((out / "points.csv").open()))
-    assert len(rows) == point_count(1, 1, 1, ("JPEG",))
+    assert len(rows) == point_count(1, 1, 1, settings_of(("JPEG",)))
     # the model's files carry the metadata, and bits count them
     ours = [row for row in rows if row["method"] == "car_codec_x2"]
     assert all(float(row["bpp"]) == 8 * int(row["bytes"]) / 192**2 for row in ours)
@@ -146,8 +178,7 @@ def test_one_bad_image_does_not_end_the_work(photo: Path, tmp_path: Path) -> Non
     assert "nan" not in (tmp_path / "out/index.html").read_text().split("All curves")[1].split("</table>")[0]
 
 
-def test_weights_of_one_model_have_a_curve_each(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(QUALITIES, "JPEG", (50,))
+def test_weights_of_one_model_have_a_curve_each(photo: Path) -> None:
     first = open_codec("car_codec_x2")
     second = Codec(replace(first.loaded, sha256="1" * 64, tag="car_codec_x2.v99"))
     own = Codec(replace(first.loaded, tag=None))
@@ -155,7 +186,7 @@ def test_weights_of_one_model_have_a_curve_each(photo: Path, monkeypatch: pytest
     picture = from_pil(Image.open(photo))
 
     def methods(*coded: Codec) -> dict[str, float]:
-        found = curves(one.point for one in points(picture, "a", coded, [], coders=("JPEG",)))
+        found = curves(one.point for one in points(picture, "a", coded, [], qualities={"JPEG": (50,)}))
         return {c.method: c.psnr[0] for c in found if c.scale == 2 and c.method != "bicubic"}
 
     (alone,) = methods(second).values()
@@ -184,13 +215,13 @@ def test_images_of_one_name_are_told_apart(photo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("scale", "quality"), [(2, 50), (4, 75)])
 def test_small_jpegs_restore_better_than_large_ones_of_the_same_bytes(
-    photo: Path, monkeypatch: pytest.MonkeyPatch, scale: int, quality: int
+    photo: Path, scale: int, quality: int
 ) -> None:
     picture = from_pil(Image.open(photo))
-    direct, _ = curves(one.point for one in points(picture, "a", [], [], coders=("JPEG",)))
-    monkeypatch.setitem(QUALITIES, "JPEG", (quality,))
+    direct, _ = curves(one.point for one in points(picture, "a", [], [], qualities=DENSE))
     codec = open_codec(f"car_codec_x{scale}")
-    _, _, bicubic, ours = curves(one.point for one in points(picture, "a", [codec], [], coders=("JPEG",)))
+    found = points(picture, "a", [codec], [], qualities={"JPEG": (quality,)})
+    _, _, bicubic, ours = curves(one.point for one in found)
     assert (bicubic.method, ours.method) == ("bicubic", codec.loaded.name)
     (gain,) = gain_at_equal_bytes(ours, direct)
     assert gain > 1.3  # of this crop 2.4 at 2x, 2.1 at 4x
@@ -204,7 +235,7 @@ def test_jpeg_xl_goes_the_way_of_the_other_coders(photo: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     found = {curve["name"]: curve for curve in json.loads(done.stdout)["curves"]}
     direct, ours = found["JXL"], found["car_codec_x4 + JXL"]
-    assert sorted(direct["qualities"]) == list(QUALITIES["JXL"])
+    assert sorted(direct["qualities"]) == list(FEW["JXL"])
     assert direct["psnr"] == sorted(direct["psnr"])
     assert ours["bpp"][0] < direct["bpp"][0] / 2
     assert max(ours["psnr"]) > max(found["bicubic 4x + JXL"]["psnr"])

@@ -80,7 +80,7 @@ class Work:
         run.
         """
         names = ("kind", "format", "quality", "psnr")
-        how = {name: getattr(self.options, name) for name in ("precision", "effort", "fast")}
+        how = {name: getattr(self.options, name) for name in ("precision", "effort", "fast", "exif")}
         model = [str(part) for part in self.model] if isinstance(self.model, tuple) else self.model
         values = {name: getattr(self, name) for name in names} | how
         return values | {"model": model, "wanted": asdict(self.wanted)}

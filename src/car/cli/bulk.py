@@ -116,7 +116,9 @@ class How:
 
 
 @bulk_app.command("downscale")
-@with_options("device", "threads", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
+@with_options(
+    "device", "threads", "precision", "effort", "fast", "memory", "tile", "backend", "exif", "max_pixels"
+)
 def bulk_downscale_command(
     source: Source,
     target: Target,
@@ -154,7 +156,7 @@ def bulk_downscale_command(
 
 
 @bulk_app.command("upscale")
-@with_options("device", "threads", "precision", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "memory", "tile", "backend", "exif", "max_pixels")
 def bulk_upscale_command(
     source: Source,
     target: Target,

@@ -52,6 +52,7 @@ _ROWS = (
     ("PSNR, Cb, dB", "psnr_cb", ".2f"),
     ("PSNR, Cr, dB", "psnr_cr", ".2f"),
     ("SSIMULACRA2", "ssimulacra2", ".1f"),
+    ("CIEDE2000, mean", "ciede2000", ".2f"),
     ("small picture to bicubic: luma, dB", "lr_psnr", ".2f"),
     ("the same: RGB, dB", "lr_psnr_rgb", ".2f"),
     ("the same: SSIMULACRA2", "lr_ssimulacra2", ".1f"),
@@ -155,8 +156,11 @@ def evaluate_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write all records to this .json or .csv file.")
     ] = None,
-    no_ssimulacra2: Annotated[
-        bool, typer.Option("--no-ssimulacra2", help="Leave out SSIMULACRA2, which takes most of the time.")
+    no_perceptual: Annotated[
+        bool,
+        typer.Option(
+            "--no-perceptual", help="Leave out SSIMULACRA2 and CIEDE2000, which take most of the time."
+        ),
     ] = False,
     overwrite: Overwrite = False,
     showing: Showing,
@@ -166,7 +170,8 @@ def evaluate_command(
 
     PSNR is measured on luma, RGB and chroma, and SSIM on luma. First, as many pixels as the scale are cut off
     on each side. SSIMULACRA2 estimates how an observer would judge the picture, colour included: 90 is
-    visually lossless, 70 high quality, 50 medium quality.
+    visually lossless, 70 high quality, 50 medium quality. CIEDE2000 is the mean difference of colours; 1 is
+    just noticeable between two areas side by side.
 
     For example:
 
@@ -185,7 +190,7 @@ def evaluate_command(
     say_default_scale(Wanted(chosen.scale), chosen.name, showing)
     images = find_images(inputs, pictures.exclude or ())
     failures = [Failure("", problem) for problem in images.problems]
-    how: dict[str, Any] = {"perceptual": not no_ssimulacra2, "max_pixels": options.max_pixels}
+    how: dict[str, Any] = {"perceptual": not no_perceptual, "max_pixels": options.max_pixels}
     with progress(len(images.names), "measuring", showing.text) as advance:
 
         def measure(path: Path) -> evaluation.ImageRecord:

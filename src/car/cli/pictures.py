@@ -50,7 +50,9 @@ SmallFormat = Annotated[
 
 
 @app.command("downscale")
-@with_options("device", "threads", "precision", "effort", "fast", "memory", "tile", "backend", "max_pixels")
+@with_options(
+    "device", "threads", "precision", "effort", "fast", "memory", "tile", "backend", "exif", "max_pixels"
+)
 def downscale_command(
     inputs: Inputs,
     output: Output = None,
@@ -141,7 +143,7 @@ def downscale_command(
 
 
 @app.command("upscale")
-@with_options("device", "threads", "precision", "memory", "tile", "backend", "max_pixels")
+@with_options("device", "threads", "precision", "memory", "tile", "backend", "exif", "max_pixels")
 def upscale_command(
     inputs: Inputs,
     output: Output = None,

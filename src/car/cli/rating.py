@@ -33,7 +33,7 @@ from car.errors import UsageError
 from car.files.atomic import atomic_write_all
 from car.measure import evaluate as evaluation
 from car.measure.pages import Crops, page
-from car.measure.rate import Decoded, Point, curves, installed_coders, point_count, points
+from car.measure.rate import Decoded, Point, curves, installed_coders, point_count, points, settings_of
 from car.measure.rate_report import body, equal_bytes_crops, plot, points_csv, summary_of, tables
 from car.pictures.picture import measured_pixels
 from car.pictures.read import read
@@ -63,6 +63,9 @@ def rate_command(
         list[str] | None,
         typer.Option("--coder", help="JPEG, WEBP, AVIF or JXL; repeatable. Default: all that are installed."),
     ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Measure 10 to 13 qualities of each coder, not 6 to 8.")
+    ] = False,
     images: Annotated[
         int, typer.Option("--images", min=0, help="Number of images to use, evenly spread; 0 for all.")
     ] = 0,
@@ -75,10 +78,11 @@ def rate_command(
 ) -> None:
     """Compare bits and quality of restored small pictures with those of codecs at full size.
 
-    Each coder codes each image at about ten qualities in three ways: at full size, as a bicubic small picture
-    that is enlarged again, and as a small picture of the `car_codec` models that is restored. Each image is
-    also shrunk by `car_plus`, stored as lossless PNG and WebP, and restored. Bits are those of whole files.
-    An image of half a megapixel takes a minute or two.
+    Each coder codes each image at seven qualities or so in three ways: at full size, as a bicubic small
+    picture that is enlarged again, and as a small picture of the `car_codec` models that is restored. Each
+    image is also shrunk by `car_plus`, stored as lossless PNG and WebP, and restored. Bits are those of whole
+    files.
+    A megapixel takes five to six minutes of one CPU core.
 
     For example:
 
@@ -89,6 +93,7 @@ def rate_command(
     """
     check_installed("rate", "report", *REPORT)
     coders = _coders(coder)
+    qualities = settings_of(coders, dense=dense)
     there = find_images(pictures.named(), pictures.exclude or ())
     scales = sorted(set(scale or (() if model else (2, 4))))
     names = [*(model or ()), *(default_model(s, coded=True) for s in scales)]
@@ -102,7 +107,7 @@ def rate_command(
     crops: list[Crops] = []
     failures = [Failure("", problem) for problem in there.problems]
     with _folder(output, files[0], overwrite):
-        of_each = point_count(len(coded), len({c.scale for c in coded}), len(lossless), coders)
+        of_each = point_count(len(coded), len({c.scale for c in coded}), len(lossless), qualities)
         with progress(of_each * len(files), "coding", showing.text) as advance:
 
             def measure(path: Path) -> None:
@@ -110,7 +115,7 @@ def rate_command(
                 name = path.name if same[path.name] == 1 else str(path)
                 seen: list[Decoded] = []
                 own: list[Point] = []
-                for one in points(picture, name, coded, lossless, coders=coders, on_point=advance):
+                for one in points(picture, name, coded, lossless, qualities=qualities, on_point=advance):
                     own.append(one.point)
                     seen += [one] if path in files[:looks] else []
                 found.extend(own)

@@ -29,7 +29,7 @@ from car.files.atomic import atomic_write
 from car.measure import evaluate as evaluation
 from car.measure import pages
 from car.measure.model_report import Measured, body, crops, measured
-from car.measure.rate import Point, curves, point_count, points
+from car.measure.rate import Point, curves, point_count, points, settings_of
 from car.measure.rate_report import body as rate_body
 from car.measure.rate_report import plot, summary_of
 from car.pictures.read import read
@@ -197,14 +197,17 @@ def _curves(codecs: Sequence[Codec], files: Sequence[Path], max_pixels: int, qui
     lossless = [codec for codec in codecs if codec not in coded]
     scales = len({codec.scale for codec in coded})
     found: list[Point] = []
-    total = point_count(len(coded), scales, len(lossless), _CODERS) * len(files)
+    qualities = settings_of(_CODERS)
+    total = point_count(len(coded), scales, len(lossless), qualities) * len(files)
     with progress(total, "coding", not quiet) as advance:
         for path in files:
             try:
                 picture = read(path, max_pixels=max_pixels)
                 found += [
                     one.point
-                    for one in points(picture, path.name, coded, lossless, coders=_CODERS, on_point=advance)
+                    for one in points(
+                        picture, path.name, coded, lossless, qualities=qualities, on_point=advance
+                    )
                 ]
             except CarError:  # noqa: PERF203 - it was reported before
                 continue

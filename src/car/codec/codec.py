@@ -23,6 +23,7 @@ from car.codec.turns import BACK, found_turn, swapped
 from car.errors import UsageError
 from car.families import architecture, model_names
 from car.pictures.alpha import without_hidden
+from car.pictures.exif import kept
 from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture
 from car.pictures.resize import bicubic_resize
@@ -182,6 +183,8 @@ class Codec:
             info=None,
             notes=(),
             turned=1,
+            exif=b"",
+            carried=kept(picture.exif, self.options.exif),
         )
         return small, self.info(picture.width, picture.height, grey=picture.grey)
 
@@ -229,6 +232,8 @@ class Codec:
             alpha=None if alpha is None else np.ascontiguousarray(alpha),
             info=None,
             notes=notes,
+            exif=b"",
+            carried=kept(picture.exif, self.options.exif),
         )
 
     def restored_size(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from car.codec.codec import Codec, as_grey
 from car.errors import ImageError, one_line_errors
 from car.files.atomic import atomic_write
+from car.pictures.exif import kept
 from car.pictures.info import read_header
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
 from car.pictures.read import read
@@ -161,6 +162,8 @@ def restore_file(
         lambda top, bottom: picture.pixels[top:bottom], picture.height, picture.width, (width, height)
     )
     grey = picture.grey or (picture.info is not None and picture.info.grey)
+    if kept(picture.exif, codec.options.exif):
+        notes += ("a picture that is restored in strips carries no EXIF",)
     with one_line_errors(str(target), "cannot be written"):
         _write_tiff(target, rows, (width, height), picture, grey=grey)
     return Done((picture.width, picture.height), (width, height), notes)
@@ -197,7 +200,8 @@ def gigabytes(count: int) -> str:
 def _shrink_strips(codec: Codec, strips: "Strips") -> Picture:
     small = np.concatenate(list(codec.downscale_strips(strips.rows(), strips.height, strips.width)))
     notes = tuple(dict.fromkeys(strips.samples.notes))
-    return Picture(small, None, False, strips.samples.profile, None, notes)
+    carried = kept(strips.samples.exif, codec.options.exif)
+    return Picture(small, None, False, strips.samples.profile, None, notes, carried=carried)
 
 
 def why_whole(source: Path) -> str:

@@ -7,6 +7,7 @@ from car.codec.coding import Coding
 from car.devices import Precision
 from car.errors import UsageError, whole_number
 from car.families import Architecture
+from car.pictures.exif import KeptExif
 from car.pictures.picture import DEFAULT_MAX_PIXELS
 
 Backend = Literal["auto", "torch", "onnxruntime"]
@@ -53,6 +54,8 @@ class Options:
         fast: shrink by the downscaler alone, without the corrector of those models that have one.
         backend: what runs the networks.
         max_pixels: larger pictures are refused.
+        exif: what results carry on of the EXIF block of their source: ``none``; ``keep``, which is date,
+            camera, lens, exposure, artist and copyright; or ``all``, which adds the place and the rest.
         coding: the coding of a lossy small file, which effort takes into account; None for a lossless file.
 
     Raises:
@@ -95,6 +98,11 @@ class Options:
     max_pixels: int = setting(
         DEFAULT_MAX_PIXELS, "Refuse images with more pixels (guards against decompression bombs).", min=1
     )
+    exif: KeptExif = setting(
+        "none",
+        "What to keep of EXIF. keep: date, camera, lens, exposure, artist and copyright. "
+        "all: also the place and the rest.",
+    )
     coding: Coding | None = None
 
     def __post_init__(self) -> None:
@@ -102,7 +110,7 @@ class Options:
         for one in fields(self):
             if one.type in (int, int | None):
                 self._check_number(one.name, one.metadata.get("max"), optional=one.default is None)
-        for name, kind in (("precision", Precision), ("backend", Backend)):
+        for name, kind in (("precision", Precision), ("backend", Backend), ("exif", KeptExif)):
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise UsageError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")

@@ -16,6 +16,7 @@ from PIL import Image
 from car._version import __version__
 from car.codec.codec import Codec
 from car.errors import UsageError, did_you_mean
+from car.measure.ciede2000 import ciede2000
 from car.measure.ssimulacra2 import ssimulacra2
 from car.metrics import mean, psnr, ssim
 from car.pictures.picture import Picture, measured_pixels
@@ -44,6 +45,7 @@ class Quality:
         psnr_cb: PSNR of Cb, likewise; NaN for a grey image, which has no colour to restore.
         psnr_cr: PSNR of Cr, likewise.
         ssimulacra2: score of the whole restored image, 100 for no error; see `car.measure.ssimulacra2`.
+        ciede2000: mean difference of colours without the border; see `car.measure.ciede2000`.
         lr_psnr: PSNR of the small picture against the bicubic one on luma, dB; infinite for bicubic itself.
         lr_psnr_rgb: likewise, over RGB.
         lr_ssimulacra2: its score against the bicubic one; NaN also under 8 pixels a side.
@@ -59,6 +61,7 @@ class Quality:
     psnr_cb: float
     psnr_cr: float
     ssimulacra2: float
+    ciede2000: float
     lr_psnr: float
     lr_psnr_rgb: float
     lr_ssimulacra2: float
@@ -115,7 +118,8 @@ def round_trip(codec: Codec, path: Path, *, perceptual: bool = True, **read_opti
 
     The original is read as 8-bit RGB. Its right and bottom edges are cropped, so that both sides are
     multiples of 8. The small and the restored picture are rounded to 8 bits. `car.metrics` describes the
-    measures. Without `perceptual`, SSIMULACRA2 is left out, which takes a second or two for a megapixel.
+    measures. Without `perceptual`, SSIMULACRA2 and CIEDE2000 are left out, which take two to four seconds for
+    a megapixel.
 
     Raises:
         ImageError: the image cannot be read or is too small to be measured.
@@ -174,7 +178,7 @@ def quality(
         restored: the picture restored from `lr`.
         bicubic_lr: the small picture with which `lr` is compared.
         seconds: the seconds of shrinking and of restoring.
-        perceptual: whether SSIMULACRA2 is measured.
+        perceptual: whether SSIMULACRA2 and CIEDE2000 are measured.
     """
     scale = -(-hr.shape[0] // lr.shape[0])
     grey = bool((hr == hr[..., :1]).all())
@@ -185,6 +189,7 @@ def quality(
         psnr_cb=math.nan if grey else psnr(restored, hr, border=scale, on="cb"),
         psnr_cr=math.nan if grey else psnr(restored, hr, border=scale, on="cr"),
         ssimulacra2=ssimulacra2(restored, hr) if perceptual else math.nan,
+        ciede2000=ciede2000(restored, hr, border=scale) if perceptual else math.nan,
         lr_psnr=psnr(lr, bicubic_lr),
         lr_psnr_rgb=psnr(lr, bicubic_lr, on="rgb"),
         lr_ssimulacra2=ssimulacra2(lr, bicubic_lr) if perceptual and min(lr.shape[:2]) >= 8 else math.nan,

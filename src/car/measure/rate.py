@@ -9,7 +9,7 @@ import io
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
@@ -23,6 +23,7 @@ from car.codec.codec import Codec
 from car.errors import needs
 from car.metrics import luma, mean, psnr, ssim
 from car.pictures.formats import coding_options
+from car.pictures.metadata import LRInfo
 from car.pictures.picture import Picture, measured_pixels
 from car.pictures.read import decode
 from car.pictures.write import encode
@@ -33,7 +34,14 @@ QUALITIES: dict[str, tuple[int, ...]] = {
     "AVIF": (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
     "JXL": (10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
 }
-"""The settings of each coder that make a curve; JXL where pillow-jxl-plugin is installed."""
+"""All settings of each coder that are measured; JXL where pillow-jxl-plugin is installed."""
+FEW: dict[str, tuple[int, ...]] = {
+    "JPEG": (1, 5, 10, 20, 30, 50, 75, 92),
+    "WEBP": (1, 5, 15, 30, 50, 75, 92),
+    "AVIF": (1, 5, 10, 20, 30, 50, 70, 90),
+    "JXL": (10, 20, 30, 50, 70, 90),
+}
+"""Those that are enough for a curve."""
 
 LOSSLESS = ("PNG", "WEBP")
 _SUFFIX = {"JPEG": ".jpg", "WEBP": ".webp", "AVIF": ".avif", "PNG": ".png", "JXL": ".jxl"}
@@ -63,7 +71,7 @@ class Point:
         psnr_rgb: PSNR over RGB, dB.
         ssim: SSIM on luma.
         ms_ssim: SSIM on luma over five scales; NaN for pictures under 176 pixels a side.
-        encode_seconds: shrinking included.
+        encode_seconds: shrinking included, which is done once for all files of one small picture.
         decode_seconds: restoring included.
     """
 
@@ -130,10 +138,19 @@ def installed_coders() -> tuple[str, ...]:
     return ("JPEG", "WEBP", "AVIF", "JXL")
 
 
-def point_count(coded: int, scales: int, lossless: int, coders: Sequence[str]) -> int:
+Qualities = Mapping[str, Sequence[int]]
+"""The settings of each coder that are measured."""
+
+
+def settings_of(coders: Sequence[str], *, dense: bool = False) -> Qualities:
+    """Return a few settings of these coders, or all of them."""
+    return {coder: (QUALITIES if dense else FEW)[coder] for coder in coders}
+
+
+def point_count(coded: int, scales: int, lossless: int, qualities: Qualities) -> int:
     """Return the number of points that `points` yields, given the numbers of models and of coded scales."""
-    tuned = sum(len(QUALITIES[coder]) for coder in coders if coder in _TUNED)
-    lossy = (1 + scales + coded) * sum(len(QUALITIES[coder]) for coder in coders)
+    tuned = sum(len(row) for coder, row in qualities.items() if coder in _TUNED)
+    lossy = (1 + scales + coded) * sum(len(row) for row in qualities.values())
     return lossy + tuned + lossless * len(LOSSLESS)
 
 
@@ -143,24 +160,26 @@ def points(
     coded: Sequence[Codec],
     lossless: Sequence[Codec],
     *,
-    coders: Sequence[str] = ("JPEG", "WEBP", "AVIF"),
+    qualities: Qualities,
     on_point: Callable[[], None] = lambda: None,
 ) -> Iterator[Decoded]:
     """Code a picture in every way, and yield the measures of each.
+
+    Each model shrinks it once, for all its files.
 
     Args:
         picture: the original; it is cropped to multiples of 8, and used as 8-bit RGB.
         name: the name of its points.
         coded: models whose small pictures are coded by each lossy coder, and bicubic ones of the same scales.
         lossless: models whose small pictures are stored without loss.
-        coders: the lossy ones; see `installed_coders`.
+        qualities: the lossy coders, see `installed_coders`, and their settings, see `settings_of`.
         on_point: called after each.
 
     Raises:
         ImageError: the picture is too small to be measured.
     """
     hr = measured_pixels(picture, name)
-    for way in _ways(hr, coded, lossless, coders):
+    for way in _ways(hr, coded, lossless, qualities):
         begin = time.perf_counter()
         data = way.make()
         made = time.perf_counter()
@@ -169,7 +188,8 @@ def points(
         on_point()
         where = (name, way.method, way.scale, way.coder, way.quality)
         size = (len(data), 8 * len(data) / (hr.shape[0] * hr.shape[1]))
-        yield Decoded(Point(*where, *size, *_measured(hr, pixels), made - begin, done - made), pixels)
+        seconds = (way.shrink_seconds + made - begin, done - made)
+        yield Decoded(Point(*where, *size, *_measured(hr, pixels), *seconds), pixels)
 
 
 class _Way(NamedTuple):
@@ -181,16 +201,17 @@ class _Way(NamedTuple):
     quality: int
     make: Callable[[], bytes]
     back: Callable[[bytes], NDArray[np.uint8]]
+    shrink_seconds: float = 0.0
 
 
 def _ways(
-    hr: NDArray[np.uint8], coded: Sequence[Codec], lossless: Sequence[Codec], coders: Sequence[str]
+    hr: NDArray[np.uint8], coded: Sequence[Codec], lossless: Sequence[Codec], qualities: Qualities
 ) -> Iterator[_Way]:
-    lossy = [(coder, quality) for coder in coders for quality in QUALITIES[coder]]
+    lossy = [(coder, quality) for coder, row in qualities.items() for quality in row]
     full, size = _plain(hr), (hr.shape[1], hr.shape[0])
-    for coder in coders:
+    for coder, row in qualities.items():
         for method in ("direct", "tuned") if coder in _TUNED else ("direct",):
-            for quality in QUALITIES[coder]:
+            for quality in row:
                 make = partial(_file, full, coder, quality, restored=method == "tuned")
                 yield _Way(method, 1, coder, quality, make, _pixels)
 
@@ -198,20 +219,23 @@ def _ways(
         return _resized(_pixels(data), size)
 
     for scale in sorted({codec.native for codec in coded}):
-        small = (size[0] // scale, size[1] // scale)
+        begin = time.perf_counter()
+        small = _plain(_resized(hr, (size[0] // scale, size[1] // scale)))
+        seconds = time.perf_counter() - begin
         for coder, quality in lossy:
-
-            def shrink(small: tuple[int, int] = small, c: str = coder, q: int = quality) -> bytes:
-                return _file(_plain(_resized(hr, small)), c, q)
-
-            yield _Way("bicubic", scale, coder, quality, shrink, enlarge)
+            yield _Way(
+                "bicubic", scale, coder, quality, partial(_file, small, coder, quality), enlarge, seconds
+            )
     weights = Counter(name for name, _ in {(c.loaded.name, c.loaded.sha256) for c in (*coded, *lossless)})
     stored = [(coder, 0) for coder in LOSSLESS]
     for codec, settings in [*((c, lossy) for c in coded), *((c, stored) for c in lossless)]:
         method = codec.loaded.label if weights[codec.loaded.name] > 1 else codec.loaded.name
+        begin = time.perf_counter()
+        ours, info = codec.shrink(full)
+        seconds = time.perf_counter() - begin
         for coder, quality in settings:
-            make = partial(_shrunk, codec, full, coder, quality)
-            yield _Way(method, codec.native, coder, quality, make, partial(_restored, codec, size))
+            make = partial(_small_file, ours, info, coder, quality)
+            yield _Way(method, codec.native, coder, quality, make, partial(_restored, codec, size), seconds)
 
 
 def _plain(pixels: NDArray[np.uint8]) -> Picture:
@@ -222,8 +246,7 @@ def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
-def _shrunk(codec: Codec, full: Picture, coder: str, quality: int) -> bytes:
-    small, info = codec.shrink(full)
+def _small_file(small: Picture, info: LRInfo, coder: str, quality: int) -> bytes:
     if coder == "JXL":  # Pillow's plugin takes no metadata: counted all the same
         return _file(small, coder, quality) + info.to_text().encode()
     return encode(small, f"a{_SUFFIX[coder]}", info=info, quality=quality or None)[0]

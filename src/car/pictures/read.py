@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 
 from car.errors import ImageError, one_line_errors, reading_errors
 from car.files.atomic import MAX_FILE_BYTES, check_regular
-from car.pictures import coded, png_file
+from car.pictures import coded, exif, png_file
 from car.pictures.colour import ADOBE_RGB
 from car.pictures.depth import Pixels
 from car.pictures.faults import JPEG_SIGNATURE, jpeg_fault, png_fault
@@ -140,7 +140,9 @@ def header_samples(path: Path) -> Samples | None:
                 image.format == "PNG" and sample_bits(start) == 16 and start[28]
             ):  # decoded otherwise, where interlaced
                 return None
-            return _samples(image, start)
+            samples = _samples(image, start)
+            samples.exif = exif.block(image)
+            return samples
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -190,6 +192,7 @@ def _picture(image: Image.Image, content: bytes) -> Picture:
     with contextlib.suppress(Exception):  # a damaged EXIF block raises almost anything
         samples.orientation = image.getexif().get(ORIENTATION, 1)
     samples.texts = texts(image)
+    samples.exif = exif.block(image)
     return samples.picture(array)
 
 

@@ -31,6 +31,7 @@ class Samples:
         texts: texts that may hold the metadata of a small picture.
         lossy: see `Picture`.
         fine: see `Picture`.
+        exif: see `Picture`.
         notes: notes for the user.
     """
 
@@ -44,6 +45,7 @@ class Samples:
     texts: tuple[Any, ...] = ()
     lossy: bool = False
     fine: bool = False
+    exif: bytes = b""
     notes: list[str] = field(default_factory=list[str])
     _convert: Convert | None = None
     _profile: bytes | None = None
@@ -111,5 +113,6 @@ class Samples:
             damage,
             self.lossy,
             self.fine,
+            self.exif,
         )
         return replace(picture.turn(turned), turned=turned)

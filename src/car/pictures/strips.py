@@ -15,7 +15,7 @@ import tifffile
 
 from car.errors import ImageError, reading_errors
 from car.files.atomic import MAX_FILE_BYTES
-from car.pictures import coded, tiff
+from car.pictures import coded, exif, tiff
 from car.pictures.depth import Pixels
 from car.pictures.picture import is_grey
 from car.pictures.read import header_samples
@@ -65,7 +65,10 @@ def open_strips(path: Path) -> Generator["Strips | str", None, None]:
     with reading_errors(str(path)):
         if start[:2] in (b"II", b"MM"):
             with tifffile.TiffFile(path) as file:
-                yield _tiff_strips(file)
+                found = _tiff_strips(file)
+                if isinstance(found, Strips):
+                    found.samples.exif = exif.of_tiff(path)
+                yield found
         elif importlib.util.find_spec("pyvips") is None:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise ImageError(f"{path.stat().st_size} bytes are over the limit of {MAX_FILE_BYTES}")

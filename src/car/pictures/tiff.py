@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from car.errors import ImageError
+from car.pictures import exif
 from car.pictures.depth import Pixels
 from car.pictures.formats import DESCRIPTION, FIRST_FRAME, ICC, ORIENTATION
 from car.pictures.header import Header, found_info, no_pillow_limit, upright_size
@@ -83,7 +84,10 @@ def decode(content: bytes, name: str, max_pixels: int) -> Picture | None:
         check_size(*page_size(page), name, max_pixels)
         check_page(page, notes)
         array = pick(page, page_array(page), notes)
-        return page_samples(page, notes).picture(array)
+        samples = page_samples(page, notes)
+        if any(tag in page.tags for tag in exif.SIGNS):  # Pillow warns of damage elsewhere in the file
+            samples.exif = exif.of_tiff(io.BytesIO(content))
+        return samples.picture(array)
 
 
 def header(file: BinaryIO) -> Header:

@@ -5,6 +5,7 @@ Writing changes pixel values only if the format requires it, and then a note say
 
 import io
 import os
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from car.errors import ImageError, one_line_errors
 from car.files.atomic import atomic_write
-from car.pictures import png_file
+from car.pictures import exif, png_file
 from car.pictures.depth import Pixels, eight_bit
 from car.pictures.formats import (
     DEFAULT_QUALITY,
@@ -90,6 +91,8 @@ def to_pil(picture: Picture, *, info: LRInfo | None = None) -> Image.Image:
     image = Image.fromarray(array)
     if picture.icc is not None:
         image.info["icc_profile"] = picture.icc
+    if picture.carried:
+        image.info["exif"] = picture.carried
     if info is None:
         return image
     small = _SmallImage()
@@ -112,11 +115,13 @@ class _SmallImage(Image.Image):
         name = getattr(fp, "name", fp)
         suffix = Path(os.fsdecode(name)).suffix.lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
         kind = (format or FORMATS.get(suffix, "")).upper()
+        if "exif" in self.info and kind not in ("BMP", "GIF"):
+            params.setdefault("exif", self.info["exif"])
         if kind == "PNG":
             params["pnginfo"] = _png_text(info, params.get("pnginfo"))
         elif kind == "JPEG":
             params.setdefault("comment", text.encode())
-        elif kind in ("WEBP", "AVIF"):
+        elif kind in ("WEBP", "AVIF") or (kind == "TIFF" and "tiffinfo" not in params):
             params["exif"] = _described(info, params.get("exif"))
         elif kind == "TIFF":
             params["tiffinfo"] = _described_tags(text, params.get("tiffinfo"))
@@ -162,9 +167,11 @@ def _encode(
         notes.append(f"{kind} has no quality: the setting was not used")
     if picture.icc is not None and kind in ("BMP", "GIF"):
         notes.append(f"{kind} cannot carry a colour profile: its colours may look different")
+    if picture.carried and kind in ("BMP", "GIF"):
+        notes.append(f"{kind} cannot carry EXIF: it was left out")
     if array.dtype == np.uint16:
         if kind == "PNG":
-            return _encode_deep_png(array, picture.icc, info), tuple(notes)
+            return _encode_deep_png(array, picture, info), tuple(notes)
         if kind != "TIFF":
             array = eight_bit(array)
             notes.append(f"{kind} holds 8 bit: the picture was rounded from 16 bit")
@@ -181,7 +188,7 @@ def _encode(
         )
     # small files are kept and sent: they are worth the time of the strongest compression
     chosen = coding_options(kind, quality, restored=trained_for_loss)
-    chosen |= _carried(kind, picture.icc, info)
+    chosen |= _carried(kind, picture, info)
     image = Image.fromarray(np.ascontiguousarray(array))
     if kind == "GIF" and image.getcolors(256) is None:
         notes.append("GIF holds 256 colours: the picture was reduced to them")
@@ -199,9 +206,12 @@ def _opaque(array: Pixels, alpha: Pixels, kind: str) -> Pixels:
     return array[:, :, :-1] if array.shape[2] == 4 else array[:, :, 0]
 
 
-def _carried(kind: str, icc: bytes | None, info: LRInfo | None) -> dict[str, Any]:
-    """Return the settings of Pillow that put a profile and the metadata into a file."""
-    profile: dict[str, Any] = {} if icc is None or kind in ("BMP", "GIF") else {"icc_profile": icc}
+def _carried(kind: str, picture: Picture, info: LRInfo | None) -> dict[str, Any]:
+    """Return the settings of Pillow that put a profile, EXIF and the metadata into a file."""
+    plain = kind in ("BMP", "GIF")
+    profile: dict[str, Any] = {} if picture.icc is None or plain else {"icc_profile": picture.icc}
+    if picture.carried and not plain:
+        profile["exif"] = picture.carried
     if kind == "PNG":
         profile["optimize"] = info is not None
     if info is None:
@@ -210,7 +220,7 @@ def _carried(kind: str, icc: bytes | None, info: LRInfo | None) -> dict[str, Any
         return profile | {"pnginfo": _png_text(info)}
     if kind == "JPEG":
         return profile | {"comment": info.to_text().encode()}
-    return profile | ({"exif": _described(info)} if kind in ("WEBP", "AVIF") else {})
+    return profile | ({"exif": _described(info, picture.carried or None)} if kind in ("WEBP", "AVIF") else {})
 
 
 def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
@@ -229,14 +239,52 @@ def _encode_tiff(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
         iccprofile=picture.icc,
         description=info.to_text() if info else None,
         metadata=None,
+        byteorder="<",
     )
-    return buffer.getvalue()
+    return _with_exif(buffer.getvalue(), picture.carried, described=info is not None)
 
 
-def _encode_deep_png(array: Pixels, icc: bytes | None, info: LRInfo | None) -> bytes:
+def _with_exif(content: bytes, carried: bytes, *, described: bool) -> bytes:
+    """Return a TIFF with a new directory of tags at its end; tifffile cannot write those of EXIF.
+
+    With `described`, the description in the file stays.
+    """
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    if not carried or content[:4] != b"II*\0":  # a BigTIFF has offsets of another size
+        return content
+    made = bytearray(content)
+    (at,) = struct.unpack_from("<I", made, 4)
+    (count,) = struct.unpack_from("<H", made, at)
+    rows = (bytes(made[at + 2 + 12 * n :][:12]) for n in range(count))
+    entries = {struct.unpack_from("<H", row)[0]: row for row in rows}
+    for tag, value in exif.parts(carried).items():
+        if described and tag == DESCRIPTION:
+            continue
+        made += bytes(len(made) % 2)
+        if isinstance(value, dict):
+            entries[tag] = struct.pack("<HHII", tag, 4, 1, len(made))
+            directory = ImageFileDirectory_v2(b"II*\0\x08\0\0\0", group=tag)
+            directory.update(value)
+            made += directory.tobytes(len(made))
+        elif isinstance(value, (str, bytes)):
+            text = value.encode("utf-8", "replace") + b"\0" if isinstance(value, str) else value
+            kind = 2 if isinstance(value, str) else 1
+            where = text.ljust(4, b"\0") if len(text) <= 4 else len(made).to_bytes(4, "little")
+            entries[tag] = struct.pack("<HHI", tag, kind, len(text)) + where
+            made += text if len(text) > 4 else b""
+    made += bytes(len(made) % 2)
+    struct.pack_into("<I", made, 4, len(made))
+    table = b"".join(row for _, row in sorted(entries.items()))
+    return bytes(made) + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
+def _encode_deep_png(array: Pixels, picture: Picture, info: LRInfo | None) -> bytes:
     chunks = b""
-    if icc is not None:
-        chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
+    if picture.icc is not None:
+        chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc))
+    if picture.carried:
+        chunks += png_chunk(b"eXIf", picture.carried.removeprefix(b"Exif\0\0"))
     if info:
         chunks += png_chunk(b"tEXt", b"car\0" + info.to_text().encode())
     return png_file.encode_deep(array, chunks)
