@@ -204,7 +204,7 @@ def test_no_gallery_replaces_what_lies_in_a_folder_of_others(
     site = tmp_path / "site"
     (site / name).parent.mkdir(parents=True)
     (site / name).write_text("mine")
-    refused = run(photographs, "-o", site, "--overwrite")
+    refused = run(photographs, "-o", site, "--scale", "4", "--overwrite")
     assert refused.returncode == 2
     assert f"{name} exists and was not made by a gallery" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
