@@ -22,6 +22,7 @@ def run_car(
     What it prints, warnings included, and its exit code are as those of a process.
     """
     from car.__main__ import main
+    from car.cli import common
 
     command = ["car", *map(str, arguments)]
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
@@ -47,6 +48,8 @@ def run_car(
             patch.setenv(name, value)
         if cwd is not None:
             patch.chdir(cwd)
+        for terminal in (common.stdout, common.stderr):
+            terminal.__dict__.pop("console", None)  # it knows the width of the terminal of an earlier call
         # the filters that Python starts with
         warnings.simplefilter("default")
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
