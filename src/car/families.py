@@ -203,7 +203,7 @@ def _control(name: str, network: str, model: Architecture) -> Architecture:
 _PURPOSES = {
     "car": "the published architecture (of the paper)",
     "car_codec": "default for JPEG, AVIF and lossy WebP",
-    "car_lite": "no colours but means of the original's",
+    "car_lite": "small pictures with true colours",
     "car_plus": "default",
     "car_plus_large": "better on luma, worse in colours",
     "car_small": "that of the paper, made smaller",
