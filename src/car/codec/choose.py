@@ -103,7 +103,7 @@ def codec_for_picture(
     The scale is that of the metadata. Without metadata, it is `scale` if given, else the one by which a
     picture of `size` (width, height) becomes as small as `picture`, else that of the model.
 
-    If the picture was made for a lossless file, but its file lost more than a little, the model for lossy
+    If the picture was made for a lossless file, but its file is coarse (see `Picture`), the model for lossy
     files restores it better, and is chosen. A picture without metadata is restored by the default model for
     `scale` if its pixels show that this model made it. Otherwise it is enlarged as an ordinary thumbnail:
     halfway between bicubic and the model for lossy files. A note says so (`Codec.note`).
@@ -125,7 +125,7 @@ def codec_for_picture(
 
 
 def _for_its_file(codec: Codec, picture: Picture, maker: str, options: Options) -> Codec:
-    if not picture.lossy or picture.fine or made_for_loss(maker):
+    if not picture.coarse or made_for_loss(maker):
         return codec
     other = open_codec(default_model(codec.native, coded=True), codec.scale, options)
     return other.with_note(

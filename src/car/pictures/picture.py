@@ -36,6 +36,8 @@ class Picture:
         damage: why `info` is None, if the metadata is damaged.
         lossy: whether its file is JPEG, AVIF or lossy WebP.
         fine: whether this lossy file lost little; see `car.pictures.formats.is_fine`.
+        coarse: whether models for lossy files restore it better, whoever made it: a JPEG or WebP not `fine`.
+            An AVIF loses less, and does not count (docs/research/thumbnails.md).
         exif: what a camera wrote into the file, see `car.pictures.exif.block`; it is never written.
         carried: the part of the EXIF block of its source that is written into its file.
     """
@@ -50,6 +52,7 @@ class Picture:
     damage: str | None = None
     lossy: bool = False
     fine: bool = False
+    coarse: bool = False
     exif: bytes = b""
     carried: bytes = b""
 

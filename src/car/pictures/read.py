@@ -169,6 +169,7 @@ def _samples(image: Image.Image, content: bytes) -> Samples:
         samples.notes.append("its gain map, for screens of high dynamic range, was dropped")
     samples.lossy = image.format in ("JPEG", "MPO", "AVIF") or coded.is_lossy_webp(content)
     samples.fine = is_fine_file(image.format or "", content, getattr(image, "quantization", None))
+    samples.coarse = samples.lossy and not samples.fine and image.format != "AVIF"
     if image.format in ("AVIF", "JPEG2000") and sample_bits(content) > 8:
         samples.bits = sample_bits(content)
     _find_colours(image, content, samples)

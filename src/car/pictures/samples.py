@@ -31,6 +31,7 @@ class Samples:
         texts: texts that may hold the metadata of a small picture.
         lossy: see `Picture`.
         fine: see `Picture`.
+        coarse: see `Picture`.
         exif: see `Picture`.
         notes: notes for the user.
     """
@@ -45,6 +46,7 @@ class Samples:
     texts: tuple[Any, ...] = ()
     lossy: bool = False
     fine: bool = False
+    coarse: bool = False
     exif: bytes = b""
     notes: list[str] = field(default_factory=list[str])
     _convert: Convert | None = None
@@ -113,6 +115,7 @@ class Samples:
             damage,
             self.lossy,
             self.fine,
+            self.coarse,
             self.exif,
         )
         return replace(picture.turn(turned), turned=turned)
