@@ -76,6 +76,52 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
     return weights | corrector if fits_with_it else weights
 
 
+def rescaled(weights: dict[str, torch.Tensor], scale: int, to: int) -> dict[str, torch.Tensor]:
+    """Return weights of compact networks for another scale, as a start for training.
+
+    The trunks stay. The convolutions that read HR pixels are kernels of 3 x `scale` HR pixels, and the last
+    one of the upscaler writes a cell of `scale` pixels: both are interpolated, so that they cover the same
+    part of the LR grid. Weights of other networks are returned unchanged.
+
+    Args:
+        weights: names and values, as in a state dict.
+        scale: the scale of `weights`.
+        to: the other scale.
+    """
+    if scale == to or "upscaler.trunk.0.weight" not in weights:
+        return weights
+    head = max(int(key.split(".")[2]) for key in weights if key.startswith("upscaler.trunk."))
+    reads, corrects = "downscaler.trunk.0.weight", "corrector.trunk.0.weight"
+    changed = {
+        key: _other_cells(weights[key], scale, to)
+        for key in (f"upscaler.trunk.{head}.weight", f"upscaler.trunk.{head}.bias")
+    }
+    if reads in weights:
+        changed[reads] = _other_kernels(weights[reads], scale, to)
+    if corrects in weights:
+        count = 3 * scale**2
+        gradient, error, hr, lr = weights[corrects].split([3, count, count, 3], dim=1)
+        pixels = [_other_kernels(part, scale, to) for part in (error, hr)]
+        # the gradient is a sum over the HR pixels of a cell
+        changed[corrects] = torch.cat([gradient * (scale / to) ** 2, *pixels, lr], dim=1)
+    return weights | changed
+
+
+def _other_kernels(weight: torch.Tensor, scale: int, to: int) -> torch.Tensor:
+    """Return a convolution over unshuffled pixels ``[O, 3*scale^2, 3, 3]`` for cells of `to` pixels a side."""
+    kernels = F.pixel_shuffle(weight, scale)
+    kernels = F.interpolate(kernels, size=(3 * to, 3 * to), mode="bilinear", align_corners=False)
+    return F.pixel_unshuffle(kernels * (scale / to) ** 2, to)
+
+
+def _other_cells(value: torch.Tensor, scale: int, to: int) -> torch.Tensor:
+    """Return a weight or bias ``[3*scale^2, ...]``, which writes cells, for cells of `to` pixels a side."""
+    rest = value.shape[1:]
+    cells = value.reshape(3, scale, scale, -1).permute(3, 0, 1, 2)
+    cells = F.interpolate(cells, size=(to, to), mode="bilinear", align_corners=False)
+    return cells.permute(1, 2, 3, 0).reshape(3 * to**2, *rest)
+
+
 class CompactUpscaler(nn.Module):
     """Restore HR from LR; all work is done at LR resolution.
 
@@ -130,7 +176,8 @@ class CompactUpscaler(nn.Module):
             hidden = _pulled_back(gradient, block.conv2)
             gradient = gradient + _pulled_back(torch.where(mask, hidden, 0.2 * hidden), block.conv1)
         s = self.scale
-        profile = 1 - (torch.arange(2 * s, dtype=pull.dtype, device=pull.device) - (s - 0.5)).abs() / s
+        taps = 2 * s - s % 2  # where s is odd, an LR pixel's centre is that of an HR pixel
+        profile = 1 - (torch.arange(taps, dtype=pull.dtype, device=pull.device) - (taps - 1) / 2).abs() / s
         window = torch.outer(profile, profile).expand(3, 1, -1, -1)
         through_base = F.conv2d(pull, window, stride=s, padding=s // 2, groups=3)
         return error, through_base + _pulled_back(gradient, first).to(pull.dtype)

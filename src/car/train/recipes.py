@@ -310,6 +310,7 @@ _ALL = (
     _SMALL,
     replace(_SMALL, model="car_small_x2", crop=80),
     _PLUS,
+    replace(_PLUS, model="car_plus_x3", crop=96, l1_share=0.0, init="car_plus_x4"),
     replace(
         _PLUS,
         model="car_plus_x2",

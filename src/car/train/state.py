@@ -9,7 +9,7 @@ import torch
 
 from car.errors import TrainingError, UsageError
 from car.models import Rescaler, create
-from car.models.compact import deepened
+from car.models.compact import deepened, rescaled
 from car.models.published import AdaptiveDownscaler
 from car.train.recipes import BUDGETS, Recipe
 from car.weights import load
@@ -28,7 +28,8 @@ def fresh_model(recipe: Recipe) -> Rescaler:
         model.downscaler.start_classical()
     if recipe.init:
         loaded = load(recipe.init)
-        weights = deepened(loaded.rescaler.state_dict(), model)
+        scales = loaded.rescaler.geometry.scale, model.geometry.scale
+        weights = deepened(rescaled(loaded.rescaler.state_dict(), *scales), model)
         shapes = {name: value.shape for name, value in weights.items()}
         if shapes != {name: value.shape for name, value in model.state_dict().items()}:
             raise UsageError(
