@@ -224,6 +224,7 @@ def _architectures() -> dict[str, Architecture]:
         _compact("plus", "car_plus", 2, 6, 6),
         _compact("plus", "car_plus", 3, 10, 14, corrector=6),
         _compact("plus", "car_plus", 4, 10, 14, corrector=6),
+        _compact("plus", "car_plus", 8, 10, 14, corrector=6),
         _compact("plus", "car_plus_large", 4, 10, 14),
         _compact("plus", "car_codec", 2, 6, 6, made_for="lossy"),
         _compact("plus", "car_codec", 4, 6, 12, made_for="lossy"),

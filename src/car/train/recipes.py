@@ -311,6 +311,7 @@ _ALL = (
     replace(_SMALL, model="car_small_x2", crop=80),
     _PLUS,
     replace(_PLUS, model="car_plus_x3", crop=96, l1_share=0.0, init="car_plus_x4"),
+    replace(_PLUS, model="car_plus_x8", crop=256, l1_share=0.0, init="car_plus_x4"),
     replace(
         _PLUS,
         model="car_plus_x2",
