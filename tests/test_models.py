@@ -1,15 +1,19 @@
 """The networks: published shapes and names, the pair contract, receptive fields, rounding."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import car
 from car.errors import UsageError
 from car.families import Architecture, architecture, made_for, model_names, register
 from car.models import KernelDownscaler, Rescaler, create, quantize
-from car.models.compact import CompactUpscaler, Corrector, MatchedDownscaler, deepened
+from car.models.compact import CompactUpscaler, Corrector, MatchedDownscaler, deepened, rescaled
 from car.models.published import EDSR, KernelGenerator, _ReturningClamp, published_pair
-from car.ops import adaptive_resample, bicubic_downscale
+from car.ops import adaptive_resample, bicubic_downscale, bicubic_resize
 
 
 def randomized(model: Rescaler) -> Rescaler:
@@ -242,7 +246,7 @@ def corrected(scale: int) -> Rescaler:
     return Rescaler(pair.downscaler, pair.upscaler, pair.geometry, Corrector(scale, width=8, depth=1))
 
 
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_corrector_sees_the_error_and_its_gradient(scale: int) -> None:
     up = randomized(corrected(scale)).double().upscaler
     assert isinstance(up, CompactUpscaler)
@@ -294,9 +298,10 @@ def test_registry_refuses_duplicates_and_suggests() -> None:
     with pytest.raises(UsageError, match="did you mean 'car_plus_x4'"):
         create("car_pluss_x4")
     families = {"car", "car_codec", "car_lite", "car_plus", "car_small"}
-    controls, large = {"car_lite_bicubic", "car_small_bicubic"}, {"car_plus_large_x4"}
-    assert set(model_names(controls=False)) == {f"{f}_x{s}" for f in families for s in (2, 4)} | large
-    assert set(model_names()) == {f"{f}_x{s}" for f in families | controls for s in (2, 4)} | large
+    controls = {"car_lite_bicubic", "car_small_bicubic"}
+    more = {"car_plus_large_x4", "car_plus_x3", "car_plus_x8"}
+    assert set(model_names(controls=False)) == {f"{f}_x{s}" for f in families for s in (2, 4)} | more
+    assert set(model_names()) == {f"{f}_x{s}" for f in families | controls for s in (2, 4)} | more
 
 
 def test_deepened_weights_compute_what_they_did() -> None:
@@ -313,6 +318,22 @@ def test_deepened_weights_compute_what_they_did() -> None:
         old.load_state_dict(deepened(new.state_dict(), old))  # no block is dropped
     published = published_pair(4, features=4, up_features=8, up_blocks=3)
     assert deepened(published.state_dict(), new).keys() == published.state_dict().keys()
+
+
+@pytest.mark.parametrize("to", [3, 8])
+def test_weights_of_another_scale_are_a_start(photo: Path, to: int) -> None:
+    loaded = car.load("car_plus_x4").rescaler
+    model = create(f"car_plus_x{to}")
+    model.load_state_dict(rescaled(loaded.state_dict(), 4, to))
+    pixels = np.asarray(Image.open(photo).convert("RGB"))
+    side = 144  # a multiple of both scales
+    hr = torch.from_numpy(pixels[:side, :side].copy()).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        restored = model.upscale(quantize(model.downscale(hr)))
+        enlarged = bicubic_resize(quantize(bicubic_downscale(hr, to)), (side, side))
+    by_model, by_bicubic = (-10 * (x - hr).square().mean().log10().item() for x in (restored, enlarged))
+    assert by_model > by_bicubic + 1
+    assert rescaled(loaded.state_dict(), 4, 4).keys() == loaded.state_dict().keys()
 
 
 def test_returning_clamp_lets_gradients_bring_values_back() -> None:

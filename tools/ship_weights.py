@@ -2,8 +2,9 @@
 
     python tools/ship_weights.py runs/x4 --tag car_plus_x4.v3 --img-dir datasets --data "trained on..."
 
-Measures on Set5, Set14 and BSDS100 (those that are there) into results/, as tools/measure_results.py does.
-Only these weights of the model stay in the package: older ones leave with their results.
+The weights are stored in half precision, and measured so: on Set5, Set14 and BSDS100 (those that are there)
+into results/, as tools/measure_results.py does. Only these weights of the model stay in the package: older
+ones leave with their results.
 """
 
 import argparse
@@ -15,13 +16,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from measure_results import MANIFEST, RESULTS, SETS, record, write_manifest
 
 import results
 from car.codec.codec import Codec
 from car.files.atomic import atomic_write
 from car.train.recipes import RECIPES
-from car.weights import ManifestEntry, load, manifest
+from car.weights import LoadedModel, ManifestEntry, load, manifest
+from car.weights.store import file_bytes
 
 
 def main() -> None:
@@ -36,14 +39,16 @@ def main() -> None:
     parser.add_argument("--licence", default="Apache-2.0")
     options = parser.parse_args()
 
-    source = options.run / "model.safetensors"
-    loaded = replace(load(source), tag=options.tag)
-    content = source.read_bytes()
+    trained = load(options.run / "model.safetensors")
+    content = halved(trained)
+    place = MANIFEST.parent / f"{options.tag}.safetensors"
+    atomic_write(place, content)
+    loaded = replace(load(place), tag=options.tag)
     record([Codec(loaded)], SETS, options.img_dir)
     entry = ManifestEntry(
         tag=options.tag,
         model=loaded.name,
-        file=f"{options.tag}.safetensors",
+        file=place.name,
         sha256=hashlib.sha256(content).hexdigest(),
         parameters=sum(p.numel() for p in loaded.rescaler.parameters()),
         licence=options.licence,
@@ -53,7 +58,6 @@ def main() -> None:
         metrics={},
     )
     older = [e for e in manifest() if e.model == loaded.name]
-    atomic_write(MANIFEST.parent / entry.file, content)
     write_manifest([*(e for e in manifest() if e not in older), entry])
     for old in older:
         if old.tag != entry.tag:
@@ -61,6 +65,16 @@ def main() -> None:
             shutil.rmtree(RESULTS / old.tag, ignore_errors=True)
     manifest.cache_clear()
     results.main()
+
+
+def halved(trained: LoadedModel) -> bytes:
+    """Return the file of weights in half precision, which costs nothing that can be measured.
+
+    The viewer in browsers has always had such weights: now it computes with the same as everything else.
+    """
+    return file_bytes(
+        trained.name, {key: values.astype(np.float16) for key, values in trained.tensors.items()}
+    )
 
 
 def _options(flag: str, value: Any) -> list[str]:

@@ -97,7 +97,7 @@ static inline float mix(float a, float b, float t) { return (1 - t) * a + t * b;
 EXPORT(finish)
 void finish(const float *in, const float *residual, unsigned char *pixels, int scale, int height, int width,
             int top, int bottom, int left, int right, int grey) {
-  const int columns = width + 2;
+  const int columns = width + 2, stride = (3 * scale * scale + 11) / 12 * 12; // what conv writes
   for (int y = top * scale; y < bottom * scale; y++) {
     float v = (y + 0.5f) / scale - 0.5f;
     v = v < 0 ? 0 : v;
@@ -106,7 +106,7 @@ void finish(const float *in, const float *residual, unsigned char *pixels, int s
       float u = (x + 0.5f) / scale - 0.5f;
       u = u < 0 ? 0 : u;
       const int x0 = (int)u, x1 = x0 + 1 < width ? x0 + 1 : x0;
-      const int cell = ((y / scale + 1) * columns + x / scale + 1) * 3 * scale * scale;
+      const int cell = ((y / scale + 1) * columns + x / scale + 1) * stride;
       const int part = y % scale * scale + x % scale;
       for (int c = 0; c < 3; c++) {
         const float *a = in + (y0 + 1) * columns * 3 + c, *b = in + (y1 + 1) * columns * 3 + c;

@@ -108,7 +108,7 @@ def rescaled(weights: dict[str, torch.Tensor], scale: int, to: int) -> dict[str,
 
 
 def _other_kernels(weight: torch.Tensor, scale: int, to: int) -> torch.Tensor:
-    """Return a convolution over unshuffled pixels ``[O, 3*scale^2, 3, 3]`` for cells of `to` pixels a side."""
+    """Return a convolution over unshuffled pixels, ``[O, 3*scale^2, 3, 3]``, for cells of `to` pixels."""
     kernels = F.pixel_shuffle(weight, scale)
     kernels = F.interpolate(kernels, size=(3 * to, 3 * to), mode="bilinear", align_corners=False)
     return F.pixel_unshuffle(kernels * (scale / to) ** 2, to)

@@ -56,6 +56,7 @@ const FINISH = /* wgsl */ `
 struct Shape {
   scale: u32, height: u32, width: u32, grey: u32,
   top: u32, bottom: u32, left: u32, right: u32,
+  stride: u32,
 }
 @group(0) @binding(0) var<uniform> shape: Shape;
 @group(0) @binding(1) var<storage, read> source: array<vec4f>;
@@ -77,7 +78,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let y1 = min(y0 + 1u, shape.height - 1u);
   let x1 = min(x0 + 1u, shape.width - 1u);
   let enlarged = mix(mix(base(y0, x0), base(y0, x1), u - f32(x0)), mix(base(y1, x0), base(y1, x1), u - f32(x0)), v - f32(y0));
-  let cell = ((y / s + 1u) * (shape.width + 2u) + x / s + 1u) * 3u * s * s + y % s * s + x % s;
+  let cell = ((y / s + 1u) * (shape.width + 2u) + x / s + 1u) * shape.stride + y % s * s + x % s;
   let learned = vec3f(residual[cell], residual[cell + s * s], residual[cell + 2u * s * s]);
   var level = vec3u(round(clamp(enlarged + 0.5 + learned, vec3f(0), vec3f(1)) * 255.0));
   if (shape.grey == 1u) { level = vec3u((19595u * level.x + 38470u * level.y + 7471u * level.z + 32768u) >> 16u); }
@@ -157,7 +158,9 @@ export class GpuNetwork {
       const shape = uniform([width + 2, layer.inputs, layer.outputs, layer.mode, top, bottom, left, right]);
       this.#dispatch(encoder, this.conv, [shape, from, layer.weight, layer.bias, to], right - left, bottom - top, layer.outputs / GROUP);
     });
-    const shape = uniform([scale, height, width, Number(grey), core.top, core.bottom, core.left, core.right]);
+    const shape = uniform([
+      scale, height, width, Number(grey), core.top, core.bottom, core.left, core.right, this.layers[last].outputs,
+    ]);
     const [columns, rows] = [(core.right - core.left) * scale, (core.bottom - core.top) * scale];
     this.#dispatch(encoder, this.finish, [shape, input, residual, result], columns, rows, 1);
     encoder.copyBufferToBuffer(result, 0, readable, 0, size);

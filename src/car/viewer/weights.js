@@ -48,17 +48,18 @@ export async function readNetwork(file) {
     const [start, end] = entry.data_offsets;
     return { shape: /** @type {number[]} */ (entry.shape), values: floats(new Uint16Array(data.slice(start, end))) };
   };
-  const layers = names.map((name) => {
-    const weight = tensor(`${name}.weight`);
-    return {
-      weight: weight.values,
-      bias: tensor(`${name}.bias`).values,
-      outputs: weight.shape[0],
-      inputs: weight.shape[1],
-    };
-  });
   const scale = Number(about.scale);
-  if (layers.at(-1)?.outputs !== 3 * scale * scale) throw new Error("these weights are not for the viewer");
+  if (tensor(names[names.length - 1] + ".bias").shape[0] !== 3 * scale * scale)
+    throw new Error("these weights are not for the viewer");
+  const layers = names.map((name) => {
+    const [channels, inputs] = tensor(`${name}.weight`).shape;
+    // at scales that are odd, the last layer has fewer outputs than are computed together: the rest are zero
+    const outputs = Math.ceil(channels / GROUP) * GROUP;
+    const [weight, bias] = [new Float32Array(outputs * inputs * 9), new Float32Array(outputs)];
+    weight.set(tensor(`${name}.weight`).values);
+    bias.set(tensor(`${name}.bias`).values);
+    return { weight, bias, outputs, inputs };
+  });
   return { weights: String(about.weights), scale, halo: Number(about.halo), layers };
 }
 

@@ -124,6 +124,6 @@ def install(record: Pulled, content: bytes) -> None:
     atomic_write(record.path.with_suffix(".json"), json.dumps(asdict(record), indent=1).encode())
 
 
-def file_bytes(model: str, arrays: Mapping[str, NDArray[np.float32]]) -> bytes:
+def file_bytes(model: str, arrays: Mapping[str, NDArray[np.floating]]) -> bytes:
     """Return the content of a ``.safetensors`` file that `car.load` reads; the same for the same weights."""
     return save({key: np.ascontiguousarray(values) for key, values in arrays.items()}, {"model": model})
