@@ -171,7 +171,8 @@ def _compact(
         compact_geometry(scale, down, up),
         f"car.models.compact:{network}",
         {"width": 48, "depth_down": down, "depth_up": up},
-        values=192,
+        # what a layer takes and gives: two maps of features, or HR pixels and a map; and as much again
+        values=2 * (48 + max(48, 3 * scale**2)),
         viewer=True,
         needs_torch=False,
         **traits,
@@ -182,8 +183,8 @@ def _compact(
         plain,
         geometry=compact_geometry(scale, down, up, corrector),
         sizes={**plain.sizes, "depth_corrector": corrector},
-        # the pass back also needs what each block of the upscaler let through
-        values=1700,
+        # the pass back also needs what each block of the upscaler let through, and errors of HR pixels
+        values=1400 + 18 * scale**2,
         uncorrected=plain,
     )
 
