@@ -26,6 +26,8 @@ from common import about, recorded
 
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
 SHOWN = {name: {"DIV2KHR": "DIV2K val"}.get(name, name) for name in DATASETS}
+MAIN, SCALES = (4, 2), (4, 2, 3, 8)
+"""The scales of the tables in README.md, and in docs/results.md."""
 FAMILIES = ("car_plus", "car_plus_large", "car_lite", "car_codec")
 SWAPPED = (
     "(*) Compared with the paper, this row's figures of Set14 and BSDS100 look as if they had been exchanged."
@@ -38,9 +40,10 @@ Row = tuple[float, list[str]]
 
 def main() -> None:
     """Write both files."""
-    block = [line for scale in (4, 2) for line in (*leading(scale), "")]
+    block = [line for scale in MAIN for line in (*leading(scale), "")]
+    block += ["[docs/results.md](docs/results.md) has the same for `car_plus_x3` and `car_plus_x8`.", ""]
     block += ["The small picture of a photograph stays close to a normal thumbnail:", ""]
-    block += [*small_pictures(("car_plus",)), *speeds()]
+    block += [*small_pictures(("car_plus",), MAIN), *speeds()]
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(f"{before}{BEGIN}\n" + "\n".join(block) + f"\n{END}{rest.split(END)[1]}")
@@ -69,13 +72,13 @@ those of the convolutions.
 Each cell has PSNR in dB and SSIM, both on luma, as in all papers.
 
 {SWAPPED}""".split("\n")
-    for scale in (4, 2):
+    for scale in SCALES:
         lines += ["", *on_luma(scale)]
     lines += ["", "## Colour", "", *COLOUR.split("\n")]
-    for scale in (4, 2):
+    for scale in SCALES:
         lines += ["", *in_colour(scale)]
     lines += ["", *OTHERS.split("\n"), "", *others()]
-    lines += ["", "## The small pictures", "", *SIZES.split("\n"), "", *small_pictures(FAMILIES)]
+    lines += ["", "## The small pictures", "", *SIZES.split("\n"), "", *small_pictures(FAMILIES, SCALES)]
     lines += ["", "## Weights in the package", ""]
     for entry in sorted(manifest(), key=lambda e: (e.model, e.tag)):
         lines += card(entry)
@@ -188,16 +191,17 @@ def in_order(rows: Iterable[Row]) -> list[list[str]]:
     return [cells for _, cells in sorted(rows, key=lambda row: row[0] or float("inf"))]
 
 
-def small_pictures(families: Sequence[str]) -> list[str]:
+def small_pictures(families: Sequence[str], scales: Sequence[int]) -> list[str]:
     """Return the table of how near small pictures are to bicubic ones, and of restored colour."""
     rows: list[list[str]] = []
     for family in families:
         for entry in sorted(manifest(), key=lambda e: e.model, reverse=True):
-            if entry.model.rpartition("_x")[0] != family:
+            name, _, scale = entry.model.rpartition("_x")
+            if name != family or int(scale) not in scales:
                 continue
             found = means(entry.tag)
             for what, cell in SMALL.items():
-                cells = [cell(found[name]) if name in found else "-" for name in SETS]
+                cells = [cell(found[images]) if images in found else "-" for images in SETS]
                 rows.append([f"`{entry.model}`: {what}", *cells])
     return table(["", *SETS], rows)
 
@@ -296,7 +300,7 @@ def speeds() -> list[str]:
     told = [
         f"`car_plus_x{scale}` shrinks {speed(f'car_plus_x{scale}', 'downscale')} megapixels a second and "
         f"restores {speed(f'car_plus_x{scale}', 'upscale')}."
-        for scale in (4, 2)
+        for scale in MAIN
     ]
     return [
         "",
