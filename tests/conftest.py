@@ -18,12 +18,12 @@ ROOT = Path(__file__).parent.parent
 PHOTO = Path(__file__).parent / "fixtures" / "photo.png"
 
 # a busy machine is no fault of a test, and files of an example may replace those of the one before
-settings.register_profile(
-    "car",
+_any_machine = settings(
     deadline=None,
-    max_examples=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+settings.register_profile("car", _any_machine, max_examples=20)
+settings.register_profile("thorough", _any_machine, max_examples=200)  # see CONTRIBUTING.md
 settings.load_profile("car")
 
 # several test processes share the cores; one thread each avoids waiting for one another

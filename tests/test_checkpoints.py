@@ -345,7 +345,7 @@ def test_property_ckpt_round_trip(tmp_path_factory, contents, slice_bytes):
 SMALL = ckpt_bytes({"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)})
 
 
-@settings(max_examples=300)
+@settings(max_examples=5 * settings().max_examples)
 @given(
     st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), max_size=4),
     st.integers(0, len(SMALL)),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
@@ -90,7 +90,6 @@ def decibels(a: np.ndarray, b: np.ndarray) -> float:
     alpha=st.booleans(),
     grey=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
 def test_any_size_comes_back_exactly(codecs, size, scale, dtype, alpha, grey) -> None:
     source = picture(*size, dtype=dtype, alpha=alpha, grey=grey)
     small, info = codecs[scale].shrink(source)

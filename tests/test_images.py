@@ -36,7 +36,6 @@ from car.pictures.write import to_pil, write
 INFO = LRInfo("car_plus_x4", "0123456789abcdef", 4, (1234, 567), grey=True)
 LOSSLESS = {"png": ("uint8", "uint16"), "tiff": ("uint8", "uint16"), "webp": ("uint8",)}
 CARRIERS = ("png", "jpg", "webp", "avif", "tiff")
-quick = settings(max_examples=30)
 
 
 def noise(height: int, width: int, channels: int = 3, dtype: str = "uint8", seed: int = 0) -> np.ndarray:
@@ -63,7 +62,6 @@ def files_in(folder: Path) -> list[str]:
     grey=st.booleans(),
     info=st.sampled_from([None, INFO]),
 )
-@quick
 def test_lossless_formats_give_back_what_they_got(tmp_path, form, size, alpha, grey, info) -> None:
     suffix, dtype = form
     picture = colour(*size, dtype, alpha, grey)
@@ -341,7 +339,7 @@ def test_truncated_files_are_refused(kind: str, tmp_path: Path) -> None:
 
 
 @given(kind=st.sampled_from(sorted(SAMPLES)), data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=5 * settings().max_examples)
 def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     content = bytearray(SAMPLES[kind])
     limit = min(len(content), data.draw(st.sampled_from([60, 400, len(content)])))

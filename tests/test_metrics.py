@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
@@ -40,7 +40,6 @@ def levels(image: np.ndarray, channel: str) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 10**6), border=st.sampled_from([0, 2, 4]))
-@settings(max_examples=20, deadline=None)
 def test_psnr_agrees_with_scikit_image(seed: int, border: int) -> None:
     a, b = images(seed)
     cut = slice(border, -border or None)
@@ -53,7 +52,6 @@ def test_psnr_agrees_with_scikit_image(seed: int, border: int) -> None:
 
 
 @given(seed=st.integers(0, 10**6), border=st.sampled_from([0, 2, 4]))
-@settings(max_examples=20, deadline=None)
 def test_ssim_agrees_with_scikit_image(seed: int, border: int) -> None:
     a, b = images(seed)
     cut = slice(border, -border or None)
@@ -172,7 +170,6 @@ def test_ssim_names_its_smallest_size() -> None:
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     target=st.tuples(st.integers(1, 50), st.integers(1, 50)),
 )
-@settings(max_examples=40, deadline=None)
 def test_bicubic_agrees_with_pillow(seed: int, size: tuple[int, int], target: tuple[int, int]) -> None:
     values = np.random.default_rng(seed).random(size, dtype=np.float32)
     expected = np.asarray(Image.fromarray(values).resize(target[::-1], Image.Resampling.BICUBIC))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -212,7 +212,6 @@ def problems(draw):
     return make_inputs(case, seed=draw(st.integers(0, 2**32 - 1)))
 
 
-@settings(max_examples=40, deadline=None)
 @given(problems())
 def test_property_agrees_with_the_formula(problem):
     tensors, scale = problem
@@ -223,7 +222,6 @@ def test_property_agrees_with_the_formula(problem):
         assert_near(resample(*tensors, scale), expected, torch.float64)
 
 
-@settings(max_examples=25, deadline=None)
 @given(problems(), st.floats(-2, 2))
 def test_property_kernels_that_sum_to_one_keep_a_constant(problem, value):
     (image, kernels, *offsets), scale = problem
@@ -233,7 +231,6 @@ def test_property_kernels_that_sum_to_one_keep_a_constant(problem, value):
         assert_near(out, torch.full_like(out, value), torch.float64)
 
 
-@settings(max_examples=25, deadline=None)
 @given(problems(), st.floats(-2, 2))
 def test_property_linear_in_the_image(problem, factor):
     (image, *taps), scale = problem
@@ -244,7 +241,6 @@ def test_property_linear_in_the_image(problem, factor):
         assert_near(both, apart, torch.float64)
 
 
-@settings(max_examples=25, deadline=None)
 @given(problems())
 def test_property_image_gradient_is_the_adjoint(problem):
     (image, *taps), scale = problem
@@ -420,7 +416,6 @@ def test_import_leaves_numba_alone():
 
 def test_works_where_no_cache_folder_is_writable():
     run_python("""
-        import torch
         from numba.core import caching
 
         def refuse(self):
@@ -428,10 +423,9 @@ def test_works_where_no_cache_folder_is_writable():
 
         for locator in caching.CacheImpl._locator_classes:
             locator.ensure_cache_path = refuse
-        from car.ops import adaptive_resample, adaptive_resample_reference, numba_kernels
+        from car.ops import numba_kernels
         assert type(numba_kernels.forward._cache).__name__ == "NullCache", numba_kernels.forward._cache
-        tensors = [torch.rand(1, n, 4, 4) for n in (1, 4, 4, 4)]
-        assert torch.allclose(adaptive_resample(*tensors, 1), adaptive_resample_reference(*tensors, 1))
+        assert numba_kernels._padded_index(2.0, 7.0) == 2
     """)
 
 

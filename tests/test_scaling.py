@@ -120,7 +120,7 @@ def test_a_model_of_another_scale_would_be_used_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize("lossy", [False, True])
-@settings(max_examples=8)
+@settings(max_examples=settings().max_examples // 2)
 @given(scale=SCALES, width=st.integers(1, 70), height=st.integers(1, 70))
 def test_every_scale_gives_back_the_exact_size(lossy: bool, scale: float, width: int, height: int) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
@@ -208,7 +208,6 @@ def test_strips_give_the_bytes_of_the_whole(photo: Path, scale: float, deep: boo
 
 
 @given(st.integers(1, 90), st.integers(1, 90))
-@settings(max_examples=40)
 def test_flat_pictures_stay_flat_at_any_size(length: int, target: int) -> None:
     flat = np.full((length, 7, 3), 200, np.uint8)
     for back in (False, True):

@@ -22,15 +22,14 @@ if not GPU:
 
 from car.ops import reference, triton_kernels  # noqa: E402
 
-# the interpreter takes a millisecond for each tap of each operation: small ones only
+# the interpreter takes milliseconds for each tap of each program, however few its pixels are: few taps here
 SMALL = {
-    "4x": (1, 3, (12, 16), (3, 4), 13, 4, 1.0),
-    "two blocks of pixels and of channels": (2, 5, (24, 26), (12, 13), 3, 2, 1.0),
-    "7 taps, smaller than the padding": (1, 3, (3, 2), (2, 2), 7, 2, 1.0),
+    "4x": (1, 3, (12, 16), (3, 4), 5, 4, 1.0),
+    "two blocks of pixels and of channels": (1, 5, (20, 26), (10, 13), 2, 2, 1.0),
+    "smaller than the padding": (1, 3, (3, 2), (2, 2), 5, 2, 1.0),
+    "one row": (1, 3, (1, 9), (1, 3), 3, 3, 1.0),
 }
-SMALL |= {
-    name: CASES[name] for name in ("odd", "odd ratio", "enlarging", "one row", "one tap", "far outside")
-}
+SMALL |= {name: CASES[name] for name in ("odd", "enlarging", "one tap", "far outside")}
 IN_ALL_TYPES = ("odd", "one tap")
 ALL = [
     pytest.param(case, dtype, id=f"{name}, {dtype}")
@@ -120,7 +119,7 @@ from car.ops import triton_source
 
 inputs = {"forward": "image", "backward_taps": "grad image", "backward_image": "grad"}
 results = {"forward": "out", "backward_taps": "grad_kernels grad_h grad_v", "backward_image": "grad_image"}
-for target in (GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)):
+for target in (GPUTarget("cuda", 80, 32), GPUTarget("hip", "gfx942", 64)):
     for name in inputs:
         for values, K, once in zip(("fp32", "bf16", "fp16", "fp64"), (13, 7) * 2, (True, False) * 2):
             real = "fp64" if values == "fp64" else "fp32"
@@ -153,5 +152,5 @@ def test_programs_compile_for_nvidia_and_amd(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 36
+    assert len(lines) == 24
     assert all(line.endswith("True") for line in lines)
