@@ -307,16 +307,16 @@ def progress(total: int, verb: str, shown: bool) -> Generator[Callable[..., None
 
     Yields the function that advances it: by one of `total` parts, or by the number that it is given.
     """
-    tell: Callable[[str, int, int], None] = _Lines() if shown else lambda *_: None
     if not (shown and stderr.is_terminal):
-        done = 0
-        tell(verb, 0, total)
+        lines, done = _Lines(), 0
 
         def advance(parts: int = 1) -> None:
             nonlocal done
             done += parts
-            tell(verb, done, total)
+            if shown:
+                lines(verb, done, total)
 
+        advance(0)
         yield advance
     else:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
