@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -43,6 +44,7 @@ from car.errors import ImageError, StorageError, UsageError
 from car.files import storage
 from car.files.atomic import TEMPORARY
 from car.files.places import Passed
+from car.files.scratch import Scratch, remove_abandoned
 from car.files.storage import Place, check_name
 from car.pictures.picture import Picture
 from car.pictures.read import read
@@ -934,6 +936,40 @@ def test_killed_at_any_moment_the_next_run_completes(tmp_path):
     summary = json.loads(done.stdout)
     assert (summary["failed"], summary["done"] + summary["unchanged"]) == (0, 24)
     assert sum(name.endswith(".x4.png") for name in files(dst)) == 24
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_temporary_folders_stay(tmp_path, number):
+    src, dst, scratch = tmp_path / "src", tmp_path / "dst", tmp_path / "scratch"
+    photos(src, 24, side=112)
+    scratch.mkdir()
+    others = scratch / "car-of-another-program"
+    others.mkdir()
+    asked = ("bulk", "downscale", src, dst, "--scale", 4, "--device", "cpu")
+    process = start_car(*asked, env={"TMPDIR": str(scratch)})
+    wait_until(lambda: files(dst, killed=True), process)
+    process.send_signal(number)
+    _, err = process.communicate()
+    if number == signal.SIGKILL:
+        assert len(list(scratch.iterdir())) > 1
+        alive = start_car(*asked, env={"TMPDIR": str(scratch)})
+        assert alive.communicate()[1] == ""
+    else:
+        assert (process.returncode, err.strip()) == (130, "car: interrupted")
+    assert list(scratch.iterdir()) == [others]
+
+
+def test_folders_of_programs_that_live_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Scratch() as folder, Scratch() as gone:
+        (Path(folder) / "picture").write_bytes(b"half")
+        remove_abandoned()
+        assert (Path(folder) / "picture").exists()
+        linked = tmp_path / "car-link"
+        linked.symlink_to(gone)
+    assert not Path(folder).exists()
+    remove_abandoned()
+    assert [path.name for path in tmp_path.iterdir()] == ["car-link"]
 
 
 def test_two_runs_at_once_agree(tmp_path):

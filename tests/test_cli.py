@@ -14,6 +14,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,10 @@ import car
 from car.batch import names
 from car.batch.names import Job, Naming, check_target, plan
 from car.cli import common
+from car.codec.codec import Codec
 from car.codec.watching import Work
 from car.errors import ImageError, UsageError
+from car.measure import evaluate as evaluation
 from car.models import create
 from car.pictures.info import read_header
 from car.pictures.read import read
@@ -612,6 +615,36 @@ def test_compare_prints_numbers_and_writes_pictures(tmp_path: Path, photo: Path)
     assert Image.open(tmp_path / "only.png").width > 1000
 
 
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links")
+@pytest.mark.parametrize(
+    ("ending", "command"),
+    [
+        ("json", ("evaluate", "{photo}", "-s", 4, "-o")),
+        ("html", ("report", "car_plus_x2", "-i", "{photo}", "-o")),
+        ("png", ("compare", "{photo}", "-s", 4, "-o")),
+        ("png", ("downscale", "{photo}", "-s", 4, "-o")),
+        ("jsonl", ("bulk", "evaluate", "{folder}", "{folder}/../target", "-s", 4, "--manifest")),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    ending: str, command: tuple[object, ...], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_work(*_: Any, **__: Any) -> None:
+        raise AssertionError("the work has begun")
+
+    for place in (Codec, evaluation):
+        name = "shrink" if place is Codec else "round_trip_of"
+        monkeypatch.setattr(place, name, no_work)
+    (tmp_path / "in").mkdir()
+    shutil.copy(photo, tmp_path / "in" / "a.png")
+    output = tmp_path / f"out.{ending}"
+    output.symlink_to(tmp_path / "nowhere" / output.name)
+    names = {"photo": str(tmp_path / "in" / "a.png"), "folder": str(tmp_path / "in")}
+    message = f"out.{ending}: cannot be written (a link is there that leads nowhere)"
+    fails(1, message, *(str(part).format(**names) for part in command), output, "--overwrite")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "target") == ["in", output.name]
+
+
 def test_evaluate_by_name_and_by_folder(tmp_path: Path, photo: Path) -> None:
     data = tmp_path / "datasets"
     (data / "Set5").mkdir(parents=True)
@@ -738,12 +771,18 @@ def test_names_and_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common, "PAUSE", 0)
-    for shown in (True, False):
-        with common.progress(3, "measuring", shown) as advance:
-            for _ in range(3):
-                advance()
-    assert capsys.readouterr().err.splitlines() == ["measuring: 1 of 3", "measuring: 2 of 3"]
+    now = [0.0]
+    monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+    for seconds, shown in ((10, True), (10, False), (0.5, True)):  # of these, only the first takes long
+        with common.progress(10, "measuring", shown) as advance:
+            for parts in (1, 1, 6, 2):
+                now[0] += seconds * parts
+                advance(parts)
+    assert capsys.readouterr().err.splitlines() == [
+        "measuring: 10 % done, about 90 seconds left",
+        "measuring: 20 % done, about 80 seconds left",
+        "measuring: 80 % done, about 20 seconds left",
+    ]
 
 
 def test_work_on_one_picture_is_told_with_the_time_that_is_left(monkeypatch, capsys):

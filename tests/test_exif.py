@@ -14,6 +14,7 @@ from car.pictures.write import encode
 from commandline import run_car
 
 MAKE, COPYRIGHT, ORIENTATION, SOFTWARE, EXIF, GPS = 0x010F, 0x8298, 0x0112, 0x0131, 0x8769, 0x8825
+RATING, PERCENT = 0x4746, 0x4749
 TAKEN, LENS, EXPOSURE, NOTE, SPACE, SERIAL = 0x9003, 0xA434, 0x829A, 0x927C, 0xA001, 0xA431
 PLACE = {1: "N", 2: (48.0, 8.0, 14.0), 3: "E", 4: (11.0, 34.0, 31.0)}
 
@@ -21,6 +22,7 @@ PLACE = {1: "N", 2: (48.0, 8.0, 14.0), 3: "E", 4: (11.0, 34.0, 31.0)}
 def photo(kind: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif.update({MAKE: "Maker", COPYRIGHT: "A. Nobody", ORIENTATION: 6, SOFTWARE: "secret tool"})
+    exif.update({RATING: 4, PERCENT: 75})
     exif[EXIF] = {
         TAKEN: "2026:11:28 09:00:00",
         LENS: "50mm",
@@ -65,6 +67,7 @@ def test_what_is_carried_from_format_to_format(source: str, format: str) -> None
             assert (camera.get(EXPOSURE) == pytest.approx(0.005)) == (how != "none")
             assert (found.get(SOFTWARE) == "secret tool") == (camera.get(SERIAL) == "S1") == (how == "all")
             assert dict(place) == (PLACE if how == "all" else {})
+            assert (found.get(RATING), found.get(PERCENT)) == ((4, 75) if how == "all" else (None, None))
             assert (b"secret" in made) == (how == "all")
         with Image.open(io.BytesIO(large)) as image:
             assert image.size == (64, 96)  # turned upright once

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from car.cli import common
 from car.measure.model_report import crops, error_map, published
 from car.measure.rate_report import body
 from commandline import run_car
@@ -41,6 +43,9 @@ def test_the_page_tells_what_evaluate_measures(folder: Path, tmp_path: Path, bro
     page.goto(out.as_uri())
     row = page.locator("tr.bold", has_text="car_plus_x4").first
     assert f"{mean['psnr']:.2f} / {mean['ssim']:.4f}" in row.inner_text()
+
+    colour = page.locator("table", has_text="CIEDE2000").locator("tr", has_text="car_plus_x4")
+    assert f"{mean['ciede2000']:.2f}" in colour.first.inner_text()
 
     each = page.locator("table.sortable").last
     heads = each.locator("thead th")
@@ -104,6 +109,22 @@ def test_a_part_of_a_set_stands_beside_no_published_row(photo: Path, tmp_path: P
     assert "published" not in text
     for known in published(2):
         assert f"<td>{known['system']}</td>" not in text
+
+
+def test_the_time_that_is_left_is_told_after_the_first_round_trip(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(common._Lines, "__call__", lambda _, what, done, parts: told.append((done, parts)))
+    done = run("car_codec_x4", "car_plus_x2", "-i", folder, "-o", tmp_path / "r.html", "--curves", 1)
+    assert done.returncode == 0, done.stderr
+    total = told[0][1]
+    assert told[0][0] == 0
+    assert {parts for _, parts in told} == {total}
+    steps = [after - before for (before, _), (after, _) in pairwise(told)]
+    assert len(set(steps[:6])) == 1  # equal images, by each of the models
+    assert min(steps) > 0
+    assert told[-1][0] == total  # the curves are part of it
 
 
 def test_no_row_without_values() -> None:

@@ -153,6 +153,49 @@ def test_folder_cache_and_etag(client: Any, folder: Path) -> None:
     assert changed.content != first.content
 
 
+@pytest.mark.parametrize("format", ["png", "jpg", "webp", "avif", "tiff"])
+def test_what_is_kept_of_exif(client: Any, folder: Path, photo: Path, format: str) -> None:
+    exif = Image.Exif()
+    exif.update({0x010F: "Maker", 0x0131: "a tool"})
+    exif[0x8825] = {1: "N", 2: (48.0, 8.0, 14.0)}
+    file = io.BytesIO()
+    with Image.open(photo) as image:
+        image.convert("RGB").save(file, "JPEG", exif=exif.tobytes())
+
+    def kept(content: bytes) -> tuple[bool, bool, bool]:
+        found = Image.open(io.BytesIO(content)).getexif()
+        return found.get(0x010F) == "Maker", found.get(0x0131) == "a tool", 2 in found.get_ifd(0x8825)
+
+    tags: set[str] = set()
+    name = f"{format}-exif.jpg"
+    (folder / name).write_bytes(file.getvalue())
+    try:
+        for how, expected in {
+            "": (False, False, False),
+            "&exif=none": (False, False, False),
+            "&exif=keep": (True, False, False),
+            "&exif=all": (True, True, True),
+        }.items():
+            small = client.post(f"/v1/downscale?format={format}{how}", content=file.getvalue())
+            assert kept(small.content) == expected
+            assert (
+                kept(client.post(f"/v1/upscale?format={format}{how}", content=small.content).content)
+                == expected
+            )
+            for _ in range(2):  # the second time, it is from the cache
+                answer = client.get(f"/small/{name}?format={format}{how}")
+                assert kept(answer.content) == expected
+            tags.add(answer.headers["etag"])
+    finally:
+        (folder / name).unlink()
+    assert len(tags) == 3
+    assert "exif" in one_line(client.post("/v1/downscale?exif=some", content=file.getvalue()), 422)
+    described = client.get("/openapi.json").json()["paths"]
+    for path, method in (("/v1/downscale", "post"), ("/v1/upscale", "post"), ("/small/{name}", "get")):
+        (about,) = (one for one in described[path][method]["parameters"] if one["name"] == "exif")
+        assert about["schema"]["enum"] == ["none", "keep", "all"]
+
+
 def test_every_listed_picture_can_be_had(client: Any, folder: Path) -> None:
     deep = "/".join(["d" * 200] * 6)
     names = [

@@ -11,13 +11,14 @@ from typing import Any
 
 
 def main() -> None:
-    """Import the command line and run it."""
+    """Import the command line and run it. SIGTERM ends it as an interrupt does, temporary files removed."""
     with interruptible():
         from car.cli import main as run
     # The system takes back the memory of a program that ends. Without this, Python first looks for cycles in
     # all that was imported, which takes a sixth of the time of a short command.
     atexit.register(gc.freeze)
-    run()
+    with _terminable():
+        run()
 
 
 @contextmanager
@@ -36,6 +37,19 @@ def interruptible() -> Generator[None, None, None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _terminable() -> Generator[None, None, None]:
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _leave(*_: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from car.batch.records import LEFT_OUT, record_lines, values_of
 from car.errors import StorageError
+from car.files.scratch import Scratch
 from car.files.storage import Place
 
 _CACHE = 32_000  # KB
@@ -50,7 +51,7 @@ class Index:
     """
 
     def __init__(self, target: Place) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="car-")
+        self._folder = Scratch()
         self._data = sqlite3.connect(Path(self._folder.name, "index"), check_same_thread=False)
         try:
             self._fill(target)

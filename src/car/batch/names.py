@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from car.errors import ImageError, UsageError
-from car.files.atomic import check_regular, make_folder, unwritable
+from car.files.atomic import check_regular, check_writable, make_folder, unwritable
 from car.files.places import Passed, counted, open_source, suffix_of
 from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.header import Header
@@ -237,10 +237,15 @@ def _header(file: Path) -> Header | None:
 
 
 def check_target(job: Job, overwrite: bool) -> None:
-    """Refuse a target that is its own source or, unless `overwrite`, exists; make its folder.
+    """Refuse a target that is its own source, cannot be written or exists; make its folder.
+
+    Args:
+        job: source and target.
+        overwrite: whether it may exist.
 
     Raises:
         ImageError: as described, or the folder cannot be made.
+        WriteError: it cannot be written.
     """
     target = job.target
     if target_exists(job):
@@ -252,6 +257,7 @@ def check_target(job: Job, overwrite: bool) -> None:
         if not overwrite:
             raise ImageError(f"{target} exists; --overwrite replaces it, --output names another")
     make_folder(target.parent, f"{target}: {target.parent}")
+    check_writable(target)
 
 
 def target_exists(job: Job) -> bool:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from car.errors import UsageError, needs
-from car.files.atomic import atomic_write
+from car.files.atomic import atomic_write, check_writable
+from car.files.scratch import Scratch
 from car.files.storage import Kind, Place
 
 MANIFEST = "_manifest"
@@ -162,7 +163,7 @@ class ManifestWriter:
         self._files = 0
         self._waiting: list[bytes] = []
         self._parts: list[str] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="car-")
+        self._folder = Scratch()
         self._joined = Path(self._folder.name, "joined")  # what the parts hold together
         self._pause, self._last = _FLUSH[0], time.monotonic()
 
@@ -220,9 +221,13 @@ class Export:
 
     Args:
         path: a ``.jsonl`` or ``.parquet`` file, see `check_manifest_name`.
+
+    Raises:
+        WriteError: it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
+        check_writable(path)
         self._path = path
         self._lines = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `write`
 

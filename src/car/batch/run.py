@@ -14,6 +14,7 @@ from car.batch.records import LEFT_OUT, ManifestWriter, Record
 from car.batch.work import Item
 from car.errors import StorageError
 from car.files.places import Passed
+from car.files.scratch import remove_abandoned
 from car.files.storage import Place
 from car.pictures.formats import UNREAD_SUFFIXES
 
@@ -127,6 +128,7 @@ def run(todo: Plan, *, engine: Engine, told: Told | None = None) -> Summary:
     target = Place(todo.target)
     target.prepare()
     target.remove_leftovers()
+    remove_abandoned()
     going = _Run(todo, engine, told or Told(), ManifestWriter(target))
     summary = going.summary
     try:

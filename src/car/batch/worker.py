@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Generator
@@ -29,6 +28,7 @@ from car.codec.large import (
 )
 from car.errors import CarError, ImageError, StorageError, told
 from car.files.atomic import MAX_FILE_BYTES, file_digest
+from car.files.scratch import Scratch
 from car.files.storage import Place
 from car.measure.evaluate import round_trip_of
 from car.metrics import psnr
@@ -279,7 +279,7 @@ class Room:
 
 def _scratch(stack: contextlib.ExitStack, suffix: str) -> Path:
     """Return a path for a temporary file, which closing `stack` removes."""
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="car-")), f"picture.{suffix}")
+    return Path(stack.enter_context(Scratch()), f"picture.{suffix}")
 
 
 def _size(content: bytes | Path) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -302,17 +302,29 @@ def shown(text: str) -> str:
 
 
 @contextmanager
-def progress(total: int, verb: str, shown: bool) -> Generator[Callable[[], None], None, None]:
-    """Show progress, as a bar or elsewhere as lines; yield the function that advances it by one."""
-    if not (shown and stderr.is_terminal):
-        yield _told_now_and_then(total, verb) if shown else lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def progress(total: int, verb: str, shown: bool) -> Generator[Callable[..., None], None, None]:
+    """Show progress and the time that is left, as a bar or elsewhere as lines.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr.console, transient=True) as bar:
-        task = bar.add_task(verb, total=total)
-        yield lambda: bar.advance(task)
+    Yields the function that advances it: by one of `total` parts, or by the number that it is given.
+    """
+    if not (shown and stderr.is_terminal):
+        lines, done = _Lines(), 0
+
+        def advance(parts: int = 1) -> None:
+            nonlocal done
+            done += parts
+            if shown:
+                lines(verb, done, total)
+
+        advance(0)
+        yield advance
+    else:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=stderr.console, transient=True) as bar:
+            task = bar.add_task(verb, total=total)
+            yield partial(bar.advance, task)
 
 
 @contextmanager
@@ -359,19 +371,6 @@ class _Lines:
         if now - self._last >= PAUSE:
             stderr.print(f"{what}: {100 * done // parts} % done, about {duration(left)} left")
             self._last = now
-
-
-def _told_now_and_then(total: int, verb: str) -> Callable[[], None]:
-    done, last = 0, time.monotonic()
-
-    def advance() -> None:
-        nonlocal done, last
-        done += 1
-        if done < total and time.monotonic() - last >= PAUSE:
-            stderr.print(f"{verb}: {done} of {total}")
-            last = time.monotonic()
-
-    return advance
 
 
 def print_json(value: Any) -> None:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -29,6 +28,7 @@ from car.cli.common import (
 )
 from car.errors import CarError, UsageError
 from car.files.atomic import MAX_FILE_BYTES
+from car.files.scratch import Scratch
 from car.files.storage import Place
 
 _ALONE = "- stands for one picture, without others beside it"
@@ -74,7 +74,7 @@ def piped(
         raise UsageError("--json and the picture cannot both go to standard output")
     if output == "-" and sys.stdout.isatty():
         raise UsageError("standard output is a terminal; redirect it to a file, or name a file with --output")
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch() as folder:
         source, target = Path(folder, _STDIN), Path(folder, f"standard output{suffix}")
         if "-" in inputs:
             _take_in(source)

@@ -1,7 +1,10 @@
 """The command that reports on models: report."""
 
+import math
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,10 +35,12 @@ from car.measure.model_report import Measured, body, crops, measured
 from car.measure.rate import Point, curves, point_count, points, settings_of
 from car.measure.rate_report import body as rate_body
 from car.measure.rate_report import plot, summary_of
+from car.pictures.info import read_header
 from car.pictures.read import read
 from car.weights import list_models
 
 _CODERS = ("JPEG", "AVIF")
+_TRIP = 5  # how many times longer it takes to measure a round trip than to measure a point of a curve
 
 
 @app.command("report")
@@ -87,7 +92,7 @@ def report_command(
     The page opens anywhere, also offline. The command measures by the protocol of the published tables, like
     `car evaluate`. By default, it measures five images of each set. Published rows stand beside a set only if
     all of its images are measured (`--most 0`). The rate-distortion curves are made as by `car rate`, which
-    measures more of them.
+    measures more of them. After the first round trip, the command says about how long the rest will take.
 
     For example:
 
@@ -112,7 +117,9 @@ def report_command(
     codecs = [open_codec(name, options=options) for name in names]
     found: list[Measured] = []
     to_see: list[pages.Crops] = []
-    with progress(sum(map(len, sets.values())) * len(codecs), "measuring", not quiet) as advance:
+    every = [path for files in sets.values() for path in files]
+    coding = _Coding(codecs, every[:rated])
+    with progress(_TRIP * len(codecs) * _pixels(every) + coding.parts, "measuring", not quiet) as advance:
         for name, files in sets.items():
             rows, seen = _measured(codecs, files, options.max_pixels, looks, (advance, failures))
             found += [
@@ -121,10 +128,9 @@ def report_command(
                 if records
             ]
             to_see += seen
-    if not found:
-        raise UsageError(f"nothing could be measured: {failures[0] if failures else 'no images'}")
-    every = [path for files in sets.values() for path in files]
-    parts = _curves(codecs, every[:rated], options.max_pixels, quiet) if rated else []
+        if not found:
+            raise UsageError(f"nothing could be measured: {failures[0] if failures else 'no images'}")
+        parts = coding.curves(options.max_pixels, advance)
     count = len(every)
     there = sum(sizes.values())
     of = f"{count} of {there} images, evenly spread" if count < there else f"{count} image{'s' * (count > 1)}"
@@ -143,7 +149,7 @@ def _measured(
     files: Sequence[Path],
     max_pixels: int,
     looks: int,
-    tell: tuple[Callable[[], None], list[str]],
+    tell: tuple[Callable[[int], None], list[str]],
 ) -> tuple[dict[Codec, list[evaluation.ImageRecord]], list[pages.Crops]]:
     """Return records of the files of one set, and crops of the first `looks` of them.
 
@@ -163,7 +169,7 @@ def _measured(
                 records[codec].append(trip.record)
                 if number < looks:
                     trips.setdefault(codec.native, []).append((codec.loaded.label, trip))
-            advance()
+            advance(_TRIP * _pixels([path]))
         seen += [crops(path.name, row) for row in trips.values()]
     return records, seen
 
@@ -191,27 +197,46 @@ def _sets(
     return sets
 
 
-def _curves(codecs: Sequence[Codec], files: Sequence[Path], max_pixels: int, quiet: bool) -> list[str]:
-    """Return the part of the page about rates and distortions."""
-    coded = [codec for codec in codecs if codec.loaded.architecture.made_for == "lossy"]
-    lossless = [codec for codec in codecs if codec not in coded]
-    scales = len({codec.scale for codec in coded})
-    found: list[Point] = []
-    qualities = settings_of(_CODERS)
-    total = point_count(len(coded), scales, len(lossless), qualities) * len(files)
-    with progress(total, "coding", not quiet) as advance:
-        for path in files:
-            try:
+def _pixels(files: Sequence[Path]) -> int:
+    """Return the number of pixels of these files; of files that cannot be read, 0."""
+    count = 0
+    for path in files:
+        with suppress(CarError):
+            count += math.prod(read_header(path).size)
+    return count
+
+
+class _Coding:
+    """The part of the page about rates and distortions.
+
+    Attributes:
+        parts: of the work, each a pixel in one point of a curve.
+    """
+
+    def __init__(self, codecs: Sequence[Codec], files: Sequence[Path]) -> None:
+        self._files = files
+        self._coded = [codec for codec in codecs if codec.loaded.architecture.made_for == "lossy"]
+        self._lossless = [codec for codec in codecs if codec not in self._coded]
+        scales = len({codec.scale for codec in self._coded})
+        self._qualities = settings_of(_CODERS)
+        count = point_count(len(self._coded), scales, len(self._lossless), self._qualities)
+        self.parts = count * _pixels(files)
+
+    def curves(self, max_pixels: int, advance: Callable[[int], None]) -> list[str]:
+        """Return the part of the page; call `advance` with the parts of the work that are done."""
+        found: list[Point] = []
+        for path in self._files:
+            step = partial(advance, _pixels([path]))
+            with suppress(CarError):  # it was reported before
                 picture = read(path, max_pixels=max_pixels)
-                found += [
-                    one.point
-                    for one in points(
-                        picture, path.name, coded, lossless, qualities=qualities, on_point=advance
-                    )
-                ]
-            except CarError:  # noqa: PERF203 - it was reported before
-                continue
-    if not found:
-        return []
-    lines = curves(found)
-    return rate_body(summary_of(lines), [plot(lines, "psnr", f"Mean of {len(files)} of the images")], ())
+                made = points(
+                    *(picture, path.name, self._coded, self._lossless),
+                    qualities=self._qualities,
+                    on_point=step,
+                )
+                found += [one.point for one in made]
+        if not found:
+            return []
+        lines = curves(found)
+        told = f"Mean of {len(self._files)} of the images"
+        return rate_body(summary_of(lines), [plot(lines, "psnr", told)], ())

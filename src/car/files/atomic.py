@@ -74,6 +74,34 @@ def atomic_write(path: str | os.PathLike[str], data: _Content) -> None:
     atomic_write_all({path: data})
 
 
+def check_writable(path: Path) -> None:
+    """Raise the error that `atomic_write` would raise for `path`, before there is any content.
+
+    Raises:
+        ImageError: `path` is no regular file.
+        WriteError: the file cannot be written.
+    """
+    try:
+        temporary, _ = _beside(path)
+        temporary.open("xb").close()
+        temporary.unlink()
+    except OSError as error:
+        raise unwritable(str(path), error) from error
+
+
+def _beside(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Return a name for a temporary file, and the file that it will replace."""
+    # through a symbolic link, as any program would write
+    target = Path(os.path.realpath(path))
+    check_regular(target, os.fspath(path))
+    if Path(path).is_symlink() and not target.exists():
+        # the user cannot see from the link where the file would appear
+        raise FileExistsError(errno.EEXIST, "a link is there that leads nowhere")
+    # Not mkstemp: only the owner may read its files, and reading the umask means setting it for all threads.
+    # Only the start of the name is used, because a name must not exceed 255 bytes.
+    return target.with_name(f".{target.name[:30]}.{os.urandom(6).hex()}.tmp~"), target
+
+
 def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mapping[Path, bytes]) -> None:
     """Write files that belong together as `atomic_write` does; none is renamed before all are complete."""
     ready: list[tuple[Path, Path]] = []
@@ -81,15 +109,7 @@ def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mappi
     try:
         for path, data in contents.items():
             name = os.fspath(path)
-            # through a symbolic link, as any program would write
-            target = Path(os.path.realpath(path))
-            check_regular(target, name)
-            if Path(path).is_symlink() and not target.exists():
-                # the user cannot see from the link where the file would appear
-                raise FileExistsError(errno.EEXIST, "a link is there that leads nowhere")
-            # Not mkstemp: only the owner may read its files, and reading the umask means setting it for all
-            # threads. Only the start of the name is used, because a name must not exceed 255 bytes.
-            temporary = target.with_name(f".{target.name[:30]}.{os.urandom(6).hex()}.tmp~")
+            temporary, target = _beside(path)
             file = temporary.open("x+b")
             ready.append((temporary, target))
             with file:

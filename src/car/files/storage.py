@@ -5,7 +5,6 @@ import io
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from car.errors import ImageError, StorageError, UsageError, needs, reason
 from car.files.atomic import FATAL, MAX_FILE_BYTES, TEMPORARY, atomic_write, check_regular, make_folder
+from car.files.scratch import Scratch
 
 # files written here appear whole or not at all; elsewhere they are written under a temporary name first
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"}
@@ -330,7 +330,7 @@ class Place:
         if self.is_local:
             yield Path(path)
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with Scratch() as folder:
             copy = Path(folder, "file")
             with self._told("read", name):
                 self._fs.get_file(path, str(copy))

@@ -77,8 +77,9 @@ def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str
             _results(at_scale, known),
             pages.heading(
                 f"{scale}x: colour of restored pictures",
-                "What luma does not show: PSNR in dB over RGB and of chroma, and SSIMULACRA2 (90 is visually "
-                "lossless, 70 high quality, 50 medium).",
+                "What luma does not show: PSNR in dB over RGB and of chroma, SSIMULACRA2 (90 is visually "
+                "lossless, 70 high quality, 50 medium), and CIEDE2000, the mean difference of colours (0 is "
+                "none, 1 just noticeable between two areas side by side).",
             ),
             _colour(at_scale),
             pages.heading(
@@ -139,8 +140,8 @@ def _results(found: Sequence[Measured], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _colour(found: Sequence[Measured]) -> str:
     """Return the measures of colour, each model next to bicubic."""
-    heads = ("", "images", "RGB", "Cb", "Cr", "SSIMULACRA2")
-    fields = {"psnr_rgb": ".2f", "psnr_cb": ".2f", "psnr_cr": ".2f", "ssimulacra2": ".1f"}
+    heads = ("", "images", "RGB", "Cb", "Cr", "SSIMULACRA2", "CIEDE2000")
+    fields = {"psnr_rgb": ".2f", "psnr_cb": ".2f", "psnr_cr": ".2f", "ssimulacra2": ".1f", "ciede2000": ".2f"}
     rows: list[tuple[str, ...]] = []
     for images in dict.fromkeys(one.images for one in found):
         own = [one for one in found if one.images == images]

@@ -273,6 +273,8 @@ def _with_exif(content: bytes, carried: bytes, *, described: bool) -> bytes:
             where = text.ljust(4, b"\0") if len(text) <= 4 else len(made).to_bytes(4, "little")
             entries[tag] = struct.pack("<HHI", tag, kind, len(text)) + where
             made += text if len(text) > 4 else b""
+        elif isinstance(value, int) and 0 <= value < 2**16:
+            entries[tag] = struct.pack("<HHIHH", tag, 3, 1, value, 0)
     made += bytes(len(made) % 2)
     struct.pack_into("<I", made, 4, len(made))
     table = b"".join(row for _, row in sorted(entries.items()))

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -24,7 +24,9 @@ from starlette.exceptions import HTTPException
 
 from car._version import __version__
 from car.codec.coding import Encoding, FileFormat
+from car.codec.options import Options
 from car.errors import CarError, ImageError, UsageError, WeightsError, did_you_mean
+from car.pictures.exif import KeptExif
 from car.pictures.info import read_header
 from car.scaling import Wanted
 from car.serve.observed import Observed
@@ -111,6 +113,14 @@ _wanted.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 Shrunk = Annotated[Wanted, Depends(_wanted)]
 ModelName = Annotated[
     str | None, Query(description="Name or tag of a model; see /v1/models.", min_length=1, max_length=64)
+]
+
+Exif = Annotated[
+    KeptExif,
+    Query(
+        description="What to keep of EXIF. keep: date, camera, lens, exposure, artist and copyright. "
+        "all: also the place and the rest."
+    ),
 ]
 
 
@@ -285,9 +295,11 @@ def _add_work(app: FastAPI, service: _Service) -> None:
         fast: Annotated[
             bool, Query(description="Shrink without the corrector of models that have one.")
         ] = False,
+        exif: Exif = "none",
     ) -> Response:
         """Shrink a photograph."""
-        choose = service.pictures.chooser(model, wanted, file, effort, fast=fast)
+        how = Options(effort=effort, fast=fast, exif=exif)
+        choose = service.pictures.chooser(model, wanted, file, how)
         content = await service.body(request)
         result = await service.work(request, lambda: service.pictures.shrink(content, choose, file))
         return _file(result, f"small.{wanted.label or f'x{choose((1, 1)).scale}'}.{file.format}")
@@ -304,12 +316,15 @@ def _add_work(app: FastAPI, service: _Service) -> None:
         file: FileWanted,
         scale: Scale = None,
         model: ModelName = None,
+        exif: Exif = "none",
     ) -> Response:
         """Restore a small picture. Files made by this software need no options."""
         if model is not None or scale is not None:
             service.pictures.chooser(model, Wanted(scale))
         content = await service.body(request)
-        result = await service.work(request, lambda: service.pictures.restore(content, model, scale, file))
+        how = Options(exif=exif)
+        restore = partial(service.pictures.restore, content, model, scale, file, how)
+        result = await service.work(request, restore)
         return _file(result, f"restored.{file.format}")
 
     @app.post("/v1/compare", responses=_answers(), openapi_extra=_PICTURE, dependencies=_CHECKED)
@@ -350,9 +365,10 @@ def _add_folder(app: FastAPI, service: _Service) -> None:
         wanted: Shrunk,
         file: FileWanted,
         model: ModelName = None,
+        exif: Exif = "none",
     ) -> Response:
         """Get the small picture of a photograph in the folder."""
-        choose = service.pictures.chooser(model, wanted, file)
+        choose = service.pictures.chooser(model, wanted, file, Options(exif=exif))
         path = service.pictures.located(name)
         codec = choose(read_header(path).size if wanted.by_size else (1, 1))
         tag = f'"{service.pictures.etag(path, codec, file)}"'

@@ -4,7 +4,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -39,7 +39,7 @@ class NotThereError(CarError):
     """There is no such picture in the folder."""
 
 
-_PNG = Encoding()
+_PNG, _USUAL = Encoding(), Options()
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,15 @@ class Pictures:
         model: str | None,
         wanted: Wanted,
         file: Encoding = _PNG,
-        effort: int = 0,
-        *,
-        fast: bool = False,
+        how: Options = _USUAL,
     ) -> Callable[[Size], Codec]:
         """Return the function that gives the codec for an original of a size (width, height).
+
+        Args:
+            model: its name; None for the default.
+            wanted: the scale or size of small pictures.
+            file: the files they become.
+            how: effort, speed, and what is kept of EXIF; the service sets the rest.
 
         Raises:
             UsageError: there is no such model, or the scale or size is impossible; that of a picture may turn
@@ -88,7 +92,7 @@ class Pictures:
         self._check_known(model)
         if model is None and not wanted.label:
             wanted = Wanted(self.settings.scale)
-        options = self._options(effort=effort, fast=fast, coding=file.coding)
+        options = self._here(replace(how, coding=file.coding))
         if not wanted.by_size:
             open_codec(model, wanted.scale, options)  # fails here, not after the picture was sent
         return lambda size: codec_for_original(size, wanted, model, options)
@@ -97,8 +101,8 @@ class Pictures:
         if model is not None and model not in self.known():
             raise UsageError(f"no model is called {model!r}{did_you_mean(model, self.known())}")
 
-    def _options(self, **more: Any) -> Options:
-        return Options(device="cpu", threads=self.settings.threads, **more)
+    def _here(self, how: Options) -> Options:
+        return replace(how, device="cpu", threads=self.settings.threads)
 
     def shrink(self, content: bytes, choose: Callable[[Size], Codec], file: Encoding) -> Result:
         """Return the small picture of a photograph.
@@ -119,6 +123,7 @@ class Pictures:
         model: str | None,
         scale: float | None,
         file: Encoding,
+        how: Options = _USUAL,
     ) -> Result:
         """Restore the large picture, by the given model or else by the one that the small picture names.
 
@@ -133,7 +138,7 @@ class Pictures:
         if model is None and info is not None:
             find(info.model, info.weights, remedy=_NO_WEIGHTS)
         self._check_known(model)
-        codec = codec_for_picture(picture, model=model, scale=scale, options=self._options())
+        codec = codec_for_picture(picture, model=model, scale=scale, options=self._here(how))
         self._check_size(*full_size((picture.width, picture.height), codec.scale))
         large = codec.restore(picture)
         encoded, notes = encode(large, file.name, quality=file.quality)
@@ -220,6 +225,7 @@ class Pictures:
             codec.loaded.sha256,
             codec.options.effort,
             codec.options.fast,
+            codec.options.exif,
             codec.scale,
             file.format,
             file.quality,
