@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from browser import Site, chromium
+from browser import FirefoxPage, Site, chromium, firefox
 from car.devices import set_cpu_threads
 from processes import LIMIT
 
@@ -68,6 +68,13 @@ def browser(launch: Callable[..., Any]) -> Generator[Any, None, None]:
 
     yield SimpleNamespace(new_context=new_context)
     running.close()
+
+
+@pytest.fixture(scope="session")
+def firefox_page(tmp_path_factory: pytest.TempPathFactory) -> Generator[FirefoxPage, None, None]:
+    """The page of a Firefox."""
+    with firefox(tmp_path_factory.mktemp("firefox")) as page:
+        yield page
 
 
 @pytest.fixture

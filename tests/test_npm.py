@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import car
-from browser import Site
+from browser import FirefoxPage, Site
 from processes import LIMIT
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +35,9 @@ element?.addEventListener("car-state", (event) => console.log(event.detail.state
 element?.restore();
 """
 PAGE = '<!doctype html><meta charset="utf-8"><body style="width: 900px"><div id="app"></div>'
+SETTLED = "['restored', 'failed'].includes(document.querySelector('car-image')?.state)"
+SHOWN = "(i => [i.state, i.info?.size, i.shadowRoot.querySelector('.note').textContent])"
+RESTORED = ["restored", [160, 192], ""]
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -77,9 +80,8 @@ def assert_it_restores(browser: Any, address: str) -> None:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(address)
-    page.wait_for_function("['restored', 'failed'].includes(document.querySelector('car-image')?.state)")
-    shown = "(i => [i.state, i.info?.size, i.shadowRoot.querySelector('.note').textContent])"
-    assert page.evaluate(f"{shown}(document.querySelector('car-image'))") == ["restored", [160, 192], ""]
+    page.wait_for_function(SETTLED)
+    assert page.evaluate(f"{SHOWN}(document.querySelector('car-image'))") == RESTORED
     assert not problems
     context.close()
 
@@ -104,14 +106,28 @@ def test_it_has_what_it_declares(tarball: Path) -> None:
     assert {attribute["name"] for attribute in element["attributes"]} == documented
 
 
-def test_plainly(browser: Any, project: Path) -> None:
+def write_plain_page(project: Path) -> None:
+    """A page that loads the package as it is, without a build step."""
     page = '<script type="module" src="/node_modules/car-image/index.js"></script>'
     element = '<car-image src="/public/small.png" alt="a photograph" restore="now"></car-image>'
     (project / "index.html").write_text(PAGE + page + element)
     for name in ("vite", "react", "react-dom", "scheduler", "@types", "csstype"):
         (project / "node_modules" / name).unlink()
+
+
+def test_plainly(browser: Any, project: Path) -> None:
+    write_plain_page(project)
     with served(project) as site:
         assert_it_restores(browser, site.url + "/")
+
+
+def test_firefox_restores(firefox_page: FirefoxPage, project: Path) -> None:
+    write_plain_page(project)
+    with served(project) as site:
+        firefox_page.goto(site.url + "/")
+        firefox_page.wait_for_function(SETTLED)
+        assert firefox_page.evaluate(f"{SHOWN}(document.querySelector('car-image'))") == RESTORED
+        assert not firefox_page.problems
 
 
 def test_through_vite(browser: Any, project: Path) -> None:
