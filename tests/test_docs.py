@@ -14,9 +14,8 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # their blocks of Python and of shell commands run, from top to bottom
-RUN = ["README.md", *(f"docs/{name}.md" for name in ("index", "start", "viewer", "budget"))]
+RUN = ["README.md", *(f"docs/{name}.md" for name in ("index", "start", "usage", "viewer", "budget"))]
 RUN += [f"docs/guides/{path.name}" for path in (ROOT / "docs" / "guides").glob("*.md")]
-NOT_RUN = "<!-- not run:"
 # these install packages, need a network, train, or serve until they are stopped; other tests try them
 LONG = re.compile(
     r"car (train|serve|rate|report|evaluate (Set5/|--img)|pull)|--serve|s3://|--effort|--kgn|--max-bytes|--min-|advise|export"
@@ -26,7 +25,7 @@ LONG = re.compile(
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of a language that are meant to run."""
     parts = re.findall(
-        r"((?:<!-- not run:.*-->\n)?)^```(\w+)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE
+        r"((?:<!-- not run:[^\n]*-->\n)?)^```(\w+)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE
     )
     return [text for mark, found, text in parts if found == language and not mark]
 
@@ -90,6 +89,11 @@ def desk(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CAR_THREADS", "1")
     return tmp_path
+
+
+def test_every_block_runs_or_says_why_not() -> None:
+    elsewhere = [page for page in PAGES if page.relative_to(ROOT).as_posix() not in RUN]
+    assert not [page for page in elsewhere if blocks(page, "sh") or blocks(page, "python")]
 
 
 @pytest.mark.parametrize("name", [name for name in RUN if blocks(ROOT / name, "sh")])

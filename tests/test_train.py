@@ -308,6 +308,7 @@ def test_a_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
     train(timed, [folder], out, on_progress=seen.append)
     assert seen[-1].step > 13
     assert seen[-1].seconds >= timed.minutes * 60
+    assert seen[-1].done == 1
     before = (out / "recipe.json").read_text()
     with pytest.raises(TrainingError, match=r"another recipe \(crop 32 there, 48 here\)"):
         train(replace(TINY, crop=48), [folder], out)

@@ -204,7 +204,7 @@ class Trainer:
                 now - last_saved >= save_seconds,
                 self._stop is not None,
             )
-            finished = done >= 1
+            finished, done = done >= 1, min(done, 1.0)  # the last step may end after the time is up
             check = self.step % _CHECK_STEPS == 0 or (alone and now - mark >= _CHECK_SECONDS)
             if self._losses and (finished or validate or saving or stop or check):
                 steps = len(self._losses)
