@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from car.batch.index import Index, Known
-from car.batch.names import FOREIGN, RESTORED_ONES, SMALL, Naming, belongs_to, same_result
+from car.batch.names import Naming, belongs_to, same_result
 from car.batch.records import MANIFEST, Record, record_of
 from car.batch.work import Item, Kind, Work
 from car.codec.choose import checked_label, open_codec
 from car.codec.options import Options
 from car.errors import UsageError
-from car.files.places import Passed, Source, counted, open_source
+from car.files.places import FOREIGN, RESTORED_ONES, SMALL, Passed, Source, counted, open_source
 from car.files.storage import Entry, Place
 from car.pictures.formats import INPUT_SUFFIXES
 from car.scaling import LEAST, MOST
