@@ -116,7 +116,7 @@ def find_images(inputs: Sequence[str], exclude: Sequence[str] = ()) -> Images:
         found = {Path(source.place.url, name): name for name, _ in source.pictures(passed)}
         if not found:
             left = f"; {counted(passed.left_out)}" if passed.left_out else ""
-            raise UsageError(passed.problems[0] if passed.problems else f"{text}: no images here{left}")
+            raise UsageError(passed.problems[0] if passed.problems else f"{text}: no pictures here{left}")
         for file, name in found.items():
             names.setdefault(file, name)
     return Images(names, many, passed.left_out, tuple(passed.problems))
