@@ -685,7 +685,7 @@ def test_what_a_listing_passes_over_is_counted(tmp_path):
         (src / "b/c").mkdir(exist_ok=True)
         (src / "b/c/one.png").write_bytes((src / "a/photo0.png").read_bytes())
         assert steps(plan(f"{src}/{pattern}", str(tmp_path / "dst"), DOWN))[2] == left_out
-    with pytest.raises(UsageError, match=r"no images here; left out: 1 hidden file$"):
+    with pytest.raises(UsageError, match=r"no pictures here; left out: 1 hidden file$"):
         plan(f"{src}/.hid*.png", str(tmp_path / "dst"), DOWN)
 
 
@@ -834,7 +834,7 @@ def test_requests_that_make_no_sense(tmp_path):
     photos(tmp_path / "src", 1)
     for source, target, work, match in (
         (tmp_path / "none", tmp_path / "dst", DOWN, "no such file or folder"),
-        (tmp_path / "src/*.gif", tmp_path / "dst", DOWN, "no images here"),
+        (tmp_path / "src/*.gif", tmp_path / "dst", DOWN, "no pictures here"),
         ("nowhere://x", tmp_path / "dst", DOWN, "this kind of URL is unknown"),
         (
             tmp_path / "src",
@@ -1023,7 +1023,7 @@ def test_the_command_tells_what_failed(tmp_path):
     assert "\nleft out: 1 hidden file\n" in out
     assert "hidden" not in err
     assert "bad.jpg: a JPEG that is damaged or ends too soon" in err
-    assert "1 of 3 images failed; the others are done" in err
+    assert "1 of 3 pictures failed; the others are done" in err
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 3
     assert run_car(*asked, "m.xlsx").returncode == 2
 

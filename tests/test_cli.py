@@ -101,7 +101,7 @@ def test_folders_keep_their_tree_and_finish_despite_bad_files(folder: Path, tmp_
     result = json.loads(done.stdout)
     assert len(result["results"]) == 3
     assert {Path(f["source"]).name for f in result["failures"]} == {"cut.png", "empty.png"}
-    assert "2 of 5 images failed" in done.stderr
+    assert "2 of 5 pictures failed" in done.stderr
     assert "Traceback" not in done.stderr
     small = set(digest(tmp_path / "small"))
     assert small == {"a.x2.png", "trip/b.x2.png", "trip/c.x2.png"}
@@ -279,7 +279,7 @@ def test_a_note_of_many_pictures_is_printed_once(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("car: note: ")
-    assert line.endswith(" (3 images)")
+    assert line.endswith(" (3 pictures)")
     done = run("downscale", folder / "a.png", *options, "--overwrite")
     assert done.stderr.startswith(f"car: note: {folder / 'a.png'}: ")
 
@@ -434,7 +434,7 @@ def test_a_picture_restored_without_error_is_named_beside_the_mean(folder: Path,
     Image.new("RGB", (48, 48), (128, 128, 128)).save(tmp_path / "flat.png")
     done = run("evaluate", folder / "a.png", tmp_path / "flat.png", "-s", 4)
     assert done.returncode == 0, done.stderr
-    assert "Mean of 2 images, 4x" in done.stdout
+    assert "Mean of 2 pictures, 4x" in done.stdout
     assert "infinite" in done.stdout
     assert "1 of them restored without any error" in done.stdout
 
@@ -463,7 +463,7 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
     before = digest(tmp_path)
     for message, arguments in {
         "no such file or folder": ("downscale", folder / "missing.png", "-s", 4),
-        "photos/*.xyz: no images here": ("downscale", folder / "*.xyz", "-s", 4),
+        "photos/*.xyz: no pictures here": ("downscale", folder / "*.xyz", "-s", 4),
         "did you mean 'car_plus_x4'": ("downscale", a, "-m", "car_plus_x44"),
         "ships without weights": ("downscale", a, "-m", "car_x2"),
         "the scale must be a number from 1.25 to 16, got 17": ("downscale", a, "-s", 17),
@@ -475,7 +475,7 @@ def test_usage_errors_are_one_line_and_exit_2(folder: Path, tmp_path: Path) -> N
         "does not exist": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "Set5", "--scale", 4),
         "Set14": ("evaluate", "--img-dir", tmp_path, "--target-dataset", "set14", "--scale", 4),
         ".json or .csv": ("evaluate", a, "--scale", 4, "-o", tmp_path / "x.txt"),
-        "is a folder; compare takes one image": ("compare", folder, "-s", 4),
+        "is a folder; compare takes one picture": ("compare", folder, "-s", 4),
         "no training recipe": ("train", "car_plus", "--data", folder, "--out", tmp_path / "run"),
     }.items():
         fails(1 if "weights" in message else 2, message, *arguments)
@@ -501,7 +501,7 @@ def test_failed_work_is_one_line_exit_1_and_leaves_everything_as_it_was(folder: 
     before = digest(tmp_path)
     for message, arguments in {
         "cut.png": ("downscale", folder / "cut.png", "-s", 4),
-        "is not a folder of images": (
+        "is not a folder of pictures": (
             "train",
             "car_plus_x4",
             "-d",

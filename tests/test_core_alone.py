@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,8 @@ def test_every_help_is_there(core: Any, command: str) -> None:
     code, out, err = core(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert f"car {command}" in " ".join(out.split())
+    if command != "train":  # whose help comes from the recipes
+        assert re.findall(r"(?i)(?<![-\w])images?\b", out) == []
 
 
 _RGB = (

@@ -94,13 +94,13 @@ def test_every_command_finds_the_same_pictures(
     assert (code, done, told["left_out"]) == (1, PICTURES - {"cut.png", "same.png"}, LEFT_OUT)
     assert "cut.png: " in err
     assert "same.png: its result would be" in err
-    assert "2 of 7 images failed" in err
+    assert "2 of 7 pictures failed" in err
 
     code, out, bulk_err = car("bulk", "downscale", odd, tmp_path / "bulk", "-s", 4, "--json")
     told = json.loads(out)
     assert (code, told["done"], told["found"], told["left_out"]) == (1, 5, 7, LEFT_OUT)
     assert "same.png: its result would be" in bulk_err
-    assert "2 of 7 images failed" in bulk_err
+    assert "2 of 7 pictures failed" in bulk_err
     for name in ("a.x4.png", "b.x4.png", "link.x4.png", "same.x4.png", "trip/c.x4.png"):
         assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "bulk" / name).read_bytes()
 
@@ -244,7 +244,7 @@ def test_no_name_ends_the_work_or_moves_the_cursor(tmp_path: Path, photo: Path, 
     assert "a.png 16x16" in out
     assert "z.png 16x16" in out
     assert f"{'n' * 250}.x2.png: cannot be written (its name is too long; rename the source" in err
-    assert "1 of 4 images failed" in err
+    assert "1 of 4 pictures failed" in err
     (folder / evil).write_bytes(b"no picture")
     outputs = [
         out,

@@ -139,7 +139,7 @@ def test_equivalent_kernels_foretell_small_changes(photo: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "message"), [([(5000, 1)], "outside of the image"), ([(1, 1)] * 7, "at most 6")]
+    ("at", "message"), [([(5000, 1)], "outside of the picture"), ([(1, 1)] * 7, "at most 6")]
 )
 def test_impossible_places_are_refused(at: list[tuple[int, int]], message: str, photo: Path) -> None:
     with pytest.raises(UsageError, match=message):

@@ -103,7 +103,7 @@ def test_a_part_of_a_set_stands_beside_no_published_row(photo: Path, tmp_path: P
     done = run("car_plus_x2", "--img-dir", data, "-o", out, *fast, "--most", 2)
     assert done.returncode == 0, done.stderr
     text = out.read_text()
-    assert "2 of 3 images" in text
+    assert "2 of 3 pictures" in text
     assert "1.png</td>" in text
     assert "2.png</td>" not in text
     assert "published" not in text

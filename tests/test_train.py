@@ -165,11 +165,11 @@ def test_other_images_than_before_are_noticed(folder: Path, tmp_path: Path) -> N
     train(replace(TINY, steps=2), [folder], out)
     notes: list[str] = []
     train(replace(TINY, steps=3), [folder], out, on_note=notes.append)
-    assert not any("other images" in line for line in notes)
+    assert not any("other pictures" in line for line in notes)
     assert any("continuing at step 2" in line for line in notes)
     (folder / "1.png").rename(folder / "9.png")
     train(replace(TINY, steps=4), [folder], out, on_note=notes.append)
-    assert any("other images" in line for line in notes)
+    assert any("other pictures" in line for line in notes)
 
 
 @pytest.mark.usefixtures("curves")
@@ -182,11 +182,11 @@ def test_links_to_nowhere_and_its_own_pictures_are_no_images(folder: Path) -> No
     assert (out / "curves.png").exists()
     assert sum("2 links that lead nowhere" in line for line in notes) == 1
     train(replace(TINY, steps=3), [folder], out, on_note=notes.append)
-    assert not any("curves.png" in line or "other images" in line for line in notes)
+    assert not any("curves.png" in line or "other pictures" in line for line in notes)
 
 
 def test_nothing_left_to_train_on_is_an_error(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"all 6 images are held out \(\*\): none is left to train on"):
+    with pytest.raises(TrainingError, match=r"all 6 pictures are held out \(\*\): none is left to train on"):
         train(replace(TINY, hold_out=("*",)), [folder], tmp_path / "run")
 
 
@@ -704,10 +704,10 @@ def test_damaged_state_and_hopeless_folders_are_explained(folder: Path, tmp_path
     (out / "state.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(TrainingError, match=r"state\.pt cannot be read"):
         train(TINY, [folder], out)
-    with pytest.raises(TrainingError, match="not a folder of images"):
+    with pytest.raises(TrainingError, match="not a folder of pictures"):
         train(TINY, [tmp_path / "missing"], tmp_path / "run2")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="no images found"):
+    with pytest.raises(TrainingError, match="no pictures found"):
         train(TINY, [tmp_path / "empty"], tmp_path / "run2")
     with pytest.raises(TrainingError, match="at least 512 pixels"):
         train(replace(TINY, crop=512), [folder], tmp_path / "run3")
@@ -878,7 +878,7 @@ def test_the_command_plans_without_the_training_set(tmp_path: Path) -> None:
     found = json.loads(done.stdout)["plan"]
     assert (found["images"], found["validation_images"]) == (800, 100)
     assert "DIV2K_train_HR does not exist" in done.stderr
-    assert "assumes its 900 images" in done.stderr
+    assert "assumes its 900 pictures" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -891,12 +891,12 @@ def test_progress_of_a_training_is_told_in_lines(capsys: Any, monkeypatch: Any) 
         show.progress(Progress(seconds, float(seconds), seconds / 44, 0.5, 3.0))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["training: 25 %", "training: 50 %"]
-    assert lines[0].endswith("step 11, loss 0.5000, 3.0 images/s, about 33 seconds left")
+    assert lines[0].endswith("step 11, loss 0.5000, 3.0 pictures/s, about 33 seconds left")
 
 
 def test_the_command_explains_what_is_missing(tmp_path: Path) -> None:
     for arguments, message in (
-        (["car_plus_x4"], "name a folder of images"),
+        (["car_plus_x4"], "name a folder of pictures"),
         (["--data", "."], "name a model, or --scale"),
         (["car_plus_x4", "--scale", "2", "--data", "."], "not a model of scale 2"),
         (["car_plus_x4", "--image-path", "nowhere"], "DIV2K_train_HR does not exist"),

@@ -142,7 +142,7 @@ def _unit(image: NDArray[Any]) -> NDArray[np.float64]:
 
 def _pictures(a: Any, b: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     if a.shape != b.shape:
-        raise ValueError(f"images differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"pictures differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
     pair = _array(a), _array(b)
     for image in pair:
         known = image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating)

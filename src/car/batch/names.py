@@ -9,7 +9,16 @@ from pathlib import Path
 
 from car.errors import ImageError, UsageError
 from car.files.atomic import check_regular, check_writable, make_folder, unwritable
-from car.files.places import Passed, counted, open_source, suffix_of
+from car.files.places import (
+    ALREADY_SMALL,
+    FOREIGN,
+    RESTORED_ONES,
+    SMALL,
+    Passed,
+    counted,
+    open_source,
+    suffix_of,
+)
 from car.pictures.formats import INPUT_SUFFIXES
 from car.pictures.header import Header
 from car.pictures.info import read_header
@@ -17,10 +26,6 @@ from car.scaling import AlreadySmallError, Wanted
 
 RESTORED = ".restored"
 """What the names of restored pictures end with that lie beside their small ones."""
-
-SMALL, RESTORED_ONES, FOREIGN = "small pictures", "restored pictures", "pictures without metadata of car"
-ALREADY_SMALL = "pictures too small to shrink so"
-"""What is left out among other pictures, as `car.files.places.counted` tells it."""
 
 _SHRUNK = re.compile(
     r"(.+)\.(?:x(?:1\.\d+|1[0-6](?:\.\d+)?|[2-9](?:\.\d+)?)|(?:width|height|size|megapixels)[\d.]+)",
@@ -111,7 +116,7 @@ def find_images(inputs: Sequence[str], exclude: Sequence[str] = ()) -> Images:
         found = {Path(source.place.url, name): name for name, _ in source.pictures(passed)}
         if not found:
             left = f"; {counted(passed.left_out)}" if passed.left_out else ""
-            raise UsageError(passed.problems[0] if passed.problems else f"{text}: no images here{left}")
+            raise UsageError(passed.problems[0] if passed.problems else f"{text}: no pictures here{left}")
         for file, name in found.items():
             names.setdefault(file, name)
     return Images(names, many, passed.left_out, tuple(passed.problems))

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from car.batch.index import Index, Known
-from car.batch.names import FOREIGN, RESTORED_ONES, SMALL, Naming, belongs_to, same_result
+from car.batch.names import Naming, belongs_to, same_result
 from car.batch.records import MANIFEST, Record, record_of
 from car.batch.work import Item, Kind, Work
 from car.codec.choose import checked_label, open_codec
 from car.codec.options import Options
 from car.errors import UsageError
-from car.files.places import Passed, Source, counted, open_source
+from car.files.places import FOREIGN, RESTORED_ONES, SMALL, Passed, Source, counted, open_source
 from car.files.storage import Entry, Place
 from car.pictures.formats import INPUT_SUFFIXES
 from car.scaling import LEAST, MOST
@@ -34,7 +34,7 @@ class Unchanged:
 
 
 Step = Item | Record | Unchanged
-"""An image to work on, the record of one that cannot be worked on, or one that is already done."""
+"""A picture to work on, the record of one that cannot be worked on, or one that is already done."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def plan(source: str, target: str, work: Work, exclude: tuple[str, ...] = ()) ->
     passed = Passed()
     if next(found.pictures(passed), None) is None:
         told = f"; {counted(passed.left_out)}" if passed.left_out else ""
-        raise UsageError(passed.problems[0] if passed.problems else f"{source}: no images here{told}")
+        raise UsageError(passed.problems[0] if passed.problems else f"{source}: no pictures here{told}")
     work = replace(work, alone=bool(found.only))
     in_place = inner == ""
     return Plan(found, target, work, digest, work.naming(label, in_place=in_place), in_place)

@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from car.batch.names import FOREIGN, RESTORED, SMALL, Naming, too_small
+from car.batch.names import RESTORED, Naming, too_small
 from car.batch.records import Record
 from car.codec.coding import Coding, coding_of
 from car.codec.options import Options
+from car.files.places import FOREIGN, SMALL
 from car.files.storage import Entry
 from car.pictures.header import Header
 from car.scaling import Wanted

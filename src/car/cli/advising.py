@@ -16,7 +16,7 @@ from car.measure.evaluate import finite, told
 @app.command("advise")
 @with_options("device", "threads", "fast", "tile", "max_pixels")
 def advise_command(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
+    image: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture file.")],
     *,
     scale: Annotated[
         list[float] | None,

@@ -63,7 +63,9 @@ Verify = Annotated[
 ]
 ManifestFile = Annotated[
     Path | None,
-    typer.Option("--manifest", help="Also write the records of all images to this .jsonl or .parquet file."),
+    typer.Option(
+        "--manifest", help="Also write the records of all pictures to this .jsonl or .parquet file."
+    ),
 ]
 
 
@@ -89,7 +91,7 @@ class How:
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=1, help="Images in progress at a time. Default: one for each CPU core."
+            "--workers", min=1, help="Pictures in progress at a time. Default: one for each CPU core."
         ),
     ] = None
     engine: Annotated[
@@ -135,10 +137,10 @@ def bulk_downscale_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Shrink every image below a folder or URL, except small pictures and pictures restored from them.
+    """Shrink every picture below a folder or URL, except small pictures and pictures restored from them.
 
     The command records its work below the target, in _manifest. To continue after an interruption, run the
-    same command again. Images whose content has changed are processed again.
+    same command again. Pictures whose content has changed are processed again.
 
     For example:
 
@@ -197,7 +199,7 @@ def bulk_evaluate_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Measure the round trip of every image below a folder or URL; the target holds only the records.
+    """Measure the round trip of every picture below a folder or URL; the target holds only the records.
 
     For example:
 
@@ -251,20 +253,20 @@ def _print_errors(summary: Summary) -> None:
     if summary.stopped:
         error_line(f"{summary.stopped}; stopped; run the same command again to continue")
     elif summary.failed:
-        error_line(f"{summary.failed} of {summary.found} images failed; the others are done")
+        error_line(f"{summary.failed} of {summary.found} pictures failed; the others are done")
 
 
 def _print_summary(summary: Summary) -> None:
     text = f"{summary.done} done, {summary.unchanged} unchanged, {summary.failed} failed"
     if summary.done and summary.seconds:
         rate, megabytes = summary.done / summary.seconds, summary.source_bytes / summary.seconds / 1e6
-        text += f", {rate:.1f} images/s, {megabytes:.1f} MB/s, {duration(summary.seconds)}"
+        text += f", {rate:.1f} pictures/s, {megabytes:.1f} MB/s, {duration(summary.seconds)}"
     stdout.print(text)
     if summary.target_bytes:
         stdout.print(f"{summary.source_bytes:,} bytes -> {summary.target_bytes:,} bytes")
     print_left_out(summary.left_out)
     if summary.mean_psnr is not None:
-        stdout.print(f"mean PSNR {summary.mean_psnr:.2f} dB of {summary.measured} images")
+        stdout.print(f"mean PSNR {summary.mean_psnr:.2f} dB of {summary.measured} pictures")
     print_notes(dict(sorted(summary.notes.items())))
 
 
@@ -290,7 +292,7 @@ def _progress(verb: str, shown: bool) -> Generator[Callable[[Record], None], Non
             if now - said < (0.1 if live else 60):
                 return
             said, passed = now, max(now - begin, 1e-9)
-            text = f"{images} images, {images / passed:.1f} images/s, {size / passed / 1e6:.1f} MB/s"
+            text = f"{images} pictures, {images / passed:.1f} pictures/s, {size / passed / 1e6:.1f} MB/s"
             text += f", {failed} failed" if failed else ""
             if live:
                 bar.update(task, description=f"{verb}: {text}")

@@ -10,8 +10,8 @@ from car.__main__ import interruptible
 
 # a test compares them with the first lines of the help of the commands
 COMMANDS = {
-    "downscale": ("pictures", "Shrink images to small ordinary pictures that `car upscale` restores."),
-    "upscale": ("pictures", "Restore large images from small ones, to the exact size of the original."),
+    "downscale": ("pictures", "Shrink pictures to small ordinary pictures that `car upscale` restores."),
+    "upscale": ("pictures", "Restore large pictures from small ones, to the exact size of the original."),
     "info": ("info", "Show size and depth of pictures, and the metadata of small pictures."),
     "inspect": ("inspection", "Look inside a model."),
     "bulk": ("bulk", "Work through folders and buckets of any size, resumable, in parallel."),
@@ -19,7 +19,7 @@ COMMANDS = {
     "gallery": ("serving", "Make a web site whose small pictures the visitor's browser restores."),
     "compare": (
         "measures",
-        "Shrink and restore one image, compare the measures with bicubic, and draw a comparison picture.",
+        "Shrink and restore one picture, compare the measures with bicubic, and draw a comparison picture.",
     ),
     "evaluate": (
         "measures",

@@ -94,7 +94,7 @@ REPORT = ("matplotlib", "bjontegaard", "torchmetrics")
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(help="Image files, folders (searched recursively) or globs; - is standard input."),
+    typer.Argument(help="Picture files, folders (searched recursively) or globs; - is standard input."),
 ]
 Output = Annotated[
     str | None,
@@ -271,7 +271,7 @@ def print_notes(notes: Mapping[str, int], names: Mapping[str, str] = MappingProx
     """Print each note once, with the name of the picture that has it or the number of pictures."""
     for note, count in notes.items():
         of_one = count == 1 and names.get(note)
-        many = "" if of_one else f" ({count} image{'s' * (count != 1)})"
+        many = "" if of_one else f" ({count} picture{'s' * (count != 1)})"
         stderr.print(f"car: note: {f'{of_one}: ' if of_one else ''}{note}{many}")
 
 

@@ -35,7 +35,7 @@ def _inspect() -> None:
 @inspect_app.command("kernels")
 @with_options("threads", "max_pixels")
 def inspect_kernels_command(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
+    image: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture file.")],
     *,
     named: Named,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path(
@@ -57,7 +57,7 @@ def inspect_kernels_command(
     as_json: Json = False,
     options: Options,
 ) -> None:
-    """Show with which kernels a model shrinks a part of an image, at six small pixels.
+    """Show with which kernels a model shrinks a part of a picture, at six small pixels.
 
     Models of the families car, car_small and car_lite compute kernels, and car and car_small offsets too. The
     others have none. For these, the command shows the equivalent kernels: how much each small pixel follows

@@ -133,7 +133,7 @@ def run_jobs(
         if stopped:
             error_line("stopped; run the same command again to continue")
         elif todo.many:
-            error_line(f"{len(failures)} of {len(todo.jobs) + len(todo.problems)} images failed")
+            error_line(f"{len(failures)} of {len(todo.jobs) + len(todo.problems)} pictures failed")
         raise typer.Exit(1)
 
 

@@ -67,7 +67,7 @@ _ROWS = (
 @app.command("compare")
 @with_options("device", "threads", "precision", "effort", "fast", "tile", "backend", "max_pixels")
 def compare_command(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
+    image: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture file.")],
     output: Annotated[
         str,
         typer.Option(
@@ -82,9 +82,9 @@ def compare_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Shrink and restore one image, compare the measures with bicubic, and draw a comparison picture.
+    """Shrink and restore one picture, compare the measures with bicubic, and draw a comparison picture.
 
-    The image is taken as 8-bit RGB and cropped to multiples of 8, as in the published tables.
+    The picture is taken as 8-bit RGB and cropped to multiples of 8, as in the published tables.
 
     For example:
 
@@ -97,7 +97,7 @@ def compare_command(
     say_default_scale(chosen.wanted, chosen.name, showing)
     if not image.is_file():
         raise UsageError(
-            f"{image}: {'is a folder; compare takes one image' if image.is_dir() else 'no such file'}"
+            f"{image}: {'is a folder; compare takes one picture' if image.is_dir() else 'no such file'}"
         )
     codec = codec_for_original(read_header(image).size, chosen.wanted, chosen.name, options)
     files = _compared_files(image, output, label)
@@ -223,7 +223,7 @@ def _print(records: Sequence[evaluation.ImageRecord], of_what: str, codec: Codec
     if len(records) <= 20:
         stdout.print(_per_image_table(records))
     title = f"{of_what}: mean of" if of_what else "Mean of"
-    title += f" {len(records)} image{'s' if len(records) > 1 else ''}, {codec.scale}x"
+    title += f" {len(records)} picture{'s' if len(records) > 1 else ''}, {codec.scale}x"
     table = _quality_table(title, codec.loaded.tag or codec.loaded.name, ours, theirs)
     for field, label in (("lr_png", "small PNG over bicubic's"), ("lr_webp", "small WebP over bicubic's")):
         table.add_row(label, f"{evaluation.growth(records, field):+.1f} %", "")
@@ -271,7 +271,7 @@ def _told(value: float, form: str, *, small: bool) -> str:
 def _per_image_table(records: Iterable[evaluation.ImageRecord]) -> Table:
     """Return luma, RGB and SSIMULACRA2 of each image, bicubic's in brackets."""
     forms = {"psnr": ".2f", "psnr_rgb": ".2f", "ssimulacra2": ".1f"}
-    table = Table("image", "size", "luma, dB", "RGB, dB", "SSIMULACRA2", caption="in brackets: bicubic")
+    table = Table("picture", "size", "luma, dB", "RGB, dB", "SSIMULACRA2", caption="in brackets: bicubic")
     table.columns[0].no_wrap = True  # names are copied from here
     for r in records:
         cells = (

@@ -67,7 +67,7 @@ def downscale_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Shrink images to small ordinary pictures that `car upscale` restores.
+    """Shrink pictures to small ordinary pictures that `car upscale` restores.
 
     The small file says which weights made it and how large the original was. In a folder, the command leaves
     out small pictures and pictures that were restored from them.
@@ -160,7 +160,7 @@ def upscale_command(
     showing: Showing,
     options: Options,
 ) -> None:
-    """Restore large images from small ones, to the exact size of the original.
+    """Restore large pictures from small ones, to the exact size of the original.
 
     Files made by `car downscale` need no option; for other pictures name a scale or a model. A scale alone
     restores a picture only if its pixels look like those of `car_plus`; others are enlarged as ordinary

@@ -67,10 +67,10 @@ def rate_command(
         bool, typer.Option("--dense", help="Measure 10 to 13 qualities of each coder, not 6 to 8.")
     ] = False,
     images: Annotated[
-        int, typer.Option("--images", min=0, help="Number of images to use, evenly spread; 0 for all.")
+        int, typer.Option("--images", min=0, help="Number of pictures to use, evenly spread; 0 for all.")
     ] = 0,
     looks: Annotated[
-        int, typer.Option("--looks", min=0, help="Number of images whose crops the page shows.")
+        int, typer.Option("--looks", min=0, help="Number of pictures whose crops the page shows.")
     ] = 3,
     overwrite: Overwrite = False,
     showing: Showing,
@@ -78,10 +78,10 @@ def rate_command(
 ) -> None:
     """Compare bits and quality of restored small pictures with those of codecs at full size.
 
-    Each coder codes each image at seven qualities or so in three ways: at full size, as a bicubic small
+    Each coder codes each picture at seven qualities or so in three ways: at full size, as a bicubic small
     picture that is enlarged again, and as a small picture of the `car_codec` models that is restored. Each
-    image is also shrunk by `car_plus`, stored as lossless PNG and WebP, and restored. Bits are those of whole
-    files.
+    picture is also shrunk by `car_plus`, stored as lossless PNG and WebP, and restored. Bits are those of
+    whole files.
     A megapixel takes five to six minutes of one CPU core.
 
     For example:
@@ -124,7 +124,7 @@ def rate_command(
             for _ in each(files, measure, failures):
                 pass
         if not found:
-            raise UsageError(f"nothing could be measured: {failures[0].error if failures else 'no images'}")
+            raise UsageError(f"nothing could be measured: {failures[0].error if failures else 'no pictures'}")
     result = _written(output, found, crops, coders)
     if showing.as_json:
         told = [failure._asdict() for failure in failures]
@@ -169,7 +169,7 @@ def _written(
     lines = curves(found)
     count = len({point.image for point in found})
     result: dict[str, Any] = {"images": count, "coders": coders, **summary_of(lines)}
-    images = f"{count} image{'s' if count > 1 else ''}"
+    images = f"{count} picture{'s' if count > 1 else ''}"
     plots = [plot(lines, measure, f"Mean of {images}") for measure in ("psnr", "ms_ssim")]
     told = (
         f"{images}. Dashed lines: codecs at full size (with dots: coded with the settings of our small "

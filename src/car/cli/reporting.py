@@ -54,7 +54,7 @@ def report_command(
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option("--images", "-i", help="Image files, a folder or a glob, as one set; repeatable."),
+        typer.Option("--images", "-i", help="Picture files, a folder or a glob, as one set; repeatable."),
     ] = None,
     img_dir: ImgDir = None,
     target_dataset: Annotated[
@@ -71,16 +71,16 @@ def report_command(
     looks: Annotated[
         int,
         typer.Option(
-            "--looks", min=0, help="Number of images in each set whose crops and error maps the page shows."
+            "--looks", min=0, help="Number of pictures in each set whose crops and error maps the page shows."
         ),
     ] = 2,
     rated: Annotated[
         int,
-        typer.Option("--curves", min=0, help="Number of images to code for the rate-distortion plots."),
+        typer.Option("--curves", min=0, help="Number of pictures to code for the rate-distortion plots."),
     ] = 2,
     most: Annotated[
         int,
-        typer.Option("--most", min=0, help="Images of each set to measure, evenly spread; 0 for all."),
+        typer.Option("--most", min=0, help="Pictures of each set to measure, evenly spread; 0 for all."),
     ] = 5,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -90,9 +90,10 @@ def report_command(
     """Write one HTML page about models: tables with the published rows, crops, error maps, curves, times.
 
     The page opens anywhere, also offline. The command measures by the protocol of the published tables, like
-    `car evaluate`. By default, it measures five images of each set. Published rows stand beside a set only if
-    all of its images are measured (`--most 0`). The rate-distortion curves are made as by `car rate`, which
-    measures more of them. After the first round trip, the command says about how long the rest will take.
+    `car evaluate`. By default, it measures five pictures of each set. Published rows stand beside a set only
+    if all of its pictures are measured (`--most 0`). The rate-distortion curves are made as by `car rate`,
+    which measures more of them. After the first round trip, the command says about how long the rest will
+    take.
 
     For example:
 
@@ -129,11 +130,15 @@ def report_command(
             ]
             to_see += seen
         if not found:
-            raise UsageError(f"nothing could be measured: {failures[0] if failures else 'no images'}")
+            raise UsageError(f"nothing could be measured: {failures[0] if failures else 'no pictures'}")
         parts = coding.curves(options.max_pixels, advance)
     count = len(every)
     there = sum(sizes.values())
-    of = f"{count} of {there} images, evenly spread" if count < there else f"{count} image{'s' * (count > 1)}"
+    of = (
+        f"{count} of {there} pictures, evenly spread"
+        if count < there
+        else f"{count} picture{'s' * (count > 1)}"
+    )
     told = f"{len(codecs)} model{'s' * (len(codecs) > 1)}, {of}."
     threads = options.threads or cpu_threads()
     machine = f"{platform.system()}, {platform.machine()}, {codecs[0].device}, {threads} threads"
@@ -193,7 +198,7 @@ def _sets(
         place = evaluation.find_dataset(folder, name)
         sets[name] = files(str(place))
     if not sets:
-        raise UsageError(f"no test set is in {folder}; name images, or the data folder by --img-dir")
+        raise UsageError(f"no test set is in {folder}; name pictures, or the data folder by --img-dir")
     return sets
 
 
@@ -238,5 +243,5 @@ class _Coding:
         if not found:
             return []
         lines = curves(found)
-        told = f"Mean of {len(self._files)} of the images"
+        told = f"Mean of {len(self._files)} of the pictures"
         return rate_body(summary_of(lines), [plot(lines, "psnr", told)], ())

@@ -20,7 +20,7 @@ ImgDir = Annotated[
 class ToMeasure:
     """Pictures that are named, or those of a test set."""
 
-    inputs: Annotated[list[str] | None, typer.Argument(help="Image files, folders or globs.")] = None
+    inputs: Annotated[list[str] | None, typer.Argument(help="Picture files, folders or globs.")] = None
     img_dir: ImgDir = None
     target_dataset: Annotated[
         str | None,
@@ -39,5 +39,5 @@ class ToMeasure:
                 raise UsageError("give either inputs or --target-dataset")
             return [str(find_dataset(self.img_dir or Path("datasets"), self.target_dataset))]
         if not self.inputs:
-            raise UsageError("name images or folders, or a test set with --img-dir and --target-dataset")
+            raise UsageError("name pictures or folders, or a test set with --img-dir and --target-dataset")
         return self.inputs

@@ -71,7 +71,7 @@ def train_command(
         int | None, typer.Option("--scale", "-s", help="2 or 4; selects the published recipe.")
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option("--data", "-d", help="Folder of images; repeatable.")
+        list[Path] | None, typer.Option("--data", "-d", help="Folder of pictures; repeatable.")
     ] = None,
     image_path: Annotated[
         Path | None,
@@ -84,7 +84,7 @@ def train_command(
     ] = "DIV2KHR",
     valid: Annotated[
         Path | None,
-        typer.Option("--valid", help="Folder of images to validate on. Default: some are held out."),
+        typer.Option("--valid", help="Folder of pictures to validate on. Default: some are held out."),
     ] = None,
     out: Annotated[
         Path,
@@ -101,7 +101,9 @@ def train_command(
     device_id: DeviceId = None,
     workers: Annotated[
         int,
-        typer.Option(min=0, max=256, help="Threads that decode images and cut crops ahead of the training."),
+        typer.Option(
+            min=0, max=256, help="Threads that decode pictures and cut crops ahead of the training."
+        ),
     ] = 1,
     save_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds between saves of the training state.")
@@ -138,14 +140,16 @@ def train_command(
     imagined = None
     if not data:
         if image_path is None:
-            raise UsageError("name a folder of images with --data, or the folder of DIV2K/ with --image-path")
+            raise UsageError(
+                "name a folder of pictures with --data, or the folder of DIV2K/ with --image-path"
+            )
         try:
             data, valid = find_training_set(image_path, target_dataset, valid)
         except UsageError as error:
             if not dry_run or target_dataset not in TRAINING_SETS:
                 raise
             imagined = target_dataset
-            error_line(f"note: {error}; this assumes its {sum(TRAINING_SETS[imagined].counts)} images")
+            error_line(f"note: {error}; this assumes its {sum(TRAINING_SETS[imagined].counts)} pictures")
     show = _Show(showing.text)
     run = Run(recipe, data or (), out, valid, cache, chosen_device(device, device_id), workers, save_seconds)
     run = replace(
@@ -194,12 +198,12 @@ class _Show:
             console=stderr.console,
             disable=not shown or not stderr.is_terminal,
         )
-        self._decoding = self.bar.add_task("reading images", total=None)
+        self._decoding = self.bar.add_task("reading pictures", total=None)
         self._running = self.bar.add_task("training", total=1, visible=False)
 
     def decoded(self, done: int, total: int) -> None:
         self.bar.update(self._decoding, completed=done, total=total)
-        self._line(f"reading images: {done} of {total}")
+        self._line(f"reading pictures: {done} of {total}")
 
     def note(self, line: str) -> None:
         self.bar.console.print(f"car: note: {' '.join(line.split())}")
@@ -216,7 +220,7 @@ class _Show:
                     f"{found.psnr_chroma:.2f} dB; small picture to bicubic, luma {found.lr_psnr:.2f}, RGB "
                     f"{found.lr_psnr_rgb:.2f} dB"
                 )
-        speed = f"{state.images_per_second:.1f} images/s"
+        speed = f"{state.images_per_second:.1f} pictures/s"
         text = f"step {state.step}, loss {state.loss:.4f}{self._newest}, {speed}"
         self.bar.update(self._running, visible=True, completed=state.done, description=text)
         left = state.seconds / state.done * (1 - state.done) if state.done else 0
@@ -248,11 +252,11 @@ def _print_plan(recipe: Recipe, found: "RunPlan", as_json: bool) -> None:
     for name, value in asdict(recipe).items():
         text = ", ".join(value) if isinstance(value, tuple) else str(value)
         if name == "hold_out" and value == DEMO:
-            text = "the photograph in the README, if it is among the images"
+            text = "the photograph in the README, if it is among the pictures"
         table.add_row(name, text)
     stdout.print(table)
     stdout.print(
-        f"{found.images} images to train on, {found.validation_images} to validate on\n"
+        f"{found.images} pictures to train on, {found.validation_images} to validate on\n"
         f"{found.downscaler_parameters:,} + {found.upscaler_parameters:,} parameters to train "
         "(downscaler + upscaler)\n"
         f"{found.processes} process(es) on {found.device}; {found.epoch_steps} steps an epoch\n"

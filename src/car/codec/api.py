@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from types import NoneType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 from PIL import Image
 
@@ -17,51 +17,45 @@ from car.pictures.picture import Picture
 from car.scaling import Scale, Wanted
 from car.weights import ModelName
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 open = open_codec  # as `car.open`
 
 
+class _Settings(TypedDict, total=False):
+    model: ModelName | None
+    options: Options
+    codec: Codec | None
+
+
+class _Sizes(_Settings, total=False):
+    width: int | None
+    height: int | None
+    size: int | None
+    megapixels: float | None
+
+
+class _Size(_Settings, total=False):
+    size: tuple[int, int] | None
+
+
 @overload
 def downscale(
-    image: File,
-    scale: Scale | None = None,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    size: int | None = None,
-    megapixels: float | None = None,
-    model: ModelName | None = None,
-    options: Options = ...,
-    codec: Codec | None = None,
-    format: None = None,
+    image: File, scale: Scale | None = None, *, format: None = None, **settings: "Unpack[_Sizes]"
 ) -> Image.Image: ...
 @overload
 def downscale(
-    image: ImageLike,
-    scale: Scale | None = None,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    size: int | None = None,
-    megapixels: float | None = None,
-    model: ModelName | None = None,
-    options: Options = ...,
-    codec: Codec | None = None,
-    format: None = None,
+    image: ImageLike, scale: Scale | None = None, *, format: None = None, **settings: "Unpack[_Sizes]"
 ) -> ImageLike: ...
 @overload
 def downscale(
     image: Any,
     scale: Scale | None = None,
     *,
-    width: int | None = None,
-    height: int | None = None,
-    size: int | None = None,
-    megapixels: float | None = None,
-    model: ModelName | None = None,
-    options: Options = ...,
-    codec: Codec | None = None,
     format: FileFormat,
     quality: int | None = None,
+    **settings: "Unpack[_Sizes]",
 ) -> bytes: ...
 def downscale(  # noqa: PLR0913 - four of them are sizes
     image: Any,
@@ -137,37 +131,20 @@ def downscale(  # noqa: PLR0913 - four of them are sizes
 
 @overload
 def upscale(
-    image: File,
-    scale: Scale | None = None,
-    *,
-    model: ModelName | None = None,
-    size: tuple[int, int] | None = None,
-    options: Options = ...,
-    codec: Codec | None = None,
-    format: None = None,
+    image: File, scale: Scale | None = None, *, format: None = None, **settings: "Unpack[_Size]"
 ) -> Image.Image: ...
 @overload
 def upscale(
-    image: ImageLike,
-    scale: Scale | None = None,
-    *,
-    model: ModelName | None = None,
-    size: tuple[int, int] | None = None,
-    options: Options = ...,
-    codec: Codec | None = None,
-    format: None = None,
+    image: ImageLike, scale: Scale | None = None, *, format: None = None, **settings: "Unpack[_Size]"
 ) -> ImageLike: ...
 @overload
 def upscale(
     image: Any,
     scale: Scale | None = None,
     *,
-    model: ModelName | None = None,
-    size: tuple[int, int] | None = None,
-    options: Options = ...,
-    codec: Codec | None = None,
     format: FileFormat,
     quality: int | None = None,
+    **settings: "Unpack[_Size]",
 ) -> bytes: ...
 def upscale(
     image: Any,

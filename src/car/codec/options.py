@@ -96,7 +96,7 @@ class Options:
         "auto", "Program that runs the networks. auto: onnxruntime on a CPU if possible, else PyTorch."
     )
     max_pixels: int = setting(
-        DEFAULT_MAX_PIXELS, "Refuse images with more pixels (guards against decompression bombs).", min=1
+        DEFAULT_MAX_PIXELS, "Refuse pictures with more pixels (guards against decompression bombs).", min=1
     )
     exif: KeptExif = setting(
         "none",

@@ -180,7 +180,7 @@ def compare(
     for image in images:
         height, width = (n // multiple * multiple for n in image.shape[:2])
         if min(height, width) < least:
-            raise UsageError(f"an image of {image.shape[1]}x{image.shape[0]} is too small for {loaded.name}")
+            raise UsageError(f"a picture of {image.shape[1]}x{image.shape[0]} is too small for {loaded.name}")
         x = torch.from_numpy(image[:height, :width] / np.float32(255)).permute(2, 0, 1)[None].contiguous()
         network = loaded.rescaler.upscale if half == "up" else loaded.rescaler.downscale
         with torch.inference_mode():

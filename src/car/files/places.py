@@ -27,6 +27,8 @@ _HIDDEN_FILES, _HIDDEN_FOLDERS, _EXCLUDED, _OTHERS = (
     "excluded",
     "other files",
 )
+SMALL, RESTORED_ONES, FOREIGN = "small pictures", "restored pictures", "pictures without metadata of car"
+ALREADY_SMALL = "pictures too small to shrink so"
 _KINDS = {
     Kind.LINKED_FOLDER: "links to folders",
     Kind.DEAD_LINK: "links that lead nowhere",
@@ -36,13 +38,13 @@ _ONE = {
     _HIDDEN_FILES: "hidden file",
     _HIDDEN_FOLDERS: "hidden folder",
     _OTHERS: "other file",
-    "small pictures": "small picture",
-    "restored pictures": "restored picture",
-    "pictures without metadata of car": "picture without metadata of car",
-    "pictures too small to shrink so": "picture too small to shrink so",
-    "links to folders": "link to a folder",
-    "links that lead nowhere": "link that leads nowhere",
-    "pipes, sockets and devices": "pipe, socket or device",
+    SMALL: "small picture",
+    RESTORED_ONES: "restored picture",
+    FOREIGN: "picture without metadata of car",
+    ALREADY_SMALL: "picture too small to shrink so",
+    _KINDS[Kind.LINKED_FOLDER]: "link to a folder",
+    _KINDS[Kind.DEAD_LINK]: "link that leads nowhere",
+    _KINDS[Kind.SPECIAL]: "pipe, socket or device",
 }
 _TOLD = 8  # kinds that one line names
 

@@ -37,7 +37,7 @@ def ciede2000(a: NDArray[np.uint8], b: NDArray[np.uint8], *, border: int = 0) ->
     1.12
     """
     if a.shape != b.shape:
-        raise ValueError(f"images differ in shape: {a.shape} and {b.shape}")
+        raise ValueError(f"pictures differ in shape: {a.shape} and {b.shape}")
     height, width = a.shape[:2]
     a, b = (image[border : height - border, border : width - border] for image in (a, b))
     if not a.size:

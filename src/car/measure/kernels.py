@@ -98,7 +98,7 @@ def middle(
         places = [place[1 - axis] for place in at] or [size // 2]
         if min(places) < 0 or max(places) >= size:
             raise UsageError(
-                f"{path}: a place lies outside of the image, which has {sizes[1]}x{sizes[0]} pixels"
+                f"{path}: a place lies outside of the picture, which has {sizes[1]}x{sizes[0]} pixels"
             )
         # like the whole picture, the crop begins with a whole LR pixel
         first = (

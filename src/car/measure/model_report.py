@@ -86,7 +86,7 @@ def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str
                 f"{scale}x: small pictures and time",
                 "Compared with the bicubic small picture: PSNR in dB on luma and RGB, SSIMULACRA2, "
                 "bytes as PNG and lossless WebP. Shrink and restore: megapixels (HR) a second, median over "
-                f"images; {machine}.",
+                f"pictures; {machine}.",
             ),
             _fidelity(at_scale),
         ]
@@ -97,7 +97,7 @@ def body(found: Sequence[Measured], looks: Sequence[Crops], curves: Sequence[str
         )
         parts += [pages.heading("To look at", text), *(pages.look(one, left=2, right=3) for one in looks)]
     parts += curves
-    parts += [pages.heading("Each image", "A click on a column's head sorts."), _each(found)]
+    parts += [pages.heading("Each picture", "A click on a column's head sorts."), _each(found)]
     return parts
 
 
@@ -140,7 +140,7 @@ def _results(found: Sequence[Measured], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _colour(found: Sequence[Measured]) -> str:
     """Return the measures of colour, each model next to bicubic."""
-    heads = ("", "images", "RGB", "Cb", "Cr", "SSIMULACRA2", "CIEDE2000")
+    heads = ("", "pictures", "RGB", "Cb", "Cr", "SSIMULACRA2", "CIEDE2000")
     fields = {"psnr_rgb": ".2f", "psnr_cb": ".2f", "psnr_cr": ".2f", "ssimulacra2": ".1f", "ciede2000": ".2f"}
     rows: list[tuple[str, ...]] = []
     for images in dict.fromkeys(one.images for one in found):
@@ -154,7 +154,7 @@ def _colour(found: Sequence[Measured]) -> str:
 
 
 def _fidelity(found: Sequence[Measured]) -> str:
-    heads = ("", "images", "luma", "RGB", "SSIMULACRA2", "PNG bytes", "WebP bytes", "shrink", "restore")
+    heads = ("", "pictures", "luma", "RGB", "SSIMULACRA2", "PNG bytes", "WebP bytes", "shrink", "restore")
     rows: list[tuple[str, ...]] = []
     for one in found:
         ours = mean_quality(r.model for r in one.records)
@@ -171,7 +171,7 @@ def _fidelity(found: Sequence[Measured]) -> str:
 
 def _each(found: Sequence[Measured]) -> str:
     heads = (
-        *("image", "set", "model", "size", "PSNR", "SSIM", "above bicubic, dB", "RGB", "above bicubic, dB"),
+        *("picture", "set", "model", "size", "PSNR", "SSIM", "above bicubic, dB", "RGB", "above bicubic, dB"),
         *("SSIMULACRA2", "bicubic's", "small, luma"),
     )
     rows = [

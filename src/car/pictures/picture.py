@@ -10,7 +10,7 @@ from car.pictures.depth import eight_bit
 from car.pictures.metadata import LRInfo
 
 DEFAULT_MAX_PIXELS = 400_000_000
-"""Larger images are refused before they are decoded: a few bytes can claim billions of pixels."""
+"""Larger pictures are refused before they are decoded: a few bytes can claim billions of pixels."""
 MAX_DECODED_BYTES = 8 * 2**30
 """Deep TIFFs whose samples take more bytes are refused before they are decoded.
 

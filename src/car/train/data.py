@@ -242,7 +242,7 @@ def load_store(
             index = {"listing": _listing(files), "entries": entries}
             atomic_write(cache / _INDEX, json.dumps(index).encode())
     except OSError as error:
-        raise TrainingError(f"cannot write the image cache in {cache}: {error.strerror}") from error
+        raise TrainingError(f"cannot write the picture cache in {cache}: {error.strerror}") from error
     flat = np.memmap(cache / _PIXELS, dtype=np.uint8, mode="r") if entries else np.empty(0, np.uint8)
     ends = itertools.accumulate(height * width * 3 for _, height, width in entries)
     decoded = (
@@ -299,7 +299,7 @@ def _files_below(folders: Sequence[Path], leave_out: Sequence[Path], on_skip: On
     outside = {folder.resolve() for folder in leave_out}
     files = [found for folder in folders for found in _image_files(folder, outside, on_skip)]
     if not files:
-        raise TrainingError(f"no images found below {', '.join(str(f) for f in folders)}")
+        raise TrainingError(f"no pictures found below {', '.join(str(f) for f in folders)}")
     return files
 
 
@@ -313,7 +313,7 @@ def _usable(decoded: Iterable[tuple[str, NDArray[np.uint8]]], min_size: int, on_
             height, width = pixels.shape[:2]
             on_skip(f"{name}: {width}x{height} is smaller than the crop of {min_size}")
     if not images:
-        raise TrainingError(f"no image is at least {min_size} pixels on each side")
+        raise TrainingError(f"no picture is at least {min_size} pixels on each side")
     names, pixels = zip(*images, strict=True)
     return ImageStore(names, pixels)
 
@@ -349,7 +349,7 @@ def split_held_out(
     named = {name for name in store.names if any(fnmatch(name, pattern) for pattern in patterns)}
     if len(named) == len(store.names):
         raise TrainingError(
-            f"all {len(named)} images are held out ({', '.join(patterns)}): none is left to train on"
+            f"all {len(named)} pictures are held out ({', '.join(patterns)}): none is left to train on"
         )
     rest = [name for name in store.names if name not in named]
     count = min(count, len(rest) // 4)
@@ -361,7 +361,7 @@ def split_held_out(
 
 def _image_files(folder: Path, outside: set[Path], on_skip: OnSkip) -> Iterator[_File]:
     if not folder.is_dir():
-        raise TrainingError(f"{folder} is not a folder of images")
+        raise TrainingError(f"{folder} is not a folder of pictures")
     root, passed = folder.resolve(), Passed()
     own = tuple(path.relative_to(root).as_posix() for path in outside if path.is_relative_to(root))
     source = replace(open_source(str(folder), INPUT_SUFFIXES), without=own)

@@ -171,7 +171,7 @@ class Trainer:
         precision = {"no": "float32"}.get(self.accelerator.mixed_precision, self.accelerator.mixed_precision)
         begun = f", continuing at step {self.step}" if self.step else ""
         self.note(
-            f"{self.recipe.model}: {len(self.crops.store.images)} images to train on, "
+            f"{self.recipe.model}: {len(self.crops.store.images)} pictures to train on, "
             f"{len(self.validation.images)} to validate on, {self.accelerator.device} in {precision}{begun}"
         )
         if self.accelerator.is_main_process:
@@ -429,7 +429,7 @@ class Trainer:
         if budget_may_change:
             check_same_run(self.out, state, self.recipe, self._done_at(state["step"], state["seconds"]))
             if state["images"] != self._images():
-                self.note("the run began with other images; the search for the best weights starts again")
+                self.note("the run began with other pictures; the search for the best weights starts again")
                 state["best"] = -math.inf
         for name in _KEPT:
             setattr(self, name, state[name])
