@@ -133,6 +133,16 @@ def test_a_damaged_jpeg_is_judged_in_strips_as_in_one_piece(tmp_path, mode, how)
             assert np.abs(strips.pixels.astype(int) - whole.pixels).max() <= 2
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path, suffix):
+    pytest.importorskip("pyvips")
+    path = tmp_path / f"a.{suffix}"
+    for seed in range(2):
+        Image.fromarray(np.roll(scene(96, 80), 40 * seed, axis=1)).save(path)
+        whole, strips = read_both_ways(path)
+        assert np.abs(strips.pixels.astype(int) - whole.pixels).max() <= 2
+
+
 def read_both_ways(path):
     """Return the picture read whole and in strips, each as `Picture` or the message of the error."""
 

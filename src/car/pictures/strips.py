@@ -131,7 +131,8 @@ def _vips_strips(path: Path) -> Strips | str:
         if jpeg:
             image: Any = pyvips.Image.new_from_buffer(_checked_jpeg(path, notes), "", **reading)
         else:
-            image = pyvips.Image.new_from_file(str(path), **reading)
+            # not by its name: libvips would give what the file held when it was read before
+            image = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(path)), "", **reading)
     except pyvips.Error:
         return "this installation of libvips does not read its format"
     kinds = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3}
