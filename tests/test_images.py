@@ -187,6 +187,37 @@ def test_float_tiff_within_one_is_sixteen_bit_and_other_values_are_refused(tmp_p
             read(tmp_path / "f.tif")
 
 
+def test_a_note_says_that_floating_point_colours_may_be_linear(tmp_path: Path) -> None:
+    """libvips takes such files for linear light, and no tag tells."""
+    values = noise(6, 5, 3).astype(np.float32) / 255
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name, array, options, told in (
+        ("plain", values, {}, True),
+        ("half", values.astype(np.float16), {}, True),
+        ("profile", values, {"iccprofile": profile}, False),
+        ("levels", np.round(values * 255), {}, False),
+        ("integers", np.round(values * 65535).astype(np.uint16), {}, False),
+    ):
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, array, photometric="rgb", **options)
+        notes = read(path).notes
+        assert any("if they are linear light" in note for note in notes) == told, name
+    vips = pytest.importorskip("pyvips")
+    image = vips.Image.new_from_array(noise(6, 5, 3), interpretation="srgb").colourspace("scrgb")
+    image.write_to_file(str(tmp_path / "scrgb.tif"))
+    assert any("if they are linear light" in note for note in read(tmp_path / "scrgb.tif").notes)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_lab_of_other_samples_is_refused_by_their_type(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4, 4, 3), dtype), photometric="cielab")
+    with pytest.raises(
+        ImageError, match=rf"CIELAB with samples of type {dtype} is not supported: convert it"
+    ):
+        read(path)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "uint32"])
 def test_the_largest_value_of_a_32_bit_tiff_tells_its_depth(dtype: str, tmp_path: Path) -> None:
     path = tmp_path / "a.tif"

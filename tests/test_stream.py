@@ -23,6 +23,7 @@ from car.pictures.info import read_header
 from car.pictures.picture import Picture
 from car.pictures.read import decode, read
 from car.pictures.rows import RowBuffer
+from car.pictures.strips import open_strips
 from test_images import claiming_tiff
 
 ALWAYS, NEVER = 0, 10**12  # bytes of memory with which everything goes in strips, or nothing does
@@ -103,6 +104,60 @@ def test_other_formats_by_pyvips(tmp_path, codec, suffix):
     whole, strips = (read(tmp_path / f"{name}.png").pixels.astype(int) for name in ("whole", "strips"))
     # the decoders may differ by a rounding where colours are interpolated
     assert np.abs(whole - strips).max() <= (0 if suffix == "png" else 2)
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_damaged_jpeg_is_judged_in_strips_as_in_one_piece(tmp_path, mode, how):
+    pytest.importorskip("pyvips")
+    file = io.BytesIO()
+    Image.fromarray(scene(240, 200)).convert(mode).save(file, "JPEG", quality=90, **how)
+    good = file.getvalue()
+    middle = good.find(b"\xff\xda") + 200
+    path = tmp_path / "a.jpg"
+    for content in (
+        good,
+        good + bytes(100),
+        good[:-2],
+        good[:-1],
+        good[: len(good) // 2],
+        good[:middle] + bytes(40) + good[middle + 40 :],
+        good[:-200] + bytes(100) + good[-100:],
+    ):
+        path.write_bytes(content)
+        whole, strips = read_both_ways(path)
+        if isinstance(whole, str):
+            assert strips == whole
+        else:
+            assert set(strips.notes) == set(whole.notes)
+            assert np.abs(strips.pixels.astype(int) - whole.pixels).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path, suffix):
+    pytest.importorskip("pyvips")
+    path = tmp_path / f"a.{suffix}"
+    for seed in range(2):
+        Image.fromarray(np.roll(scene(96, 80), 40 * seed, axis=1)).save(path)
+        whole, strips = read_both_ways(path)
+        assert np.abs(strips.pixels.astype(int) - whole.pixels).max() <= 2
+
+
+def read_both_ways(path):
+    """Return the picture read whole and in strips, each as `Picture` or the message of the error."""
+
+    def in_strips(path):
+        with open_strips(path) as strips:
+            pixels = np.concatenate(list(strips.blocks))
+            return Picture(pixels, None, strips.grey, None, None, tuple(strips.samples.notes))
+
+    found = []
+    for way in (read, in_strips):
+        try:
+            found.append(way(path))
+        except ImageError as error:  # noqa: PERF203
+            found.append(str(error))
+    return found
 
 
 @pytest.mark.parametrize(

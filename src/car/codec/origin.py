@@ -14,9 +14,12 @@ from car.pictures.resize import bicubic_resize
 
 _PIECE, _PIECES = 96, 3  # LR pixels a side; number
 _LEAST = 24  # LR pixels a side: in smaller pictures there is nothing to tell by
-# Correlations above which `car_plus` is taken for the maker, by scale. About one thumbnail in 100 is above
-# them, and four fifths of its own pictures; docs/research/thumbnails.md has the measures.
-_SURELY = {2: 0.988, 4: 0.953}
+LIMITS = {2: 0.988, 4: 0.953}
+"""Likeness above which `car_plus` is taken for the maker, by scale.
+
+``tools/fit_origin.py`` counts how many of its own pictures and how many thumbnails are above it;
+docs/research/thumbnails.md has the counts.
+"""
 _NETWORK = 0.5  # share of the network in what enlarges a thumbnail; the rest is bicubic
 _YCC = np.array([[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]], np.float32)
 
@@ -28,19 +31,25 @@ Change = Callable[[NDArray[Any]], NDArray[Any]]
 def looks_made(pixels: NDArray[Any], scale: int, restore: Change, shrink: Change) -> bool:
     """Return whether a model most likely made a small picture.
 
-    A model adds something to what bicubic shrinking gives. The picture is restored and shrunk again, once by
-    the model and once bicubically. Both differences from the bicubic result are alike if the model made the
-    picture: that of the picture itself, and that of the picture shrunk again.
-
     Args:
         pixels: ``[h, w, 3]``, uint8 or uint16, of the small picture.
         scale: scale of the model.
         restore: the model's.
         shrink: the model's, without a corrector and without effort.
     """
-    limit = _SURELY.get(scale)
+    limit = LIMITS.get(scale)
     if limit is None or min(pixels.shape[:2]) < _LEAST:
         return False
+    return likeness(pixels, restore, shrink) > limit
+
+
+def likeness(pixels: NDArray[Any], restore: Change, shrink: Change) -> float:
+    """Return how much a small picture looks like those of a model: a correlation, at most 1.
+
+    A model adds something to what bicubic shrinking gives. The picture is restored and shrunk again, once by
+    the model and once bicubically. Both differences from the bicubic result are alike if the model made the
+    picture: that of the picture itself, and that of the picture shrunk again. See `looks_made`.
+    """
     products = np.zeros(3)
     for piece in busiest_pieces(pixels, _PIECE, _PIECES):
         large = restore(piece)
@@ -49,7 +58,8 @@ def looks_made(pixels: NDArray[Any], scale: int, restore: Change, shrink: Change
         ours, theirs = ((_levels(small) - np.rint(bicubic)) @ _YCC for small in (piece, again))
         products += [float((a * b).sum()) for a, b in ((ours, theirs), (ours, ours), (theirs, theirs))]
     both, ours, theirs = products
-    return bool(both > limit * np.sqrt(ours * theirs))
+    size = float(np.sqrt(ours * theirs))
+    return float(both) / size if size else 0.0
 
 
 def _levels(pixels: NDArray[Any]) -> Tile:

@@ -15,6 +15,8 @@ from car.pictures.header import no_pillow_limit
 
 DAMAGED = "the file is damaged: a part of the picture may be wrong"
 """A note."""
+COMPLETED = "the file lacks its end; its pixels are all there"
+"""A note."""
 _MOST_HEADER = 2**16  # bytes of a file in which headers are looked for
 _MOST_WEBP_CHUNKS = 1000  # before the pixels; three are usual, but a hostile file could have millions
 _END = b"\xff\xd9"
@@ -51,6 +53,11 @@ def completed_jpeg(content: bytes) -> bytes | None:
     decoded = (_decoded_jpeg(data + filler + _END) for filler in _FILLERS)
     first = next(decoded)
     return data + _END if all(np.array_equal(first, other) for other in decoded) else None
+
+
+def lacks_end(content: bytes) -> bool:
+    """Return whether a JPEG has no end marker behind its pixels."""
+    return content.rfind(_END) < content.rfind(b"\xff\xda")
 
 
 def is_damaged_jpeg(content: bytes) -> bool:

@@ -89,9 +89,7 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
             whole = coded.completed_jpeg(content) if "truncated" in str(error) else None
             if whole is not None:
                 picture = _read_by_pillow(whole, name, max_pixels)
-                return replace(
-                    picture, notes=(*picture.notes, "the file lacks its end; its pixels are all there")
-                )
+                return replace(picture, notes=(*picture.notes, coded.COMPLETED))
             if content.startswith(PNG_SIGNATURE) and (fault := png_fault(content)):
                 raise ImageError(f"{name}: {fault}") from error
             if content.startswith(JPEG_SIGNATURE) and isinstance(error, OSError):

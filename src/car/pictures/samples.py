@@ -12,6 +12,7 @@ from car.pictures.depth import Pixels, to_unsigned
 from car.pictures.header import found_info
 from car.pictures.picture import Picture, is_grey
 
+_ENCODED = "floating-point colours taken for sRGB; if they are linear light, convert them to sRGB first"
 COLOURS = {"GRAY": 1, "RGB": 3, "CMYK": 4, "LAB": 3, "YCbCr": 3, "HSV": 3}
 """Samples of a pixel, by kind."""
 
@@ -75,7 +76,10 @@ class Samples:
             ImageError: there are too few or too many channels, or values that do not fit 16 bit.
         """
         convert = self._prepare()
+        kind = array.dtype.kind
         array = to_unsigned(array, self.notes, self.bits)
+        if kind == "f" and self.kind == "RGB" and array.dtype == np.uint16 and self._profile is None:
+            self.notes.append(_ENCODED)  # no tag of TIFF tells
         array = array.reshape(*array.shape[:2], -1)
         count = self.colours
         if array.shape[2] not in (count, count + 1):

@@ -17,6 +17,7 @@ from car.errors import ImageError, reading_errors
 from car.files.atomic import MAX_FILE_BYTES
 from car.pictures import coded, exif, tiff
 from car.pictures.depth import Pixels
+from car.pictures.faults import JPEG_SIGNATURE, jpeg_fault
 from car.pictures.picture import is_grey
 from car.pictures.read import header_samples
 from car.pictures.rows import RowBuffer
@@ -122,8 +123,16 @@ def _vips_strips(path: Path) -> Strips | str:
     import pyvips
 
     samples = header_samples(path)
+    reading = {"access": "sequential", "fail_on": "truncated"}
+    notes: list[str] = []
     try:
-        image: Any = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
+        with path.open("rb") as file:
+            jpeg = file.read(len(JPEG_SIGNATURE)) == JPEG_SIGNATURE
+        if jpeg:
+            image: Any = pyvips.Image.new_from_buffer(_checked_jpeg(path, notes), "", **reading)
+        else:
+            # not by its name: libvips would give what the file held when it was read before
+            image = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(path)), "", **reading)
     except pyvips.Error:
         return "this installation of libvips does not read its format"
     kinds = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3}
@@ -138,8 +147,7 @@ def _vips_strips(path: Path) -> Strips | str:
         if bad:
             return why
     assert samples is not None
-    if image.get("vips-loader").startswith("jpegload") and coded.is_damaged_jpeg(path.read_bytes()):
-        samples.notes.append(coded.DAMAGED)
+    samples.notes += notes
     samples.kind = "GRAY" if image.bands == 1 else "RGB"
     dtype = np.uint8 if image.format == "uchar" else np.uint16
 
@@ -152,3 +160,21 @@ def _vips_strips(path: Path) -> Strips | str:
             yield samples.rows(array)[0]
 
     return Strips(image.width, image.height, samples, blocks())
+
+
+def _checked_jpeg(path: Path, notes: list[str]) -> bytes:
+    """Return the content of a JPEG, with its end if that is missing; add a note on what is wrong with it.
+
+    Raises:
+        ImageError: pixels are missing.
+    """
+    content = path.read_bytes()
+    if coded.lacks_end(content):
+        completed = coded.completed_jpeg(content)
+        if completed is None:
+            raise ImageError(f"{path}: {jpeg_fault(content)}")
+        notes.append(coded.COMPLETED)
+        return completed
+    if coded.is_damaged_jpeg(content):
+        notes.append(coded.DAMAGED)
+    return content

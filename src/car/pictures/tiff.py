@@ -197,9 +197,8 @@ def check_page(page: Any, notes: list[str]) -> None:
     known = page.dtype in (np.uint8, np.uint16) if kind == "LAB" else kind is not None
     if not known or page.imagedepth != 1 or page.dtype is None:
         kind = getattr(page.photometric, "name", page.photometric)
-        raise ImageError(
-            f"TIFF of kind {kind} with {page.bitspersample} bits is not supported: convert it to RGB"
-        )
+        samples = f"{page.bitspersample} bits" if page.dtype is None else f"samples of type {page.dtype}"
+        raise ImageError(f"TIFF of kind {kind} with {samples} is not supported: convert it to RGB")
     if page.compression == tifffile.COMPRESSION.LZW and _OWN_LZW and page.bitspersample % 8:
         raise ModuleNotFoundError(name="imagecodecs")  # tifffile does not say how many bytes it holds
     if page.samplesperpixel > _MAX_CHANNELS:
