@@ -123,7 +123,7 @@ def _vips_strips(path: Path) -> Strips | str:
     import pyvips
 
     samples = header_samples(path)
-    reading = {"access": "sequential", "fail_on": "truncated"}
+    reading: dict[str, Any] = {"access": "sequential", "fail_on": "truncated"}
     notes: list[str] = []
     try:
         with path.open("rb") as file:
