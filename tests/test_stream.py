@@ -143,6 +143,17 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path, suffix):
         assert np.abs(strips.pixels.astype(int) - whole.pixels).max() <= 2
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("how", [{}, {"subsampling": "4:4:4"}, {"quality": 30}])
+def test_avif_in_strips_has_the_pixels_of_the_whole(tmp_path, mode, how):
+    pytest.importorskip("pyvips")
+    colours = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    Image.fromarray(colours).resize((88, 300)).convert(mode).save(tmp_path / "a.avif", **how)
+    whole, strips = read_both_ways(tmp_path / "a.avif")
+    assert np.array_equal(strips.pixels, whole.pixels)
+    assert strips.notes == whole.notes
+
+
 def read_both_ways(path):
     """Return the picture read whole and in strips, each as `Picture` or the message of the error."""
 
