@@ -55,7 +55,7 @@ def test_engines_agree(tag: str, fast: bool, photo: Path) -> None:
 
 @pytest.mark.parametrize("tag", CORRECTED)
 def test_fast_is_the_downscaler_alone(tag: str, photo: Path) -> None:
-    loaded, hr = car.load(tag), np.asarray(Image.open(photo).convert("RGB"))
+    loaded, hr = car.load(tag), np.asarray(Image.open(photo).convert("RGB"))[:, :144]  # 3 divides it
     picture = torch.from_numpy(hr / np.float32(255)).permute(2, 0, 1)[None]
     first = quantize(loaded.rescaler.downscaler(picture))[0].permute(1, 2, 0).mul(255).round().numpy()
     codec = Codec(loaded, Options(device="cpu", fast=True))
@@ -64,7 +64,7 @@ def test_fast_is_the_downscaler_alone(tag: str, photo: Path) -> None:
     assert (small != first).mean() < 1e-4
     corrected = Codec(loaded, Options(device="cpu"))
     assert (small != corrected.downscale(hr)).mean() > 0.1
-    assert codec.info(160, 192) == corrected.info(160, 192)
+    assert codec.info(144, 192) == corrected.info(144, 192)
     assert np.array_equal(codec.upscale(small), corrected.upscale(small))
 
 

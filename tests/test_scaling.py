@@ -104,17 +104,9 @@ def test_impossible_scales_and_sizes_are_told_in_a_line(values: dict[str, Any], 
 
 
 def test_a_model_of_another_scale_would_be_used_where_there_is_one() -> None:
-    assert [native_scale(s, (2, 3, 4, 8)) for s in (1.25, 2, 2.5, 3, 3.5, 5, 8, 16)] == [
-        2,
-        2,
-        3,
-        3,
-        4,
-        8,
-        8,
-        8,
-    ]
-    assert open_codec(scale=3).native == 4
+    scales = (1.25, 2, 2.5, 3, 3.5, 5, 8, 16)
+    assert [native_scale(s, (2, 3, 4, 8)) for s in scales] == [2, 2, 3, 3, 4, 8, 8, 8]
+    assert [open_codec(scale=s).native for s in scales] == [2, 2, 3, 3, 4, 4, 4, 4]
     assert open_codec("car_plus_x2", 3).native == 2
     assert open_codec(scale=4).at(2.5).at(4).scale == 4
 
@@ -146,12 +138,13 @@ def test_arrays_are_restored_by_their_size_alone(photo: Path) -> None:
 
 @pytest.mark.parametrize("scale", [1.5, 2.5, 3, 6])
 def test_small_pictures_look_like_bicubic_ones_and_restore_better(photo: Path, scale: float) -> None:
-    picture = read(photo).pixels[:160, :160]
+    side = 150  # a multiple of these scales, so that no border is added
+    picture = read(photo).pixels[:side, :side]
     small = car.downscale(picture, scale)
     plain = bicubic_resize(picture.astype(np.float32), small.shape[:2])
-    enlarged = bicubic_resize(plain, (160, 160)).round().clip(0, 255).astype(np.uint8)
+    enlarged = bicubic_resize(plain, (side, side)).round().clip(0, 255).astype(np.uint8)
     assert psnr(small, plain.round().clip(0, 255).astype(np.uint8)) > 34
-    restored = car.upscale(small, scale, size=(160, 160))
+    restored = car.upscale(small, scale, size=(side, side))
     assert psnr(restored, picture) > psnr(enlarged, picture) + (1 if scale > 4 else 3)
 
 

@@ -41,7 +41,7 @@ def middle(path: Path, side: int) -> Image.Image:
     """Return the middle of a photograph, at most `side` pixels a side."""
     with Image.open(path) as image:
         rgb = image.convert("RGB")
-    width, height = (min(side, n) // 8 * 8 for n in rgb.size)
+    width, height = (min(side, n) // 24 * 24 for n in rgb.size)
     left, top = (rgb.width - width) // 2, (rgb.height - height) // 2
     return rgb.crop((left, top, left + width, top + height))
 

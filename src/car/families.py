@@ -206,6 +206,7 @@ _PURPOSES = {
     "car_codec": "default for JPEG, AVIF and lossy WebP",
     "car_lite": "small pictures with true colours",
     "car_plus": "default",
+    "car_plus_x8": "to be trained: it has no weights yet",
     "car_plus_large": "better on luma, worse in colours",
     "car_small": "that of the paper, made smaller",
 }
@@ -236,7 +237,10 @@ def _architectures() -> dict[str, Architecture]:
         *(_control("car_lite_bicubic", "car.models.compact:bicubic_pair", model) for model in lite),
         *(_control("car_small_bicubic", "car.models.published:bicubic_pair", model) for model in small),
     ]
-    return {one.name: replace(one, purpose=_PURPOSES.get(one.family, "")) for one in every}
+    return {
+        one.name: replace(one, purpose=_PURPOSES.get(one.name, _PURPOSES.get(one.family, "")))
+        for one in every
+    }
 
 
 _ARCHITECTURES = _architectures()

@@ -14,7 +14,7 @@ from car.pictures.resize import bicubic_resize
 
 _PIECE, _PIECES = 96, 3  # LR pixels a side; number
 _LEAST = 24  # LR pixels a side: in smaller pictures there is nothing to tell by
-LIMITS = {2: 0.988, 4: 0.953}
+LIMITS = {2: 0.988, 3: 0.97, 4: 0.953}
 """Likeness above which `car_plus` is taken for the maker, by scale.
 
 ``tools/fit_origin.py`` counts how many of its own pictures and how many thumbnails are above it;
