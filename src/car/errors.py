@@ -132,7 +132,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     import difflib
 
     options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, options, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        # exchanged letters are likelier than others: car_plus_4x means car_plus_x4, not car_plus_x8
+        nearest = min(close, key=lambda one: (sorted(one) != sorted(name), close.index(one)))
+        return f"; did you mean {nearest!r}?"
     return f"; known: {', '.join(options)}" if options else ""
