@@ -83,8 +83,10 @@ def check_writable(path: Path) -> None:
     """
     try:
         temporary, _ = _beside(path)
-        temporary.open("xb").close()
-        temporary.unlink()
+        try:
+            temporary.open("xb").close()
+        finally:  # also when the user interrupts
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(str(path), error) from error
 
@@ -110,9 +112,8 @@ def atomic_write_all(contents: Mapping[str | os.PathLike[str], _Content] | Mappi
         for path, data in contents.items():
             name = os.fspath(path)
             temporary, target = _beside(path)
-            file = temporary.open("x+b")
-            ready.append((temporary, target))
-            with file:
+            ready.append((temporary, target))  # first: an interruption may come right after opening
+            with temporary.open("x+b") as file:
                 if isinstance(data, bytes):
                     file.write(data)
                 else:
