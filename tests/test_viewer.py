@@ -155,7 +155,7 @@ def test_the_modules_have_sound_types() -> None:
 # --- pixels ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4])
 def test_pixels_are_those_of_python(page: Any, viewer: Site, photo: Path, scale: int) -> None:
     # 537 pixels are more than one tile, with a first one inside, and no multiple
     small = car.downscale(picture(photo, 537, 277), scale)
@@ -319,8 +319,9 @@ def test_a_profile_is_heeded(page: Any, viewer: Site, photo: Path) -> None:
     assert np.abs(got[..., :3].astype(int) - plain).mean() > 5  # else the profile did nothing
 
 
-def test_a_gpu_gives_the_same(launch: Callable[..., Any], viewer: Site, photo: Path) -> None:
-    small = car.downscale(picture(photo, 200, 150), 4)
+@pytest.mark.parametrize("scale", [3, 4])
+def test_a_gpu_gives_the_same(launch: Callable[..., Any], viewer: Site, photo: Path, scale: int) -> None:
+    small = car.downscale(picture(photo, 200, 150), scale)
     viewer.files["/small.png"] = png(small)
     flags = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
     browser = launch(*flags, "--use-vulkan=swiftshader")

@@ -70,6 +70,13 @@ def test_the_weights_are_as_good_as_promised(model: str) -> None:
         assert metrics["growth"]["lr_png"] <= 15, name
 
 
+def test_weights_are_stored_in_half_precision() -> None:
+    for entry in manifest():
+        stored = load_file(FOLDER / entry.file)
+        assert {values.dtype for values in stored.values()} == {torch.float16}, entry.tag
+        assert {str(values.dtype) for values in car.load(entry.tag).tensors.values()} == {"float32"}
+
+
 def test_manifest_and_files_match() -> None:
     assert {entry.file for entry in manifest()} == {path.name for path in FOLDER.glob("*.safetensors")}
     assert len({entry.model for entry in manifest()}) == len(manifest())

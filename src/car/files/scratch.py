@@ -50,6 +50,8 @@ def _held(folder: Path, mode: str) -> BinaryIO | None:
 
 def remove_abandoned() -> None:
     """Remove the temporary folders of killed programs of this user."""
+    if fcntl is None:
+        return
     root = Path(tempfile.gettempdir())
     with contextlib.suppress(OSError):
         for entry in os.scandir(root):

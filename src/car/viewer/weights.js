@@ -49,14 +49,15 @@ export async function readNetwork(file) {
     return { shape: /** @type {number[]} */ (entry.shape), values: floats(new Uint16Array(data.slice(start, end))) };
   };
   const scale = Number(about.scale);
-  if (tensor(names[names.length - 1] + ".bias").shape[0] !== 3 * scale * scale)
+  if (header[`${names[names.length - 1]}.bias`]?.shape?.[0] !== 3 * scale * scale)
     throw new Error("these weights are not for the viewer");
   const layers = names.map((name) => {
-    const [channels, inputs] = tensor(`${name}.weight`).shape;
+    const given = tensor(`${name}.weight`);
+    const [channels, inputs] = given.shape;
     // at scales that are odd, the last layer has fewer outputs than are computed together: the rest are zero
     const outputs = Math.ceil(channels / GROUP) * GROUP;
     const [weight, bias] = [new Float32Array(outputs * inputs * 9), new Float32Array(outputs)];
-    weight.set(tensor(`${name}.weight`).values);
+    weight.set(given.values);
     bias.set(tensor(`${name}.bias`).values);
     return { weight, bias, outputs, inputs };
   });
