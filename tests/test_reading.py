@@ -18,6 +18,7 @@ from car.codec.codec import Codec
 from car.codec.large import shrink_file, why_whole
 from car.errors import ImageError
 from car.pictures import coded
+from car.pictures import tiff as tiff_files
 from car.pictures.formats import png_chunk
 from car.pictures.info import read_header
 from car.pictures.metadata import LRInfo
@@ -779,6 +780,34 @@ def test_a_jpeg_that_is_damaged_inside(mode: str, how: dict[str, Any]) -> None:
             notes = (coded.DAMAGED,)
         seen += coded.DAMAGED in notes
     assert seen >= (6 if "progressive" in how or "restart_marker_rows" in how else 12)
+
+
+@pytest.mark.parametrize("layout", [{}, {"tile": (64, 64)}, {"rowsperstrip": 16}, {"of": "pillow"}], ids=str)
+@pytest.mark.parametrize("read_by", ["tifffile", "pillow"])
+def test_jpeg_that_is_damaged_inside_a_tiff(
+    layout: dict[str, Any], read_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is judged as in a file of its own, with or without tables that its tiles share."""
+    picture = Image.fromarray(noise(20, 24)).resize((240, 200), Image.Resampling.BICUBIC)
+    if "of" in layout:
+        whole = pillow(picture, "TIFF", compression="jpeg", quality=95)
+    else:
+        whole = tiff(np.asarray(picture), compression="jpeg", compressionargs={"level": 95}, **layout)
+    if read_by == "pillow":
+        monkeypatch.setattr(tiff_files, "only_pillow_knows", lambda page: True)
+    assert not decode(whole, "a.tif").notes
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        parts = list(zip(file.pages.first.dataoffsets, file.pages.first.databytecounts, strict=True))
+    rng, seen = np.random.default_rng(0), 0
+    for _ in range(12):
+        start, length = parts[int(rng.integers(len(parts)))]
+        at = start + int(rng.integers(length // 2, length - 80))
+        try:
+            notes = decode(whole[:at] + bytes(48) + whole[at + 48 :], "a.tif").notes
+        except ImageError:
+            notes = (coded.DAMAGED,)
+        seen += coded.DAMAGED in notes
+    assert seen >= (3 if "rowsperstrip" in layout else 6)
 
 
 def test_a_jpeg_of_much_detail_is_not_taken_for_damaged() -> None:

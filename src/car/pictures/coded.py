@@ -1,6 +1,7 @@
 """JPEG, AVIF, WebP, JPEG 2000 and JPEG XL where Pillow is not enough."""
 
 import io
+import math
 import re
 from typing import Any
 
@@ -60,17 +61,20 @@ def lacks_end(content: bytes) -> bool:
     return content.rfind(_END) < content.rfind(b"\xff\xda")
 
 
-def is_damaged_jpeg(content: bytes) -> bool:
+def is_damaged_jpeg(content: bytes, most: int | None = None) -> bool:
     """Return whether the coded pixels of a readable JPEG are damaged so that its decoder lost its place.
 
     libjpeg does not say so. But where it lost its place, it needs more bytes than there are before the next
     marker, or fewer. So the picture changes if bytes are added there, or stays if the last ones are replaced.
-    Damage after which the decoder finds its place again is not noticed.
+    Damage after which the decoder finds its place again is not noticed. A JPEG of more than `most` pixels is
+    not judged.
     """
     pieces = _coded_pieces(content)
     if not pieces:
         return False
     try:
+        if most is not None and math.prod(_jpeg(content).size) > most:
+            return False
         seen = _decoded_jpeg(content, _PART)
         longer, done = list[bytes](), 0
         for _, end in pieces:
@@ -93,11 +97,14 @@ def is_damaged_jpeg(content: bytes) -> bool:
 
 def _decoded_jpeg(content: bytes, part: int = 1) -> Pixels:
     """Return the pixels of a JPEG, with its width and height divided by `part`: 1, 2, 4 or 8."""
-    with no_pillow_limit():
-        image: Any = Image.open(io.BytesIO(content), formats=["JPEG"])
-    with image:
+    with _jpeg(content) as image:
         image.draft(None, (max(1, image.width // part), max(1, image.height // part)))
         return np.asarray(image)
+
+
+def _jpeg(content: bytes) -> Any:
+    with no_pillow_limit():
+        return Image.open(io.BytesIO(content), formats=["JPEG"])
 
 
 def _coded_pieces(content: bytes) -> list[tuple[int, int]]:

@@ -70,12 +70,14 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
     with reading_errors(name):
         if not content:
             raise ImageError(f"{name}: the file is empty")
+        notes: list[str] = []
         if content[:4] in TIFF_SIGNATURES:
             from car.pictures import tiff
 
-            picture = tiff.decode(content, name, max_pixels)
-            if picture is not None:
-                return picture
+            found = tiff.decode(content, name, max_pixels)
+            if isinstance(found, Picture):
+                return found
+            notes = found
         if needs_jxl_decoder(content):
             return _read_jxl(content, name, max_pixels)
         try:
@@ -96,10 +98,10 @@ def decode(content: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -
                 raise ImageError(f"{name}: {jpeg_fault(content)}") from error
             raise
         if content.startswith(PNG_SIGNATURE) and (fault := png_fault(content)):  # Pillow overlooks some
-            picture = replace(picture, notes=(*picture.notes, f"{fault}, but it could be read"))
+            notes.append(f"{fault}, but it could be read")
         if content.startswith(JPEG_SIGNATURE) and coded.is_damaged_jpeg(content):  # likewise
-            picture = replace(picture, notes=(*picture.notes, coded.DAMAGED))
-        return picture
+            notes.append(coded.DAMAGED)
+        return replace(picture, notes=(*picture.notes, *notes)) if notes else picture
 
 
 def _read_jxl(content: bytes, name: str, max_pixels: int) -> Picture:

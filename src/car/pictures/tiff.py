@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from car.errors import ImageError
-from car.pictures import exif
+from car.pictures import coded, exif
 from car.pictures.depth import Pixels
 from car.pictures.formats import DESCRIPTION, FIRST_FRAME, ICC, ORIENTATION
 from car.pictures.header import Header, found_info, no_pillow_limit, upright_size
@@ -36,6 +36,8 @@ _GIVES_RGB = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.WEBP, tifffile.COM
 _FAX = (tifffile.COMPRESSION.CCITTRLE, tifffile.COMPRESSION.CCITT_T4, tifffile.COMPRESSION.CCITT_T6)
 _BY_LIBTIFF = (tifffile.COMPRESSION.JPEG, *_FAX)  # Pillow decodes them so, up to 8 bit, where tifffile cannot
 _TAIL = 16  # last bytes of a strip; writers add fewer than that
+_END = b"\xff\xd9"  # of a JPEG
+_EARLY = "a strip or tile is damaged, or ends too soon: its last rows are not in the file"
 _ONES, _NOISE = b"\xff" * 300, np.random.default_rng(1).bytes(300)  # ones: rows like the row above
 _EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 _EXTRAS = 338
@@ -69,8 +71,8 @@ if _OWN_LZW:
     tifffile.TIFF.DECOMPRESSORS = _Decoders(own, tifffile.TIFF.DECOMPRESSORS)  # pyright: ignore
 
 
-def decode(content: bytes, name: str, max_pixels: int) -> Picture | None:
-    """Decode the content of a TIFF; None where only Pillow knows its kind.
+def decode(content: bytes, name: str, max_pixels: int) -> Picture | list[str]:
+    """Decode the content of a TIFF. Where only Pillow knows its kind, return notes for the user instead.
 
     Raises:
         ImageError: see `car.pictures.read.read`.
@@ -80,7 +82,7 @@ def decode(content: bytes, name: str, max_pixels: int) -> Picture | None:
         page = main_page(file, notes)
         check_tiles(page)
         if page is file.pages.first and only_pillow_knows(page):
-            return None
+            return _notes_of_jpeg(page)
         check_size(*page_size(page), name, max_pixels)
         check_page(page, notes)
         array = pick(page, page_array(page), notes)
@@ -207,24 +209,39 @@ def check_page(page: Any, notes: list[str]) -> None:
     if size > MAX_DECODED_BYTES:
         raise ImageError(f"its samples take {size} bytes, over the limit of {MAX_DECODED_BYTES}")
     _find_parts(page, notes)
-    if _stops_early(page):
-        notes.append("a strip or tile is damaged, or ends too soon: its last rows are not in the file")
+    if page.compression in _FAX and _stops_early(page):
+        notes.append(_EARLY)
+    notes += _notes_of_jpeg(page)
 
 
-def _stops_early(page: Any) -> bool:
-    """Return whether a decoder that makes up missing rows without a word, that of fax or JPEG, did so."""
-    if page.compression not in _FAX and page.compression != tifffile.COMPRESSION.JPEG:
-        return False
+def _notes_of_jpeg(page: Any) -> list[str]:
+    """Return a note if a strip or tile of JPEG is damaged, because its decoder does not say so."""
+    if page.compression != tifffile.COMPRESSION.JPEG:
+        return []
+    _find_parts(page, [])
+    tables = bytes(page.jpegtables or b"")[:-2]
+    damaged = False
+    for _, data in _parts(page):
+        if _END not in data[-_TAIL:]:
+            return [_EARLY]
+        damaged = damaged or coded.is_damaged_jpeg(
+            tables + data[2:] if tables else data, most=math.prod(page.chunks)
+        )
+    return [coded.DAMAGED] if damaged else []
+
+
+def _parts(page: Any) -> Iterator[tuple[int, bytes]]:
+    """Yield number and data of each strip or tile that is in the file."""
     file = page.parent.filehandle
     for number, (place, length) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
         file.seek(place)
-        data = file.read(length)
-        if not data:
-            continue
-        if page.compression == tifffile.COMPRESSION.JPEG:
-            if b"\xff\xd9" not in data[-_TAIL:]:
-                return True
-            continue
+        if data := file.read(length):
+            yield number, data
+
+
+def _stops_early(page: Any) -> bool:
+    """Return whether the decoder of fax made up missing rows, which it does without a word."""
+    for number, data in _parts(page):
         # a decoder that reads exactly to the end ignores added bytes, but needs the last ones
         seen, longer, other = (
             page.decode(given, number)[0] for given in (data, data + _ONES, data[:-_TAIL] + _NOISE)
