@@ -804,3 +804,17 @@ def test_work_on_one_picture_is_told_with_the_time_that_is_left(monkeypatch, cap
     with common.telling(shown=False):
         Work("refining", 1).advance()
     assert not capsys.readouterr().err
+
+
+def test_a_bar_appears_only_for_work_that_takes_long(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(common.stderr.console, "_force_terminal", True)
+    monkeypatch.setattr(type(common.stderr), "is_terminal", True)
+    for seconds, shown in ((0.05, False), (2, True)):
+        with common.telling(shown=True):
+            work = Work("restoring", 4)
+            for _ in range(4):
+                now[0] += seconds
+                work.advance()
+        assert bool(capsys.readouterr().err) == shown

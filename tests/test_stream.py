@@ -16,6 +16,7 @@ import car
 from car.codec.codec import Codec
 from car.codec.large import memory_at_hand, memory_of, restore_file, shrink_file
 from car.codec.options import Options
+from car.codec.watching import watched
 from car.errors import ImageError, UsageError
 from car.families import architecture
 from car.pictures.alpha import without_hidden
@@ -75,6 +76,21 @@ def test_tiff_in_strips_is_what_the_whole_is(tmp_path, codec, layout, dtype):
     assert strips.shape == (275, 141, 3)
     assert strips.dtype == dtype
     assert np.array_equal(strips, whole)
+
+
+@pytest.mark.parametrize("scale", [4, 3.3])
+def test_work_in_strips_is_told(tmp_path, codec, scale):
+    seen = []
+    tifffile.imwrite(tmp_path / "a.tif", scene(300, 290), photometric="rgb", rowsperstrip=16)
+    with watched(lambda what, done, parts: seen.append((what, done, parts))):
+        shrink_file(codec.at(scale), tmp_path / "a.tif", tmp_path / "small.png", memory=ALWAYS)
+        small = read(tmp_path / "small.png")
+        restore_file(codec.at(scale), small, tmp_path / "b.tif", memory=ALWAYS)
+    for what in ("shrinking", "restoring"):
+        told = [(done, parts) for it, done, parts in seen if it == what]
+        most = max(parts for _, parts in told)  # the search for how it was turned restores pieces
+        assert most > 3
+        assert [done for done, parts in told if parts == most] == list(range(most + 1))
 
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])

@@ -89,6 +89,7 @@ FileFormat = Literal["png", "webp", "tiff", "avif", "jpg", "bmp"]
 """Formats that pictures are written in."""
 PAUSE = 10
 """Seconds between two lines of progress, where there is no terminal for a bar."""
+_QUICK = 1  # seconds; without a bar for work that takes less, rich need not be imported
 REPORT = ("matplotlib", "bjontegaard", "torchmetrics")
 """Modules of the extra [report]."""
 
@@ -342,11 +343,14 @@ def telling(shown: bool) -> Generator[None, None, None]:
 
 def _bar(stack: ExitStack) -> Callable[[str, int, int], None]:
     bar: list[tuple[Any, Any]] = []
+    begin = time.monotonic()
 
     def tell(what: str, done: int, parts: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        if not bar:
+            if done == 0 or time.monotonic() - begin < _QUICK:
+                return  # most pictures are done before there is anything to tell
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        if not bar:  # most pictures are done before there is anything to tell
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             made = stack.enter_context(Progress(*columns, console=stderr.console, transient=True))
             bar.append((made, made.add_task(what)))

@@ -20,6 +20,7 @@ from car.codec.origin import ThumbnailEngine
 from car.codec.tiling import TINY, Axis, split
 from car.codec.tiling import Tile as Region
 from car.codec.turns import BACK, found_turn, swapped
+from car.codec.watching import told
 from car.errors import UsageError
 from car.families import architecture, model_names
 from car.pictures.alpha import without_hidden
@@ -360,8 +361,9 @@ class Codec:
         # the pass back of a corrector takes several times the memory of restoring
         corrects = self.loaded.architecture.uncorrected is not None
         tile = min(self.tile, _CORRECTED_TILE) if corrects else self.tile
-        tiles = split(down.padded, across.padded, tile * s, g.halo_down, g.multiple)
-        return _strips(rows, (down, across), tiles, self.engine.downscale, (1, s), dtype)
+        tiles = list(split(down.padded, across.padded, tile * s, g.halo_down, g.multiple))
+        run = told("shrinking", len(tiles), self.engine.downscale)
+        return _strips(rows, (down, across), tiles, run, (1, s), dtype)
 
     def upscale_strips(
         self, rows: Rows, height: int, width: int, size: Size | None = None
@@ -377,12 +379,13 @@ class Codec:
         """
         s, g = self.native, self.loaded.geometry
         down, across = (Axis.of(n, n, 1) for n in (height, width))
-        tiles = split(down.padded, across.padded, self.tile, g.halo_up)
+        tiles = list(split(down.padded, across.padded, self.tile, g.halo_up))
+        run = told("restoring", len(tiles), self.engine.upscale)
         if self.scale == s:
-            return _strips(rows, (down, across), tiles, self.engine.upscale, (s, 1))
+            return _strips(rows, (down, across), tiles, run, (s, 1))
         dtype = rows(0, 1).dtype
         columns, lines = size or full_size((width, height), self.scale)
-        strips = _strips(rows, (down, across), tiles, self.engine.upscale, (s, 1), _BETWEEN)
+        strips = _strips(rows, (down, across), tiles, run, (s, 1), _BETWEEN)
         return _resized(RowBuffer(strips), (height * s, width * s), (lines, columns), dtype, back=True)
 
 

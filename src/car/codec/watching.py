@@ -3,6 +3,10 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
+
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
 
 Watcher = Callable[[str, int, int], None]
 """Takes what is done, such as "refining", the parts of it that are done, and the number of all parts.
@@ -46,3 +50,15 @@ class Work:
         """Tell that all is done, even if fewer parts were needed."""
         if self._done < self._parts:
             self.advance(self._parts - self._done)
+
+
+def told(what: str, parts: int, function: Callable[[_Part], _Result]) -> Callable[[_Part], _Result]:
+    """Return `function`, which does one of so many parts of a work, and tells after each call."""
+    work = Work(what, parts)
+
+    def one(part: _Part) -> _Result:
+        result = function(part)
+        work.advance()
+        return result
+
+    return one
