@@ -801,6 +801,13 @@ def test_work_on_one_picture_is_told_with_the_time_that_is_left(monkeypatch, cap
         "refining: 30 % done, about 70 seconds left",
         "refining: 40 % done, about 60 seconds left",
     ]
+    with common.telling(shown=True):
+        work = Work("restoring", 1000)
+        for _ in range(25):  # no line says what the one before has said
+            now[0] += 10
+            work.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(", ")[0] for line in lines] == ["restoring: 1 % done", "restoring: 2 % done"]
     with common.telling(shown=False):
         Work("refining", 1).advance()
     assert not capsys.readouterr().err

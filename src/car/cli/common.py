@@ -363,18 +363,19 @@ class _Lines:
     """Prints an estimate if work takes long, and then a line now and then."""
 
     def __init__(self) -> None:
-        self._what, self._begin, self._last = "", 0.0, 0.0
+        self._what, self._begin, self._last, self._share = "", 0.0, 0.0, 0
 
     def __call__(self, what: str, done: int, parts: int) -> None:
         now = time.monotonic()
         if what != self._what or done == 0:
-            self._what, self._begin, self._last = what, now, -math.inf
+            self._what, self._begin, self._last, self._share = what, now, -math.inf, 0
         left = (now - self._begin) / max(done, 1) * (parts - done)
         if done == 0 or done == parts or (self._last < 0 and left < PAUSE):
             return
-        if now - self._last >= PAUSE:
-            stderr.print(f"{what}: {100 * done // parts} % done, about {duration(left)} left")
-            self._last = now
+        share = 100 * done // parts
+        if now - self._last >= PAUSE and share > self._share:
+            stderr.print(f"{what}: {share} % done, about {duration(left)} left")
+            self._last, self._share = now, share
 
 
 def print_json(value: Any) -> None:
