@@ -1,11 +1,13 @@
 """The HTTP service as a process, over real connections."""
 
+import gzip
 import io
 import os
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import car
+from car.pictures.formats import PNG_SIGNATURE, png_chunk
 from car.pictures.info import read_header
 from car.weights import load, manifest
 from commandline import run_car
@@ -469,6 +472,155 @@ def test_lying_and_slow_clients(service: str) -> None:
     assert b" 408 " in raw(service, start + b"1000\r\n\r\nonly a little")
 
 
+def coloured(number: int) -> bytes:
+    """Return a picture that no other number has, and whose small picture tells which it was."""
+    file = io.BytesIO()
+    colour = (number % 8 * 32 + 16, number // 8 % 8 * 32 + 16, number // 64 % 8 * 32 + 16)
+    Image.new("RGB", (32, 32), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return a PNG of a few bytes that claims this size."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return PNG_SIGNATURE + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+
+
+Odd = tuple[str, str, dict[str, str], bytes]
+"""Method, path, headers and body of a request."""
+WORK = ("/v1/downscale", "/v1/upscale", "/v1/compare")
+
+
+def odd_requests() -> dict[str, list[Odd]]:
+    """Return requests that make no sense, by kinds."""
+    picture = coloured(1)
+
+    def post(*queries: str, body: bytes = picture, to: tuple[str, ...] = WORK[:1]) -> list[Odd]:
+        return [("POST", path + query, {}, body) for path in to for query in queries]
+
+    def typed(*kinds: str) -> list[Odd]:
+        return [("POST", WORK[0], {"Content-Type": kind}, b"--x\r\n\r\nx\r\n--x--") for kind in kinds]
+
+    def packed(*kinds: str) -> list[Odd]:
+        return [("POST", WORK[0], {"Content-Encoding": kind}, gzip.compress(picture)) for kind in kinds]
+
+    numbers = "nan", "inf", "-inf", "-4", "0", "1", "16.5", "1e400", "four", "4,0", "0x4", "", "%00", "4%0A4"
+    sizes = "0", "-1", "1.5", "nan", "9" * 40, "1e3x", "%F0%9F%98%80"
+    models = "", "x" * 65, "..%2F..%2Fetc%2Fpasswd", "car_plus_x4%00", "car_plus_x9", "%FF%FE", "CAR_PLUS_X4"
+    names = (
+        "",
+        "%2e%2e%2fsecret.png",
+        "a%0Ab.png",
+        "%FF.png",
+        "x" * 4000 + ".png",
+        "x" * 5000,
+        "C:%5Ca.png",
+    )
+    return {
+        "scales": post(*(f"?scale={n}" for n in numbers), to=WORK),
+        "sizes": post(*(f"?{of}={n}" for of in ("size", "width", "height", "megapixels") for n in sizes[:5])),
+        "odd sizes": post(*(f"?size={n}" for n in sizes)),
+        "models": post(*(f"?model={name}" for name in models), to=WORK),
+        "options": post(
+            *(
+                "?format=gif",
+                "?format=PNG",
+                "?format=",
+                "?quality=0",
+                "?quality=101",
+                "?quality=9.5&format=jpg",
+            ),
+            *(
+                "?quality=50",
+                "?quality=50&format=bmp",
+                "?effort=-1",
+                "?effort=10",
+                "?effort=x",
+                "?fast=maybe",
+            ),
+            *(
+                "?exif=some",
+                "?fromat=webp",
+                "?scale=4&scale=2",
+                "?scale=4&size=9",
+                "?Scale=4",
+                "?=4",
+                "?%00=1",
+            ),
+        ),
+        "bodies": post("", body=b"", to=WORK)
+        + post("", body=bytes(1000), to=WORK)
+        + post("", body=picture[: len(picture) // 2], to=WORK)
+        + post("", body=b"<svg xmlns='http://www.w3.org/2000/svg'/>", to=WORK)
+        + post("", body=b"GIF89a" + b"\xff" * 300, to=WORK)
+        + post("", body=b"II*\0" + b"\xff" * 300, to=WORK),
+        "huge sizes": [
+            *post("", body=png_of(2**31 - 1, 2**31 - 1), to=WORK),
+            *post("", body=png_of(0, 5), to=WORK),
+            *post("", body=png_of(1, 2**31 - 1), to=WORK),
+        ],
+        "content types": typed("multipart/form-data; boundary=x", "Multipart/Mixed", "multipart/"),
+        "encodings": packed("gzip", "br", "x, y, z"),
+        "methods": [
+            (method, path, {}, b"")
+            for method in ("PUT", "DELETE", "PATCH", "TRACE", "BREW", "GET")
+            for path in (*WORK, "/healthz", "/small/a.png", "/", "/metrics")
+            if method != "GET" or path in WORK
+        ],
+        "paths": [
+            ("GET", path, {}, b"")
+            for path in (
+                "/nowhere",
+                "/v1",
+                "/V1/downscale",
+                "/v1/downscale/..",
+                "/viewer/..%2f..%2fapp.py",
+                "/viewer/models/%00",
+                "/static/..%2fapp.py",
+                "/static/",
+                "/v1/models?x=1",
+                "/v1/pictures?limit=-1",
+            )
+        ],
+        "names": [("GET", f"/small/{name}", {}, b"") for name in names],
+    }
+
+
+@pytest.mark.parametrize("kind", odd_requests())
+def test_odd_requests_are_refused_in_a_line(client: Any, photo: Path, kind: str) -> None:
+    wrong = []
+    for method, path, headers, body in odd_requests()[kind]:
+        answer = client.request(method, path, headers=headers, content=body)
+        try:
+            assert 400 <= answer.status_code < 500
+            assert len(one_line(answer, answer.status_code)) > 5
+        except (AssertionError, ValueError) as error:
+            wrong.append(f"{method} {path[:80]} {body[:20]!r}: {answer.status_code}, {error}")
+    assert wrong == []
+    assert client.post("/v1/downscale?scale=4", content=coloured(1)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["GET /"],
+        ["\0\1\2\3"],
+        ["POST /v1/downscale HTTP/1.1", "Content-Length: 1" + "0" * 5000],
+        ["POST /v1/downscale HTTP/1.1", "Content-Length: 5", "Content-Length: 6"],
+        ["POST /v1/downscale HTTP/1.1", "Content-Length: five"],
+        ["POST /v1/downscale HTTP/1.1", "Transfer-Encoding: chunked", "", "zz", "hello"],
+        ["GET /healthz HTTP/1.1", "A header without a colon"],
+        ["GET /healthz HTTP/1.1", "Name with spaces: x"],
+        ["GET /" + "a" * 100_000 + " HTTP/1.1"],
+    ],
+    ids=lambda lines: " | ".join(lines)[:60],
+)
+def test_broken_http_is_refused(client: Any, service: str, lines: list[str]) -> None:
+    answer = raw(service, "\r\n".join([*lines[:1], "Host: x", *lines[1:], "", ""]).encode())
+    assert re.match(rb"HTTP/1\.1 4\d\d ", answer), answer[:200]
+    assert client.get("/healthz").status_code == 200
+
+
 def test_each_operation_has_a_name_of_its_own(client: Any) -> None:
     from car.serve.app import create_app
     from car.serve.settings import Settings
@@ -494,14 +646,6 @@ def test_what_is_described_is_what_happens(service: str) -> None:
 
 
 # --- under load ------------------------------------------------------------------------------------------
-
-
-def coloured(number: int) -> bytes:
-    """Return a picture that no other number has, and whose small picture tells which it was."""
-    file = io.BytesIO()
-    colour = (number % 8 * 32 + 16, number // 8 % 8 * 32 + 16, number // 64 % 8 * 32 + 16)
-    Image.new("RGB", (32, 32), colour).save(file, "PNG")
-    return file.getvalue()
 
 
 def test_hundreds_of_mixed_requests(service: str, folder: Path) -> None:
