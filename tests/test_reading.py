@@ -495,6 +495,19 @@ def test_a_mask_before_its_picture_is_passed_over() -> None:
     assert picture.notes == ("its first page is a mask: that of 30 x 24 pixels is used",)
 
 
+def test_raw_files_of_canon_are_refused_in_a_line(tmp_path: Path) -> None:
+    """Their first page is a preview, and the page of the raw data has neither a size nor colours."""
+    content = tiff(RGB)
+    count = int.from_bytes(content[8:10], "little")
+    moved = content[8 : 8 + 2 + 12 * count + 4]  # the directory, which then makes room
+    start = content[:4] + struct.pack("<I", len(content)) + b"CR\2\0"
+    (tmp_path / "a.cr2").write_bytes(start + content[12:] + moved)
+    np.testing.assert_array_equal(decode(start[:8] + b"abcd" + content[12:] + moved, "a.tif").pixels, RGB)
+    for look in (read, read_header):
+        with pytest.raises(ImageError, match=r"a\.cr2: it holds raw data of a camera: develop it first"):
+            look(tmp_path / "a.cr2")
+
+
 def test_raw_data_of_a_camera_is_refused_in_a_line() -> None:
     raw = noise(120, 160, 1, "uint16")
     content = pages((noise(30, 40), {"subifds": 1, "subfiletype": 1}), (raw, {"photometric": "cfa"}))

@@ -41,6 +41,7 @@ _EARLY = "a strip or tile is damaged, or ends too soon: its last rows are not in
 _ONES, _NOISE = b"\xff" * 300, np.random.default_rng(1).bytes(300)  # ones: rows like the row above
 _EXTRA_CHANNELS = "channels that are neither colour nor transparency were dropped"
 _EXTRAS = 338
+_AT_CR2, _CR2 = 8, b"CR\2\0"  # Canon's raw files say it here; nothing in their pages names a colour filter
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MOST_PAGES = 16  # pages that are looked at: a preview lies before its picture, or in a sub-page of it
 _PREVIEW = 4  # a page is a preview if another of the same shape has this many times its pixels
@@ -111,6 +112,9 @@ def main_page(file: tifffile.TiffFile, notes: list[str]) -> Any:
     if not len(file.pages):
         raise ImageError("a TIFF without a picture, or damaged")
     first: Any = file.pages.first
+    file.filehandle.seek(_AT_CR2)
+    if file.filehandle.read(len(_CR2)) == _CR2:
+        raise ImageError("it holds raw data of a camera: develop it first, for example to a TIFF")
     pages = [page for page in _some_pages(file) if _is_sized(page) and not _subfile(page) & _MASK]
     largest = max(pages, key=_area, default=first)
     if largest.photometric in _RAW and _area(largest) > _area(first):
