@@ -292,6 +292,17 @@ def test_only_tiff_is_written_in_strips(tmp_path, codec):
         restore_file(codec, small, tmp_path / "large.png", memory=ALWAYS)
 
 
+def test_a_format_that_has_no_room_is_refused_before_the_work(tmp_path, codec, monkeypatch):
+    monkeypatch.setattr(Codec, "downscale_strips", None)
+    monkeypatch.setattr(Codec, "upscale_strips", None)
+    Image.new("RGB", (65540, 3)).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="WEBP holds at most 16383 pixels a side, not 16385x1"):
+        shrink_file(codec, tmp_path / "a.png", tmp_path / "a.webp", memory=NEVER)
+    small = Picture(np.zeros((2, 4096, 3), np.uint8), None, False, None, None, ())
+    with pytest.raises(ImageError, match="WEBP holds at most 16383 pixels a side, not 16384x8"):
+        restore_file(codec, small, tmp_path / "a.webp", memory=NEVER)
+
+
 def test_existing_files_are_kept(tmp_path, codec):
     small = Picture(scene(90, 40), None, False, None, None, ())
     (tmp_path / "large.tif").write_bytes(b"mine")

@@ -32,6 +32,7 @@ from car.files.scratch import Scratch
 from car.files.storage import Place
 from car.measure.evaluate import round_trip_of
 from car.metrics import psnr
+from car.pictures.formats import check_room
 from car.pictures.info import read_header
 from car.pictures.picture import Picture, check_size
 from car.pictures.read import decode
@@ -167,6 +168,7 @@ class Worker:
                 f"{self._path(item)}: restores to {size[0] * size[1]} pixels, over the limit "
                 f"of {self.work.options.max_pixels}; raise it with --max-pixels"
             )
+        check_room(Path(item.target), *size)
         need = restored_memory(picture, *size)
         if need > self.work.memory:
             if advice := in_no_strips(codec, picture, self.work.format, "give --format tiff"):

@@ -17,10 +17,12 @@ from car.codec.codec import Codec, as_grey
 from car.errors import ImageError, one_line_errors
 from car.files.atomic import atomic_write
 from car.pictures.exif import kept
+from car.pictures.formats import check_room
 from car.pictures.info import read_header
 from car.pictures.picture import DEFAULT_MAX_PIXELS, Picture, check_size
 from car.pictures.read import read
 from car.pictures.write import write
+from car.scaling import small_size
 
 if TYPE_CHECKING:
     from car.pictures.strips import Strips
@@ -97,6 +99,7 @@ def shrink_file(
     """
     header = read_header(source)
     width, height = header.size
+    check_room(target, *small_size((width, height), codec.scale))  # before the work, which may take long
     need = memory_of(width, height, header.pixel_bytes)
     if need > memory:
         check_size(width, height, str(source), max_pixels)
@@ -146,6 +149,7 @@ def restore_file(
     """
     codec = codec.of(picture)
     (width, height), notes = codec.restored_size(picture, size)
+    check_room(target, width, height)  # as above
     need = restored_memory(picture, width, height)
     if need > memory and (advice := in_no_strips(codec, picture, target.suffix, "restore to a .tif file")):
         raise ImageError(

@@ -50,6 +50,19 @@ def check_suffix(path: Path) -> None:
         raise ImageError(f"{path}: unknown picture format {path.suffix!r}{did_you_mean(suffix, FORMATS)}")
 
 
+_MOST = {"WEBP": 16383, "JPEG": 65500, "AVIF": 65536, "GIF": 65535}  # pixels a side
+
+
+def check_room(path: Path, width: int, height: int) -> None:
+    """Raise `ImageError` if the format of this file name cannot hold so many pixels a side."""
+    kind = FORMATS.get(path.suffix.lower(), "")
+    most = _MOST.get(kind, width + height)
+    if max(width, height) > most:
+        raise ImageError(
+            f"{path}: {kind} holds at most {most} pixels a side, not {width}x{height}; write PNG or TIFF"
+        )
+
+
 def is_jxl(content: bytes) -> bool:
     """Return whether a file is JPEG XL."""
     return content.startswith(_JXL)

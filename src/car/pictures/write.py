@@ -21,6 +21,7 @@ from car.pictures.formats import (
     DEFAULT_QUALITY,
     DESCRIPTION,
     FORMATS,
+    check_room,
     check_suffix,
     coding_options,
     is_fine,
@@ -74,6 +75,7 @@ def encode(
         ImageError: as `write`.
     """
     check_suffix(Path(name))
+    check_room(Path(name), picture.width, picture.height)
     if quality is not None and not 1 <= quality <= 100:
         raise ImageError(f"{name}: quality must be from 1 to 100, not {quality}")
     with one_line_errors(name, "cannot be written"):
