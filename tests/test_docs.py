@@ -70,6 +70,11 @@ def test_commands_have_the_options_that_pages_name(group: Any, page: Path) -> No
     assert not wrong
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_say_in_words_where_they_lead(page: Path) -> None:
+    assert not re.findall(r"\[[\w./-]+\.md\]\([^)]+\)", page.read_text())
+
+
 def test_wrong_options_would_be_found(group: Any) -> None:
     assert unknown(group, "car downscale a.jpg --scael 4") == ["--scael"]
     assert unknown(group, "car downscael a.jpg")

@@ -163,7 +163,7 @@ def options(command: Any) -> list[str]:
         rows.append(f"| {', '.join(f'`{name}`' for name in names)} {kind} | {text} | {default} |")
     if not rows:
         return []
-    return ["| option | | default |", "|---|---|---|", *rows, ""]
+    return ["| option | meaning | default |", "|---|---|---|", *rows, ""]
 
 
 def value(param: Any) -> str:
@@ -199,7 +199,7 @@ def http() -> str:
             ]
             rows = [parameter(one) for one in route.get("parameters", [])]
             if rows:
-                lines += ["| parameter | in | values | |", "|---|---|---|---|", *rows, ""]
+                lines += ["| parameter | in | values | meaning |", "|---|---|---|---|", *rows, ""]
             lines += ["| status | answer |", "|---|---|"]
             for status, answer in route["responses"].items():
                 kinds = ", ".join(f"`{kind}`" for kind in answer.get("content", {}))
