@@ -59,6 +59,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(changed, markdown)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Mend what screen readers stumble over: a nameless dialog of the theme, and empty heads of columns."""
+    named = output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
+    return re.sub(r"<th([^>]*)></th>", r"<td\1></td>", named)
+
+
 def up(source: str) -> str:
     """Return the way from a page to the folder of all pages."""
     return "../" * source.count("/")
