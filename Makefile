@@ -86,7 +86,8 @@ $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
 	touch $(VENV)/.installed $@
 
-# TypeScript, Vite and React, with which the viewer and its npm package are tested; skipped where there is no npm
+# TypeScript, Vite and React, with which the viewer and its npm package are tested, and axe for the pages of the site;
+# these tests are skipped where there is no npm
 web/node_modules/.package-lock.json: web/package-lock.json
 	if command -v npm >/dev/null; then cd web && npm ci --silent --no-audit --no-fund; fi
 

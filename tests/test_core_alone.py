@@ -131,7 +131,7 @@ def test_what_needs_an_extra_names_it(
     filled = [str(a).replace("PHOTO", str(photo)).replace("OUT", str(tmp_path / "out")) for a in arguments]
     code, _, err = core(*filled)
     assert code == 2
-    assert err.strip().endswith(f": pip install '.[{extra}]'")
+    assert err.strip().endswith(f': pip install "content-adaptive-resampler[{extra}]"')
     assert len(err.splitlines()) == 1
 
 
@@ -215,7 +215,7 @@ def test_what_needs_more_decoders_says_so(core: Any, name: str, content: bytes, 
     (tmp_path / name).write_bytes(content)
     code, _, err = core("downscale", tmp_path / name, "-s", 4)
     assert code == 1
-    assert "pip install '.[formats]'" in err
+    assert 'pip install "content-adaptive-resampler[formats]"' in err
     assert len(err.splitlines()) == 1
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from browser import Site
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # their blocks of Python and of shell commands run, from top to bottom
@@ -70,6 +72,11 @@ def test_commands_have_the_options_that_pages_name(group: Any, page: Path) -> No
     assert not wrong
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_say_in_words_where_they_lead(page: Path) -> None:
+    assert not re.findall(r"\[[\w./-]+\.md\]\([^)]+\)", page.read_text())
+
+
 def test_wrong_options_would_be_found(group: Any) -> None:
     assert unknown(group, "car downscale a.jpg --scael 4") == ["--scael"]
     assert unknown(group, "car downscael a.jpg")
@@ -123,30 +130,53 @@ def test_python_blocks_run(name: str, desk: Path) -> None:
     exec(compile("\n".join(blocks(ROOT / name, "python")), name, "exec"), {"__name__": "page"})
 
 
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    """Links, anchors and names of the library that lead nowhere are warnings."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site. Links, anchors and names of the library that lead nowhere are warnings, and end the build."""
     pytest.importorskip("mkdocs", reason="pip install '.[docs]'")
-    build = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "--quiet",
-        "--site-dir",
-        str(tmp_path / "site"),
-    ]
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    pages = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.html")}
+    return folder
+
+
+@pytest.mark.xdist_group("launch")
+def test_the_site_has_all_pages_and_needs_no_other_host(built: Path) -> None:
+    pages = {path.relative_to(built).as_posix() for path in built.rglob("*.html")}
     assert {"index.html", "reference/cli/index.html", "reference/http/index.html"} <= pages
-    assert "--min-ssimulacra2" in (tmp_path / "site/reference/cli/index.html").read_text()
-    assert "/v1/downscale" in (tmp_path / "site/reference/http/index.html").read_text()
-    home = (tmp_path / "site" / "index.html").read_text()
+    assert "--min-ssimulacra2" in (built / "reference/cli/index.html").read_text()
+    assert "/v1/downscale" in (built / "reference/http/index.html").read_text()
+    home = (built / "index.html").read_text()
     for address in re.findall(r'(?:src|href)="((?:demo|viewer)/[^"]+)"', home):
-        assert (tmp_path / "site" / address).is_file()
+        assert (built / address).is_file()
     elsewhere = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://[^"]+"', home)
     assert not elsewhere  # pages load nothing from other hosts
+
+
+@pytest.mark.xdist_group("launch")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+def test_axe_finds_no_fault_of_access(browser: Any, site: Site, built: Path, width: int, scheme: str) -> None:
+    """Contrast, names of controls, landmarks, heads of tables and the like, on one page of each kind."""
+    axe = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.exists():
+        pytest.skip("axe is not installed: npm ci in web/")
+    site.add_folder(built)
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    found: list[str] = []
+    for path in ("index", "start/index", "devices/index", "guides/researcher/index"):
+        page.goto(f"{site.url}/{path}.html", wait_until="domcontentloaded")
+        page.wait_for_function("document.body.dataset.mdColorScheme && self.document$")
+        assert (page.evaluate("document.body.dataset.mdColorScheme") == "slate") == (scheme == "dark")
+        page.evaluate(axe.read_text())
+        faults = page.evaluate("axe.run({ resultTypes: ['violations'] }).then((result) => result.violations)")
+        found += [f"{path}: {one['id']}: {node['html']}" for one in faults for node in one["nodes"]]
+    context.close()
+    assert not found
 
 
 def test_every_extra_for_users_is_in_the_table() -> None:

@@ -41,7 +41,7 @@ Row = tuple[float, list[str]]
 def main() -> None:
     """Write both files."""
     block = [line for scale in MAIN for line in (*leading(scale), "")]
-    block += ["[docs/results.md](docs/results.md) has the same for `car_plus_x3`.", ""]
+    block += ["[All results](docs/results.md) have a table for `car_plus_x3` too.", ""]
     block += ["The small picture of a photograph stays close to a normal thumbnail:", ""]
     block += [*small_pictures(("car_plus",), MAIN), *speeds()]
     readme = ROOT / "README.md"
@@ -56,14 +56,15 @@ def page() -> str:
     where = f"measured on {about(machine)}" if machine else "not measured yet"
     lines = f"""# Results
 
-`make results` (`tools/results.py`) writes this page; do not edit it. All figures follow the protocol of the
-papers ([usage.md](usage.md#measuring)). `car evaluate` measured our rows; [results/](../results) has the
-figures of each image. The other rows are as published. "-" means that nobody published or measured a figure.
+`make results` (`tools/results.py`) writes this page, so do not edit it. All figures follow the protocol of
+the papers ([measuring](usage.md#measuring)). `car evaluate` measured our rows; [the folder
+results/](../results) has the figures of each picture. The other rows are as published. "-" means that nobody
+published or measured a figure.
 
 We had no Urban100 and no DIV2K. To measure them, use `car evaluate --img-dir datasets --target-dataset
 Urban100 --scale 4` (or `DIV2KHR`).
 
-Speeds are those of 2040x1356 pixels in float32 ([benchmarks.md](benchmarks.md#models)), {where}.
+Speeds are those of 2040x1356 pixels in float32 ([time and memory](benchmarks.md#models)), {where}.
 onnxruntime runs our compact models, PyTorch the paper's. Multiply-adds are
 those of the convolutions.
 
@@ -89,13 +90,13 @@ COLOUR = """\
 Luma is a weighted mean of red, green and blue, so it does not show errors of colour. Of two models with the
 same PSNR on luma, one may restore pale or blotched colours. Each cell below has PSNR in dB over RGB, of Cb
 and of Cr, and SSIMULACRA2. SSIMULACRA2 agrees with observers better than PSNR does: 90 is visually lossless,
-70 high quality, 50 medium and 30 low quality. The means of Cb and Cr leave out the grey images (`bridge` and
-`man` of Set14), which have no colour to restore."""
+70 high quality, 50 medium and 30 low quality. The means of Cb and Cr leave out the grey pictures (`bridge`
+and `man` of Set14), which have no colour to restore."""
 
 SIZES = """\
-Bytes are compared image by image, and the percentages are means over the images. The small picture of a grey
-image is in colour, because it then restores better. For the two grey images of Set14, it has 2.6 times the
-bytes of a grey bicubic picture, as WebP."""
+Bytes are compared picture by picture, and the percentages are means over the pictures. The small picture of a
+grey picture is in colour, because it then restores better. For the two grey pictures of Set14, it has 2.6
+times the bytes of a grey bicubic picture, as WebP."""
 
 OTHERS = """\
 Some papers published figures of colour, and of their small pictures. Each cell has PSNR on luma and over RGB
@@ -163,7 +164,7 @@ def others() -> list[str]:
                 if cells[1] != "-":
                     cells = [" / ".join(pair) for pair in (cells[:2], cells[2:])]
                     rows.append([f"{row['system']}, {scale:g}x", SHOWN[name], *cells])
-    return table(["", "images", "restored", "small picture"], rows)
+    return table(["", "pictures", "restored", "small picture"], rows)
 
 
 def ours(
@@ -237,11 +238,9 @@ def card(entry: ManifestEntry) -> list[str]:
     if "-" not in speeds:
         lines.append(f"- megapixels a second: {speeds[0]} shrinking, {speeds[1]} restoring")
     if made_for(entry.model) == "lossless":
-        lines.append("- known failures, with pictures: [models.md](models.md#what-goes-wrong)")
+        lines.append("- known failures, with pictures: [what goes wrong](models.md#what-goes-wrong)")
     if made_for(entry.model) == "lossy":
-        lines.append(
-            "- made for lossy small files, see [rate.md](rate.md); the figures below are those of PNG files"
-        )
+        lines.append("- made for [lossy small files](rate.md); the figures below are those of PNG files")
     command = f"car evaluate --img-dir datasets --target-dataset Set5 --model {entry.tag}"
     lines += [f"- measured by `{command}`:", ""]
     heads = [
@@ -307,7 +306,7 @@ def speeds() -> list[str]:
         f"Speed in megapixels of the original, on {machine['cores']} cores of {machine['cpu']} "
         f"({', '.join(machine['features'])}), in float32: {' '.join(told)} `car_plus_x4` shrinks "
         "slowly because it restores each small picture once, to correct it. `--fast` leaves that out "
-        "([docs/benchmarks.md](docs/benchmarks.md)).",
+        "([time and memory](docs/benchmarks.md)).",
     ]
 
 

@@ -59,6 +59,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(changed, markdown)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Mend what screen readers stumble over: a nameless dialog of the theme, and empty heads of columns."""
+    named = output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
+    return re.sub(r"<th([^>]*)></th>", r"<td\1></td>", named)
+
+
 def up(source: str) -> str:
     """Return the way from a page to the folder of all pages."""
     return "../" * source.count("/")
@@ -163,7 +169,7 @@ def options(command: Any) -> list[str]:
         rows.append(f"| {', '.join(f'`{name}`' for name in names)} {kind} | {text} | {default} |")
     if not rows:
         return []
-    return ["| option | | default |", "|---|---|---|", *rows, ""]
+    return ["| option | meaning | default |", "|---|---|---|", *rows, ""]
 
 
 def value(param: Any) -> str:
@@ -199,7 +205,7 @@ def http() -> str:
             ]
             rows = [parameter(one) for one in route.get("parameters", [])]
             if rows:
-                lines += ["| parameter | in | values | |", "|---|---|---|---|", *rows, ""]
+                lines += ["| parameter | in | values | meaning |", "|---|---|---|---|", *rows, ""]
             lines += ["| status | answer |", "|---|---|"]
             for status, answer in route["responses"].items():
                 kinds = ", ".join(f"`{kind}`" for kind in answer.get("content", {}))

@@ -50,7 +50,7 @@ class TrainingError(CarError):
 
 def needs(what: str, extra: str) -> UsageError:
     """Return the error that says how to install `extra`, one of the package's, which `what` needs."""
-    return UsageError(f"{what}: pip install '.[{extra}]'")
+    return UsageError(f'{what}: pip install "content-adaptive-resampler[{extra}]"')
 
 
 def whole_number(value: Any, name: str) -> int:

@@ -73,9 +73,9 @@ def serve_command(
 ) -> None:
     """Serve shrinking and restoring over HTTP, with a page to try it.
 
-    Needs `pip install '.[serve]'`. By default it listens to this computer only. It has no users or
-    passwords: put a proxy that has them in front of it before others reach it. After SIGTERM or Ctrl-C, it
-    finishes the work that clients wait for, and stops. A second signal stops it at once.
+    Needs `pip install "content-adaptive-resampler[serve]"`. By default, only this computer can reach it. It
+    has no users or passwords: put a proxy that has them in front of it before others use it. After SIGTERM or
+    Ctrl-C, it finishes the work that clients wait for, and stops. A second signal stops it at once.
 
     For example:
 
