@@ -34,7 +34,9 @@ def looks_made(pixels: NDArray[Any], scale: int) -> bool:
         scale: scale of the model. For a scale that has no weights here, the answer is no.
     """
     weights = fitted_weights().get(scale)
-    return weights is not None and min(pixels.shape[:2]) >= LEAST and evidence(pixels, weights) > 0
+    if weights is None or min(pixels.shape[:2]) < LEAST or not np.ptp(pixels, axis=(0, 1)).any():
+        return False  # a flat picture shows nothing
+    return evidence(pixels, weights) > 0
 
 
 def evidence(pixels: NDArray[Any], weights: Mapping[str, NDArray[np.float32]]) -> float:
