@@ -2,7 +2,6 @@
 
 import io
 import os
-import runpy
 import struct
 import warnings
 import zlib
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 import car
-from car.codec import origin
 from car.codec.choose import codec_for_picture, open_codec
 from car.codec.codec import Codec, as_grey
 from car.codec.coding import Encoding, coding_of
@@ -687,24 +685,6 @@ def test_a_thumbnail_restores_no_worse_than_bicubic(
         assert done.returncode == 0
         assert "ordinary thumbnail" in done.stderr
         assert np.abs(np.asarray(Image.open(out)).astype(int) - ours).max() <= 1  # other tiles
-
-
-def test_a_picture_without_metadata_is_recognised_by_its_pixels(photo: Path) -> None:
-    small = np.asarray(car.downscale(photo, 2))
-    with pytest.warns(UserWarning, match="its pixels look like those of car_plus_x2"):
-        large = car.upscale(small, 2)
-    assert np.array_equal(large, car.upscale(small, model="car_plus_x2"))
-
-
-def test_the_tool_that_counts_recognised_pictures(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(__file__).parent.parent / "tools" / "fit_origin.py"
-    tool = runpy.run_path(str(path))
-    few, many = (np.array([0.5] * 99 + [value]) for value in (0.99, 0.97))
-    assert tool["fitted"]({"car_plus": few, "Lanczos": few}) == pytest.approx(0.9)
-    assert tool["fitted"]({"Lanczos": few, "bicubic": np.repeat(many[-1], 3)}) == pytest.approx(0.97)
-    found = tool["measured"](open_codec("car_plus_x2"), [photo], 160)
-    assert set(found) == {"car_plus", "Lanczos", "bicubic", "area", "Lanczos, sharpened"}
-    assert found["car_plus"] > origin.LIMITS[2] > found["Lanczos"]
 
 
 def test_a_small_picture_saved_again_as_a_coarse_jpeg_restores_by_the_model_for_lossy_files(

@@ -4,7 +4,7 @@
 
 The weights are stored in half precision, and measured so: on Set5, Set14 and BSDS100 (those that are there)
 into results/, as tools/measure_results.py does. Only these weights of the model stay in the package: older
-ones leave with their results.
+ones leave with their results. After weights of car_plus, run tools/fit_origin.py.
 """
 
 import argparse

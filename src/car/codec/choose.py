@@ -3,7 +3,6 @@
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import replace
 
 from car.codec.codec import Codec, check_scale
 from car.codec.options import Options
@@ -137,8 +136,7 @@ def _for_its_file(codec: Codec, picture: Picture, maker: str, options: Options) 
 def _by_its_pixels(codec: Codec, picture: Picture, options: Options) -> Codec:
     name, unsaid = codec.loaded.name, "the picture does not say that car made it"
     if not picture.lossy:
-        quick = open_codec(name, None, replace(options, fast=True, effort=0, coding=None))
-        if looks_made(picture.pixels, quick.native, quick.upscale_pixels, quick.downscale_pixels):
+        if looks_made(picture.pixels, codec.native):
             return codec.with_note(f"{unsaid}, but its pixels look like those of {name}")
         codec = open_codec(default_model(codec.native, coded=True), codec.scale, options)
     return codec.for_thumbnails(

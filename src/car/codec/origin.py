@@ -1,10 +1,13 @@
 """Whether `car` made a small picture that has no metadata, and how ordinary thumbnails are enlarged."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from car.codec.engine import Engine, Tile
@@ -12,58 +15,79 @@ from car.codec.options import Backend
 from car.codec.turns import busiest_pieces
 from car.pictures.resize import bicubic_resize
 
-_PIECE, _PIECES = 96, 3  # LR pixels a side; number
-_LEAST = 24  # LR pixels a side: in smaller pictures there is nothing to tell by
-LIMITS = {2: 0.988, 3: 0.97, 4: 0.953}
-"""Likeness above which `car_plus` is taken for the maker, by scale.
-
-``tools/fit_origin.py`` counts how many of its own pictures and how many thumbnails are above it;
-docs/research/thumbnails.md has the counts.
-"""
+WEIGHTS = Path(__file__).with_name("origin.safetensors")
+"""The weights of `evidence`, for each scale; ``tools/fit_origin.py`` writes them."""
+PIECE = 64
+"""Side of the pieces that are looked at, in LR pixels."""
+_PIECES = 8
+LEAST = 24
+"""Least side of a picture that is looked at, in LR pixels: smaller ones have too little to tell by."""
 _NETWORK = 0.5  # share of the network in what enlarges a thumbnail; the rest is bicubic
 _YCC = np.array([[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]], np.float32)
 
 
-Change = Callable[[NDArray[Any]], NDArray[Any]]
-"""Restores or shrinks pixels ``[h, w, 3]``, uint8 or uint16."""
-
-
-def looks_made(pixels: NDArray[Any], scale: int, restore: Change, shrink: Change) -> bool:
-    """Return whether a model most likely made a small picture.
+def looks_made(pixels: NDArray[Any], scale: int) -> bool:
+    """Return whether `car_plus` of a scale most likely made a small picture.
 
     Args:
         pixels: ``[h, w, 3]``, uint8 or uint16, of the small picture.
-        scale: scale of the model.
-        restore: the model's.
-        shrink: the model's, without a corrector and without effort.
+        scale: scale of the model. For a scale that has no weights here, the answer is no.
     """
-    limit = LIMITS.get(scale)
-    if limit is None or min(pixels.shape[:2]) < _LEAST:
-        return False
-    return likeness(pixels, restore, shrink) > limit
+    weights = fitted_weights().get(scale)
+    if weights is None or min(pixels.shape[:2]) < LEAST or not np.ptp(pixels, axis=(0, 1)).any():
+        return False  # a flat picture shows nothing
+    return evidence(pixels, weights) > 0
 
 
-def likeness(pixels: NDArray[Any], restore: Change, shrink: Change) -> float:
-    """Return how much a small picture looks like those of a model: a correlation, at most 1.
+def evidence(pixels: NDArray[Any], weights: Mapping[str, NDArray[np.float32]]) -> float:
+    """Return how much the fine detail of a small picture looks like that of a model; 0 is undecided.
 
-    A model adds something to what bicubic shrinking gives. The picture is restored and shrunk again, once by
-    the model and once bicubically. Both differences from the bicubic result are alike if the model made the
-    picture: that of the picture itself, and that of the picture shrunk again. See `looks_made`.
+    A small network judges the difference of each pixel from the mean around it. It looks at the pieces with
+    the most texture. The value is the logarithm of the odds.
+
+    Args:
+        pixels: ``[h, w, 3]``, uint8 or uint16, of the small picture.
+        weights: of the network; see `fitted_weights`.
     """
-    products = np.zeros(3)
-    for piece in busiest_pieces(pixels, _PIECE, _PIECES):
-        large = restore(piece)
-        bicubic = bicubic_resize(_levels(large), (piece.shape[0], piece.shape[1]))
-        again = shrink(large)
-        ours, theirs = ((_levels(small) - np.rint(bicubic)) @ _YCC for small in (piece, again))
-        products += [float((a * b).sum()) for a, b in ((ours, theirs), (ours, ours), (theirs, theirs))]
-    both, ours, theirs = products
-    size = float(np.sqrt(ours * theirs))
-    return float(both) / size if size else 0.0
+    pieces = [features(piece, weights) for piece in busiest_pieces(pixels, PIECE, _PIECES)]
+    means = np.log(np.mean(pieces, axis=0) + np.float32(0.01))
+    hidden = np.maximum(means @ weights["hidden.weight"].T + weights["hidden.bias"], 0)
+    return float((hidden @ weights["out.weight"].T + weights["out.bias"])[0])
 
 
-def _levels(pixels: NDArray[Any]) -> Tile:
-    return pixels.astype(np.float32) * np.float32(255 / np.iinfo(pixels.dtype).max)
+def features(pixels: NDArray[Any], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return what the convolutions find in a piece ``[h, w, 3]``, averaged over the piece."""
+    detail = fine_detail(pixels)
+    for layer, step in (("first", 2), ("second", 1), ("third", 2)):
+        kernel, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+        windows = sliding_window_view(detail, kernel.shape[2:], (0, 1))[::step, ::step]
+        detail = np.maximum(np.tensordot(windows, kernel, ((2, 3, 4), (1, 2, 3))) + bias, 0)
+    return detail.mean((0, 1))
+
+
+def fine_detail(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the differences of luma and chroma from the means of 5 x 5 pixels, ``[h - 4, w - 4, 3]``.
+
+    They are compressed, so that strong edges count little more than weak ones.
+    """
+    levels = np.rint(pixels * (255 / np.iinfo(pixels.dtype).max)).astype(np.float32) @ _YCC
+    height, width = (n - 4 for n in levels.shape[:2])
+    rows = np.sum([levels[i : i + height] for i in range(5)], axis=0)
+    means = np.sum([rows[:, i : i + width] for i in range(5)], axis=0) / np.float32(25)
+    detail = levels[2:-2, 2:-2] - means
+    return detail / (8 + np.abs(detail) / 4)
+
+
+@cache
+def fitted_weights() -> dict[int, dict[str, NDArray[np.float32]]]:
+    """Return the weights in the package, by scale: arrays by the names of parameters."""
+    from safetensors.numpy import load_file
+
+    found: dict[int, dict[str, NDArray[np.float32]]] = {}
+    for key, values in load_file(WEIGHTS).items():
+        scale, _, name = key.partition(".")
+        found.setdefault(int(scale), {})[name] = values.astype(np.float32)
+    return found
 
 
 @dataclass(frozen=True)
