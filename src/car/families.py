@@ -164,7 +164,13 @@ def _bicubic_geometry(geometry: Geometry) -> Geometry:
 
 
 def _compact(
-    network: str, name: str, scale: int, down: int, up: int, corrector: int = 0, **traits: Any
+    network: str,
+    name: str,
+    scale: int,
+    down: int,
+    up: int,
+    corrector: tuple[int, int] | None = None,
+    **traits: Any,
 ) -> Architecture:
     plain = Architecture(
         f"{name}_x{scale}",
@@ -177,12 +183,13 @@ def _compact(
         needs_torch=False,
         **traits,
     )
-    if not corrector:
+    if corrector is None:
         return plain
+    depth, passes = corrector
     return replace(
         plain,
-        geometry=compact_geometry(scale, down, up, corrector),
-        sizes={**plain.sizes, "depth_corrector": corrector},
+        geometry=compact_geometry(scale, down, up, depth),
+        sizes={**plain.sizes, "depth_corrector": depth, "passes": passes},
         # the pass back also needs what each block of the upscaler let through, and errors of HR pixels
         values=1400 + 18 * scale**2,
         uncorrected=plain,
@@ -223,10 +230,10 @@ def _architectures() -> dict[str, Architecture]:
         _compact("lite", "car_lite", 4, 3, 9, kernels=True),
     ]
     every = [
-        _compact("plus", "car_plus", 2, 6, 6),
-        _compact("plus", "car_plus", 3, 10, 14, corrector=6),
-        _compact("plus", "car_plus", 4, 10, 14, corrector=6),
-        _compact("plus", "car_plus", 8, 10, 14, corrector=6),
+        _compact("plus", "car_plus", 2, 6, 6, corrector=(6, 1)),
+        _compact("plus", "car_plus", 3, 10, 14, corrector=(6, 2)),
+        _compact("plus", "car_plus", 4, 10, 14, corrector=(6, 2)),
+        _compact("plus", "car_plus", 8, 10, 14, corrector=(6, 2)),
         _compact("plus", "car_plus_large", 4, 10, 14),
         _compact("plus", "car_codec", 2, 6, 6, made_for="lossy"),
         _compact("plus", "car_codec", 4, 6, 12, made_for="lossy"),
