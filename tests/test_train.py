@@ -61,7 +61,7 @@ def folder(tmp_path: Path, photo: Path) -> Path:
     return images
 
 
-NARROW = {"width": 16, "depth_down": 1, "depth_up": 2, "depth_corrector": 1}
+NARROW = {"width": 16, "depth_down": 1, "depth_up": 2, "depth_corrector": 1, "passes": 2}
 NARROW |= {"features": 4, "up_features": 8, "up_blocks": 2}
 
 

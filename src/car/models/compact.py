@@ -55,7 +55,8 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
 
     Blocks that `weights` lack are added at the end of their half. They are the blocks of `model`, which must
     be untrained, so that they are identities. A missing corrector is that of `model` too, and changes
-    nothing. Weights of another kind are returned unchanged, or with names that fit no model.
+    nothing; one that `model` lacks is left out. Weights of another kind are returned unchanged, or with names
+    that fit no model.
     """
     state = model.state_dict()
     for half in ("downscaler", "upscaler"):
@@ -72,6 +73,8 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
             between = [f"{half}.trunk.{n}." for n in range(ends[0], ends[1])]
             weights |= {key: value for key, value in state.items() if key.startswith(tuple(between))}
     corrector = {key: value for key, value in state.items() if key.startswith("corrector.")}
+    if not corrector:
+        return {key: value for key, value in weights.items() if not key.startswith("corrector.")}
     fits_with_it = weights.keys() | corrector.keys() == state.keys() and not weights.keys() & corrector.keys()
     return weights | corrector if fits_with_it else weights
 
@@ -393,7 +396,7 @@ def plus(
     return Rescaler(
         ResidualDownscaler(scale, width, depth_down),
         CompactUpscaler(scale, width, depth_up),
-        compact_geometry(scale, depth_down, depth_up, depth_corrector),
+        compact_geometry(scale, depth_down, depth_up, passes if depth_corrector else 0),
         Corrector(scale, width, depth_corrector, passes) if depth_corrector else None,
     )
 
