@@ -228,7 +228,7 @@ def _architectures() -> dict[str, Architecture]:
     ]
     every = [
         _compact("plus", "car_plus", 2, 6, 6, corrector=(6, 1)),
-        _compact("plus", "car_plus", 3, 10, 14, corrector=(6, 2)),
+        _compact("plus", "car_plus", 3, 10, 14, corrector=(6, 1)),
         _compact("plus", "car_plus", 4, 10, 14, corrector=(6, 2)),
         _compact("plus", "car_plus", 8, 10, 14, corrector=(6, 2)),
         _compact("plus", "car_plus_large", 4, 10, 14),
