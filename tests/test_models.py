@@ -262,6 +262,20 @@ def test_the_corrector_sees_the_error_and_its_gradient(scale: int) -> None:
     torch.testing.assert_close(gradient[inner], by_autograd[inner], rtol=1e-5, atol=1e-5)
 
 
+def test_a_second_pass_corrects_the_result_of_the_first() -> None:
+    model = randomized(corrected(2))
+    corrector, up = model.corrector, model.upscaler
+    assert isinstance(corrector, Corrector)
+    assert isinstance(up, CompactUpscaler)
+    hr = torch.rand(1, 3, 16, 20)
+    start = model.downscaler(hr)
+    once = corrector(hr, start, up)
+    assert (once - start).abs().max() > 1e-4
+    twice = corrector(hr, once, up)
+    corrector.passes = 2
+    torch.testing.assert_close(corrector(hr, start, up), twice)
+
+
 def test_a_new_corrector_changes_nothing_and_learns() -> None:
     model = corrected(4)
     hr = torch.rand(1, 3, 64, 64)
@@ -314,6 +328,8 @@ def test_deepened_weights_compute_what_they_did() -> None:
     with torch.no_grad():
         for got, expected in zip(new(hr), old(hr), strict=True):
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    small = create("car_codec_x2")
+    small.load_state_dict(deepened(create("car_plus_x2").state_dict(), small))  # which has a corrector
     with pytest.raises(RuntimeError, match=r"trunk"):
         old.load_state_dict(deepened(new.state_dict(), old))  # no block is dropped
     published = published_pair(4, features=4, up_features=8, up_blocks=3)

@@ -61,7 +61,7 @@ def folder(tmp_path: Path, photo: Path) -> Path:
     return images
 
 
-NARROW = {"width": 16, "depth_down": 1, "depth_up": 2, "depth_corrector": 1}
+NARROW = {"width": 16, "depth_down": 1, "depth_up": 2, "depth_corrector": 1, "passes": 1}
 NARROW |= {"features": 4, "up_features": 8, "up_blocks": 2}
 
 
@@ -100,7 +100,15 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 TINY = replace(
-    RECIPES["car_plus_x2"], minutes=0, steps=60, crop=32, batch=2, precision="float32", hold_out=("more/0*",)
+    RECIPES["car_plus_x2"],
+    minutes=0,
+    steps=60,
+    crop=32,
+    batch=2,
+    jpeg=0.0,
+    first_weight=0.0,
+    precision="float32",
+    hold_out=("more/0*",),
 )
 
 
@@ -420,7 +428,7 @@ families._ARCHITECTURES[name] = replace(
     families.architecture(name), sizes=json.loads(sys.argv[7]), needs_torch=True
 )
 recipe = replace(RECIPES[name], minutes=0, steps=4, crop=32, batch=4, precision="float32",
-                 accumulate=int(sys.argv[5]), optimizer=sys.argv[6], hold_out=())
+                 accumulate=int(sys.argv[5]), optimizer=sys.argv[6], first_weight=0.0, hold_out=())
 losses, shares, wrote = [], [], []
 mean, step = Trainer._mean_loss, Trainer._train_step
 

@@ -230,18 +230,19 @@ def test_the_rate_term_is_what_the_lr_costs_above_bicubic() -> None:
     model = create("car_plus_x2")
     torch.nn.init.normal_(model.downscaler.trunk[-1].weight, std=0.02)
     losses = [
-        Objective(model, recipe_for("car_plus_x2", rate_weight=weight))(hr).item() for weight in (0.0, 1.0)
+        Objective(model, recipe_for("car_plus_x2", first_weight=0.0, rate_weight=weight))(hr).item()
+        for weight in (0.0, 1.0)
     ]
     extra = coded_bits(model.downscale(hr)) - coded_bits(bicubic_downscale(hr, 2))
     assert losses[1] - losses[0] == pytest.approx(extra.clamp_min(0).mean().item(), abs=1e-5)
     assert (extra > 0).any()
     # nothing is gained below what the bicubic picture costs
     with torch.no_grad():
-        flat = Objective(create("car_plus_x2"), recipe_for("car_plus_x2", rate_weight=1.0))
+        flat = Objective(create("car_plus_x2"), recipe_for("car_plus_x2", first_weight=0.0, rate_weight=1.0))
         flat.model.downscaler.forward = lambda image: (
             bicubic_downscale(image, 2).mean((2, 3), True).expand(-1, -1, 16, 16)
         )
-        free = Objective(flat.model, recipe_for("car_plus_x2", rate_weight=0.0))
+        free = Objective(flat.model, recipe_for("car_plus_x2", first_weight=0.0, rate_weight=0.0))
         assert flat(hr).item() == pytest.approx(free(hr).item())
 
 
@@ -412,7 +413,7 @@ def test_gradients_of_rounding() -> None:
 
 def test_muon_moves_inner_convolutions_by_an_orthogonal_matrix() -> None:
     torch.manual_seed(0)
-    model = create("car_plus_x2")
+    model = create("car_codec_x2")
     block = next(m for m in model.modules() if isinstance(m, ResidualBlock))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = MuonAdam([(model.downscaler, 1.0), (model.upscaler, 0.5)], Recipe("car_plus_x2", muon_lr=0.1))

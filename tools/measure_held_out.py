@@ -21,6 +21,7 @@ from PIL import Image
 
 from car.measure.evaluate import ImageRecord, Quality, bicubic, growth, mean_quality, quality
 from car.models import Rescaler, quantize
+from car.models.compact import Corrector
 from car.train.data import load_store, split_held_out
 from car.train.recipes import RECIPES
 from car.weights import load
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="PNG; points are called as the folders of the weights")
     parser.add_argument("--no-ssimulacra2", action="store_true", help="leave SSIMULACRA2 out")
     parser.add_argument("--fast", action="store_true", help="shrink without the corrector")
+    parser.add_argument("--passes", type=int, help="passes of the corrector, if not those of the model")
     options = parser.parse_args()
     store = load_store(options.data, options.cache, min_size=128)
     heads = ("luma, dB", "RGB", "chroma", "SSIMULACRA2", "small: luma", "RGB", "SSIMULACRA2", "PNG", "WebP")
@@ -111,6 +113,8 @@ def main() -> None:
     told: set[tuple[int, str]] = set()
     for name in options.weights:
         model = load(name).uncorrected() if options.fast else load(name)
+        if options.passes and isinstance(model.rescaler.corrector, Corrector):
+            model.rescaler.corrector.passes = options.passes
         _, held_out = split_held_out(store, RECIPES[model.name].hold_out)
         rows: dict[str, list[ImageRecord]] = {}
         for image in held_out.images:

@@ -119,18 +119,15 @@ def made_for(name: str) -> MadeFor | None:
     return known.made_for if known else None
 
 
-_CORRECTOR_HALO = 24
-
-
-def compact_geometry(scale: int, depth_down: int, depth_up: int, depth_corrector: int = 0) -> Geometry:
-    """Return the geometry of compact networks with these numbers of residual blocks."""
+def compact_geometry(scale: int, depth_down: int, depth_up: int, passes: int = 0) -> Geometry:
+    """Return the geometry of compact networks: numbers of residual blocks, and of passes of a corrector."""
     # each 3x3 convolution of a trunk extends its view by one pixel: two in each block, one before, one after;
     # bicubic looks 2 LR pixels beyond the cell, which is no more
     down = 2 * depth_down + 2
-    if depth_corrector:
-        # in theory it sees through the upscaler and back; in practice no further than this, which
+    if passes:
+        # in theory each pass sees through the upscaler and back; in practice no further than this, which
         # docs/research/closed_loop.md measures
-        down = max(down, _CORRECTOR_HALO)
+        down = max(down, 16 + 8 * passes)
     return Geometry(
         scale=scale,
         multiple=scale,
@@ -164,7 +161,13 @@ def _bicubic_geometry(geometry: Geometry) -> Geometry:
 
 
 def _compact(
-    network: str, name: str, scale: int, down: int, up: int, corrector: int = 0, **traits: Any
+    network: str,
+    name: str,
+    scale: int,
+    down: int,
+    up: int,
+    corrector: tuple[int, int] | None = None,
+    **traits: Any,
 ) -> Architecture:
     plain = Architecture(
         f"{name}_x{scale}",
@@ -177,14 +180,15 @@ def _compact(
         needs_torch=False,
         **traits,
     )
-    if not corrector:
+    if corrector is None:
         return plain
+    depth, passes = corrector
     return replace(
         plain,
-        geometry=compact_geometry(scale, down, up, corrector),
-        sizes={**plain.sizes, "depth_corrector": corrector},
+        geometry=compact_geometry(scale, down, up, passes),
+        sizes={**plain.sizes, "depth_corrector": depth, "passes": passes},
         # the pass back also needs what each block of the upscaler let through, and errors of HR pixels
-        values=1400 + 18 * scale**2,
+        values=100 * up + 18 * scale**2,
         uncorrected=plain,
     )
 
@@ -223,10 +227,10 @@ def _architectures() -> dict[str, Architecture]:
         _compact("lite", "car_lite", 4, 3, 9, kernels=True),
     ]
     every = [
-        _compact("plus", "car_plus", 2, 6, 6),
-        _compact("plus", "car_plus", 3, 10, 14, corrector=6),
-        _compact("plus", "car_plus", 4, 10, 14, corrector=6),
-        _compact("plus", "car_plus", 8, 10, 14, corrector=6),
+        _compact("plus", "car_plus", 2, 6, 6, corrector=(6, 1)),
+        _compact("plus", "car_plus", 3, 10, 14, corrector=(6, 1)),
+        _compact("plus", "car_plus", 4, 10, 14, corrector=(6, 2)),
+        _compact("plus", "car_plus", 8, 10, 14, corrector=(6, 2)),
         _compact("plus", "car_plus_large", 4, 10, 14),
         _compact("plus", "car_codec", 2, 6, 6, made_for="lossy"),
         _compact("plus", "car_codec", 4, 6, 12, made_for="lossy"),

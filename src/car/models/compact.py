@@ -55,7 +55,8 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
 
     Blocks that `weights` lack are added at the end of their half. They are the blocks of `model`, which must
     be untrained, so that they are identities. A missing corrector is that of `model` too, and changes
-    nothing. Weights of another kind are returned unchanged, or with names that fit no model.
+    nothing; one that `model` lacks is left out. Weights of another kind are returned unchanged, or with names
+    that fit no model.
     """
     state = model.state_dict()
     for half in ("downscaler", "upscaler"):
@@ -72,6 +73,8 @@ def deepened(weights: dict[str, torch.Tensor], model: Rescaler) -> dict[str, tor
             between = [f"{half}.trunk.{n}." for n in range(ends[0], ends[1])]
             weights |= {key: value for key, value in state.items() if key.startswith(tuple(between))}
     corrector = {key: value for key, value in state.items() if key.startswith("corrector.")}
+    if not corrector:
+        return {key: value for key, value in weights.items() if not key.startswith("corrector.")}
     fits_with_it = weights.keys() | corrector.keys() == state.keys() and not weights.keys() & corrector.keys()
     return weights | corrector if fits_with_it else weights
 
@@ -197,23 +200,28 @@ class Corrector(nn.Module):
         HR, LR ----------------------------+-- conv -> [residual block] x depth -> conv --(+ LR)--> LR
 
     A downscaler does not know what the upscaler will do with its pixels. Gradient steps on the LR gain half
-    a decibel and more (`car.codec.effort`). This is one such step, of learned direction and length. Training
-    passes no gradient through the first look: upscaler and downscaler learn from the final restored image.
+    a decibel and more (`car.codec.effort`). Each pass is one such step, of learned direction and length; all
+    passes have the same weights. Training passes no gradient through what the upscaler shows on the way:
+    upscaler and downscaler learn from the final restored picture.
     """
 
-    def __init__(self, scale: int, width: int, depth: int) -> None:
+    def __init__(self, scale: int, width: int, depth: int, passes: int = 1) -> None:
         super().__init__()
         self.scale = scale
+        self.passes = passes
         self.trunk = residual_trunk(
             6 * scale**2 + 6, width, depth, zero_init(nn.Conv2d(width, 3, 3, padding=1))
         )
 
     def forward(self, hr: torch.Tensor, lr: torch.Tensor, upscaler: CompactUpscaler) -> torch.Tensor:
-        with torch.no_grad():
-            error, gradient = upscaler.error_and_gradient(lr.detach().clamp(0, 1), hr)
-        pixels = [F.pixel_unshuffle(x, self.scale) for x in (_ERROR_GAIN * error, hr - 0.5)]
-        change = self.trunk(torch.cat([gradient, *pixels, lr - 0.5], dim=1))
-        return lr + _CORRECTION * change.to(lr.dtype)
+        pixels = F.pixel_unshuffle(hr - 0.5, self.scale)
+        for _ in range(self.passes):
+            with torch.no_grad():
+                error, gradient = upscaler.error_and_gradient(lr.detach().clamp(0, 1), hr)
+            errors = F.pixel_unshuffle(_ERROR_GAIN * error, self.scale)
+            change = self.trunk(torch.cat([gradient, errors, pixels, lr - 0.5], dim=1))
+            lr = lr + _CORRECTION * change.to(lr.dtype)
+        return lr
 
 
 # bring errors to about the size of pixels, and what the trunk says to about the size of a correction
@@ -381,13 +389,15 @@ def _cubic_weights(size: int, scale: int) -> torch.Tensor:
     return bicubic_resize(identity[None, None], (size // scale, size))[0, 0]
 
 
-def plus(scale: int, width: int, depth_down: int, depth_up: int, depth_corrector: int = 0) -> Rescaler:
+def plus(
+    scale: int, width: int, depth_down: int, depth_up: int, depth_corrector: int = 0, passes: int = 1
+) -> Rescaler:
     """Build a pair of the families `car_plus` and `car_codec`; without depth, there is no corrector."""
     return Rescaler(
         ResidualDownscaler(scale, width, depth_down),
         CompactUpscaler(scale, width, depth_up),
-        compact_geometry(scale, depth_down, depth_up, depth_corrector),
-        Corrector(scale, width, depth_corrector) if depth_corrector else None,
+        compact_geometry(scale, depth_down, depth_up, passes if depth_corrector else 0),
+        Corrector(scale, width, depth_corrector, passes) if depth_corrector else None,
     )
 
 

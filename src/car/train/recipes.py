@@ -317,11 +317,13 @@ _ALL = (
         model="car_plus_x2",
         minutes=203,
         crop=96,
-        luma_weight=0.35,
-        chroma_weight=0.2,
-        fidelity_weight=0.05,
-        rate_weight=0.002,
-        first_weight=0.0,  # it has no corrector
+        jpeg=0.5,
+        flat=0.03,
+        luma_weight=0.45,
+        chroma_weight=0.22,
+        fidelity_weight=0.013,
+        rate_weight=0.001,
+        first_weight=0.2,
     ),
     replace(
         _PLUS,
