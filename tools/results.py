@@ -304,8 +304,8 @@ def speeds() -> list[str]:
     return [
         "",
         f"Speed in megapixels of the original, on {machine['cores']} cores of {machine['cpu']} "
-        f"({', '.join(machine['features'])}), in float32: {' '.join(told)} `car_plus_x4` shrinks "
-        "slowly because it restores each small picture once, to correct it. `--fast` leaves that out "
+        f"({', '.join(machine['features'])}), in float32: {' '.join(told)} Shrinking takes "
+        "longer because it restores each small picture to correct it, at 4x twice. `--fast` leaves that out "
         "([time and memory](docs/benchmarks.md)).",
     ]
 
