@@ -690,7 +690,7 @@ def test_an_interrupted_folder_run_leaves_whole_files_and_goes_on(tmp_path: Path
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
-    assert errors.strip() == "car: interrupted"
+    assert errors.splitlines()[-1] == "car: interrupted"  # a slow run says before how far it is
     done = digest(small)
     assert 1 <= len(done) < 20
     assert all(name.endswith(".x2.png") for name in done)
