@@ -1,12 +1,11 @@
 """Time and memory of shrinking and restoring with every model.
 
-Each case runs in a process of its own: one warm-up, seven runs, three where a corrector makes shrinking slow,
-median and spread. Memory is the growth of the process's peak resident set over its size just before the
-runs (Linux). Models work in float32 through the same code that `car downscale` and `car upscale` use,
-without reading and writing files, on a picture of 2040x1356 pixels, a DIV2K photograph's size. The paper's
-networks have random weights, because their time does not depend on the values, and work once on a sixteenth
-of the picture, because whole pictures would take minutes. All times are given for a megapixel of HR, so that
-they can be compared.
+Each case runs in a process of its own: one warm-up, three runs, median and spread. Memory is the growth of
+the process's peak resident set over its size just before the runs (Linux). Models work in float32 through
+the same code that `car downscale` and `car upscale` use, without reading and writing files, on a picture of
+2040x1356 pixels, a DIV2K photograph's size. The paper's networks have random weights, because their time
+does not depend on the values, and work once on a sixteenth of the picture, because whole pictures would
+take minutes. All times are given for a megapixel of HR, so that they can be compared.
 """
 
 import argparse
@@ -53,7 +52,6 @@ def one_case(model: str, step: str, backend: Any) -> Results:
 
     import car
     from car.codec.codec import Codec
-    from car.families import architecture
     from car.models import create
     from car.weights import LoadedModel
 
@@ -74,9 +72,7 @@ def one_case(model: str, step: str, backend: Any) -> Results:
     pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
     work = codec.downscale_pixels if step == "downscale" else codec.upscale_pixels
     work(pixels[:64, :64])  # compiles
-    slow = step == "downscale" and architecture(model).uncorrected is not None
-    runs = 1 if published else 3 if slow else 7
-    found = timed(lambda: work(pixels), runs=runs, warm_up=0 if published else 1)
+    found = timed(lambda: work(pixels), runs=1 if published else 3, warm_up=0 if published else 1)
     return {"megapixels": height * width / 1e6} | found
 
 
