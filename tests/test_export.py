@@ -134,7 +134,7 @@ def test_batches_are_free(photo: Path) -> None:
         lr = torch.rand(batch, 3, 5, 9)
         with torch.inference_mode():
             want = loaded.rescaler.upscale(lr).numpy()
-        np.testing.assert_allclose(running.run(["hr"], {"lr": lr.numpy()})[0], want, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(running.run(["hr"], {"lr": lr.numpy()})[0], want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(8, 12), (2, 2), (4, 30)])

@@ -53,17 +53,20 @@ def restored_psnr_of(large, hr, scale):
     return psnr(one, other, border=scale if min(hr.shape[:2]) > 2 * scale else 0)
 
 
-@pytest.mark.parametrize(("scale", "gain"), [(2, 0.6), (4, 0.7)])
-def test_no_level_is_worse_than_the_one_below(piece, scale, gain):
+@pytest.mark.parametrize(
+    ("scale", "fast", "gain", "colour"), [(2, True, 1.4, 0.2), (2, False, 0.6, 0.15), (4, False, 0.7, 0.2)]
+)
+def test_no_level_is_worse_than_the_one_below(piece, scale, fast, gain, colour):
+    """A corrector has gained a part already, so less is left for effort."""
     measured, colours = [], []
     for effort in (0, 1, 2, 4):
-        codec = Codec(car.load(f"car_plus_x{scale}"), Options(device="cpu", effort=effort))
+        codec = Codec(car.load(f"car_plus_x{scale}"), Options(device="cpu", effort=effort, fast=fast))
         found = round_trip(codec, piece, perceptual=False).record.model
         measured.append(mixed(found.psnr, found.psnr_cb, found.psnr_cr, found.psnr_rgb))
         colours.append((found.psnr_cb, found.psnr_cr))
     assert measured == sorted(measured)
     # for luma alone, colours would get worse: by 0.9 dB and more after level 3
-    assert min(np.subtract(colours[-1], colours[0])) > 0.15
+    assert min(np.subtract(colours[-1], colours[0])) > colour
     assert measured[1] > measured[0] + 0.1
     assert measured[-1] > measured[0] + gain
 
@@ -117,7 +120,7 @@ def test_any_size_and_depth(photo, height, width, dtype):
 
 
 def test_tiles_give_the_gradient_of_the_whole_picture(photo, monkeypatch):
-    codec = Codec(car.load("car_plus_x4"), Options(device="cpu"))
+    codec = Codec(car.load("car_plus_x4"), Options(device="cpu", fast=True))  # where gradients are large
     hr = np.ascontiguousarray(read(photo).pixels[:190, :158])
     start = codec.downscale_pixels(hr)
     model, lr = codec.loaded.rescaler, torch.tensor(start).permute(2, 0, 1)[None].float() / 255
@@ -125,7 +128,7 @@ def test_tiles_give_the_gradient_of_the_whole_picture(photo, monkeypatch):
     whole = error(lr, (0.5, 0.2, 0.3))
     monkeypatch.setattr(refinement, "_TILE", 16)
     near = error(lr, (0.5, 0.2, 0.3)).gradient - whole.gradient
-    assert near.square().mean().sqrt() < 0.02 * whole.gradient.square().mean().sqrt()
+    assert near.square().mean().sqrt() < 0.01 * whole.gradient.square().mean().sqrt()
     monkeypatch.setattr(refinement, "_HALO", model.geometry.halo_up)
     tiled = error(lr, (0.5, 0.2, 0.3))
     assert tiled.exact == pytest.approx(whole.exact, rel=1e-3)
