@@ -1,11 +1,14 @@
 """The networks: published shapes and names, the pair contract, receptive fields, rounding."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import car
 from car.errors import UsageError
@@ -334,6 +337,23 @@ def test_deepened_weights_compute_what_they_did() -> None:
         old.load_state_dict(deepened(new.state_dict(), old))  # no block is dropped
     published = published_pair(4, features=4, up_features=8, up_blocks=3)
     assert deepened(published.state_dict(), new).keys() == published.state_dict().keys()
+
+
+def test_a_corrector_of_another_scale_is_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = Path(__file__).parent.parent / "tools" / "give_corrector.py"
+    out = tmp_path / "start.safetensors"
+    plain = tmp_path / "plain.safetensors"
+    save_file(create("car_codec_x2").state_dict(), plain)
+    asked = ["--to", "car_plus_x2", "--of", "car_plus_x4", "--gradient", "6", "--change", "0.5"]
+    monkeypatch.setattr(sys, "argv", [str(tool), str(plain), *asked, "--out", str(out)])
+    runpy.run_path(str(tool), run_name="__main__")
+    made, donor = load_file(out), rescaled(car.load("car_plus_x4").rescaler.state_dict(), 4, 2)
+    for key, value in load_file(plain).items():
+        assert torch.equal(made[key], value)
+    first, last = (f"corrector.trunk.{n}.weight" for n in (0, 7))
+    torch.testing.assert_close(made[first][:, :3], 6 * donor[first][:, :3])
+    torch.testing.assert_close(made[first][:, 3:], donor[first][:, 3:])
+    torch.testing.assert_close(made[last], 0.5 * donor[last])
 
 
 @pytest.mark.parametrize("to", [3, 8])

@@ -182,7 +182,7 @@ def _compact(
     )
     if corrector is None:
         return plain
-    depth, passes = corrector
+    depth, passes = corrector  # blocks, and how often it runs
     return replace(
         plain,
         geometry=compact_geometry(scale, down, up, passes),
